@@ -1,0 +1,105 @@
+import math
+from dataclasses import replace
+
+import pytest
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.rouge.rouge import Rouge
+
+from raymed.metrics import captions
+from raymed.metrics.captions import caption_scores, cider
+from raymed.metrics.meteor import MeteorUnavailable
+
+REFERENCES = [
+    "no acute cardiopulmonary abnormality the heart is normal in size",
+    "the lungs are clear no pleural effusion",
+    "small left pleural effusion the heart is enlarged",
+    "stable nodule in the right upper lobe the lungs are otherwise clear",
+    "no pneumothorax",
+]
+HYPOTHESES = [
+    "the heart is normal in size the lungs are clear",
+    "the lungs are clear no pneumothorax or pleural effusion",
+    "the heart is normal in size the lungs are clear",
+    "nodule in the left upper lobe",
+    "no acute abnormality",
+]
+
+
+@pytest.fixture
+def without_java(monkeypatch):
+    def unavailable(*_):
+        raise MeteorUnavailable("no Java here")
+
+    monkeypatch.setattr(captions, "meteor", unavailable)
+
+
+@pytest.mark.usefixtures("without_java")
+@pytest.mark.parametrize("empty", [(), (0, 3), range(5)])
+def test_scores_equal_pycocoevalcap_called_directly(empty, capsys):
+    hypotheses = ["" if image in empty else text for image, text in enumerate(HYPOTHESES)]
+    scores = caption_scores(REFERENCES, hypotheses)
+    assert capsys.readouterr().out == ""
+    truth = {str(image): [text] for image, text in enumerate(REFERENCES)}
+    generated = {str(image): [text] for image, text in enumerate(hypotheses)}
+    bleu = Bleu(4).compute_score(truth, generated)[0]
+    assert [scores.bleu_1, scores.bleu_2, scores.bleu_3, scores.bleu_4] == bleu
+    assert scores.rouge_l == Rouge().compute_score(truth, generated)[0]
+    assert scores.cider == Cider().compute_score(truth, generated)[0]
+    assert cider(REFERENCES, hypotheses) == scores.cider
+    assert (scores.cider > 0) == (len(empty) < 5)
+
+
+@pytest.mark.usefixtures("without_java")
+def test_an_empty_hypothesis_scores_nothing():
+    scores = caption_scores(REFERENCES, ["", " ", "", "", "\n"])
+    values = (scores.bleu_1, scores.bleu_4, scores.rouge_l, scores.cider)
+    assert values == (0, 0, 0, 0)
+    assert scores.distinct == 1
+    # ROUGE-L and CIDEr are means over images, so one empty text of two takes its share away.
+    with_both = caption_scores(REFERENCES[:2], REFERENCES[:2])
+    with_one = caption_scores(REFERENCES[:2], [REFERENCES[0], ""])
+    assert with_one.rouge_l == pytest.approx(with_both.rouge_l / 2)
+    assert with_one.cider == pytest.approx(with_both.cider / 2)
+
+
+@pytest.mark.usefixtures("without_java")
+def test_perfect_reports_score_highest_and_one_pair_has_no_cider():
+    scores = caption_scores(REFERENCES[:4], REFERENCES[:4])
+    assert [scores.bleu_1, scores.bleu_4, scores.rouge_l] == pytest.approx([1, 1, 1])
+    assert scores.cider == pytest.approx(10)
+    assert cider(REFERENCES[:1], REFERENCES[:1]) == 0
+
+
+@pytest.mark.usefixtures("without_java")
+def test_distinct_counts_texts_and_spacing_changes_nothing():
+    scores = caption_scores(REFERENCES, HYPOTHESES)
+    assert scores.distinct == 4
+    spaced = [" " + text.replace(" ", "  ") + "\n" for text in HYPOTHESES]
+    assert caption_scores(REFERENCES, spaced) == scores
+
+
+@pytest.mark.usefixtures("without_java")
+def test_where_java_cannot_run_the_reason_stands_in_place_of_meteor():
+    scores = caption_scores(REFERENCES, HYPOTHESES)
+    assert scores.meteor is None
+    assert scores.meteor_missing == "no Java here"
+    assert not math.isnan(scores.cider)
+
+
+def test_meteor_stands_beside_the_other_scores(monkeypatch):
+    asked = []
+    monkeypatch.setattr(captions, "meteor", lambda *texts: asked.append(texts) or 0.25)
+    scores = caption_scores(REFERENCES, HYPOTHESES)
+    assert asked == [(REFERENCES, HYPOTHESES)]
+    assert scores == replace(scores, meteor=0.25, meteor_missing=None)
+
+
+@pytest.mark.parametrize("score", [cider, caption_scores])
+def test_wrong_texts_are_named(score):
+    with pytest.raises(ValueError, match="4 hypotheses for 5 references"):
+        score(REFERENCES, HYPOTHESES[:4])
+    with pytest.raises(ValueError, match="nothing to score"):
+        score([], [])
+    with pytest.raises(ValueError, match=r"number 1 \(from 0\) has none"):
+        score(["lungs clear", " "], ["lungs clear", "lungs clear"])

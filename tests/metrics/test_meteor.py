@@ -1,0 +1,153 @@
+import gzip
+import os
+from pathlib import Path
+
+import pytest
+from pycocoevalcap.meteor.meteor import Meteor
+
+from raymed.metrics import meteor as module
+from raymed.metrics.meteor import MeteorUnavailable, filtered_table, meteor
+
+REFERENCES = [
+    "no acute cardiopulmonary abnormality the heart is normal in size",
+    "the lungs are clear with no evidence of pleural effusion",
+    "small left pleural effusion and the heart is enlarged",
+    "stable nodule in the right upper lobe as compared with the previous study",
+    "no pneumothorax",
+    "there is a large amount of fluid in the chest",
+]
+HYPOTHESES = [
+    "normal heart size and no severe anomaly",
+    "lungs clear there is no sign of an effusion",
+    "",
+    "in comparison with the prior exam the nodules remain unchanged",
+    "pneumothorax",
+    "a lot of liquid is seen within the thorax",
+]
+TABLE = (
+    (b"0.5", b"a lot of", b"a large amount of"),
+    (b"0.5", b"a lot of", b"many"),
+    (b"0.4", b"anomaly", b"abnormality"),
+    (b"0.3", b"liquid", b"fluid"),
+    (b"0.2", b"x-ray", b"film 2"),
+)
+
+
+@pytest.fixture
+def small_table(tmp_path, monkeypatch):
+    """A full table of five rows and an empty cache; returns where filtered tables are kept."""
+    path = tmp_path / "paraphrases.gz"
+    with gzip.open(path, "wb") as file:
+        file.writelines(line + b"\n" for row in TABLE for line in row)
+    monkeypatch.setattr(module, "PARAPHRASES", path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "raymed" / "meteor"
+
+
+def rows_of(table: Path) -> list[tuple[bytes, ...]]:
+    with gzip.open(table) as file:
+        lines = file.read().splitlines()
+    return list(zip(lines[::3], lines[1::3], lines[2::3], strict=True))
+
+
+@pytest.mark.slow
+def test_score_equals_pycocoevalcap_with_the_full_table(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    score = meteor(REFERENCES, HYPOTHESES)
+
+    monkeypatch.setenv("PATH", str(module.JAVA.parent), prepend=os.pathsep)
+    theirs = Meteor()
+    truth = {image: [text] for image, text in enumerate(REFERENCES)}
+    generated = {image: [text] for image, text in enumerate(HYPOTHESES)}
+    expected, by_image = theirs.compute_score(truth, generated)
+    theirs.meteor_p.stdout.close()
+    theirs.meteor_p.stderr.close()
+    assert score == expected
+    assert by_image[2] == 0  # the empty text
+
+    # Paraphrases do matter for these texts: with none, the score is another.
+    with gzip.open(tmp_path / "none.gz", "wb"):
+        pass
+    monkeypatch.setattr(module, "filtered_table", lambda _: tmp_path / "none.gz")
+    assert meteor(REFERENCES, HYPOTHESES) < score - 0.01
+
+
+@pytest.mark.usefixtures("small_table")
+def test_score_of_equal_empty_and_barred_texts():
+    assert meteor(REFERENCES, [""] * 6) == 0
+    assert meteor(REFERENCES[:1], HYPOTHESES[:1]) > 0
+    assert meteor(REFERENCES, REFERENCES) > 0.99
+    barred = [text.replace(" ", " ||| ", 1) + "\n" for text in REFERENCES]
+    assert meteor(barred, barred) == meteor(REFERENCES, REFERENCES)
+    with pytest.raises(ValueError, match="longer"):
+        meteor(REFERENCES[:1], HYPOTHESES[:2])
+
+
+def test_a_paraphrase_is_kept_if_all_its_letters_occur(small_table):
+    texts = ["A lot of liquid", "a large amount of fluid; many"]
+    table = filtered_table(texts)
+    assert table.parent == small_table
+    assert rows_of(table) == [TABLE[0], TABLE[1], TABLE[3]]
+    assert rows_of(filtered_table(["x-rays"])) == []
+    assert rows_of(filtered_table(["ray x", "films of film"])) == [TABLE[4]]
+
+
+def test_a_table_is_made_once_for_the_same_words(small_table, monkeypatch):
+    made = []
+    filter_table = module._filter
+    monkeypatch.setattr(module, "_filter", lambda *a: made.append(a) or filter_table(*a))
+    first = filtered_table(["fluid liquid"])
+    assert filtered_table(["liquid", "fluid liquid"]) == first
+    assert len(made) == 1
+    assert filtered_table(["anomaly"]) != first
+    assert len(made) == 2
+    with gzip.open(module.PARAPHRASES, "ab") as full:
+        full.write(b"0.1\nfluid\nliquid\n")
+    assert rows_of(filtered_table(["fluid liquid"])) == [TABLE[3], (b"0.1", b"fluid", b"liquid")]
+    assert sorted(path.suffix for path in small_table.iterdir()) == [".gz"] * 3
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda _: b"", lambda b: b[:12] + b[13:]])
+@pytest.mark.usefixtures("small_table")
+def test_a_torn_table_is_made_again(damage):
+    table = filtered_table(["fluid liquid"])
+    table.write_bytes(damage(table.read_bytes()))
+    assert filtered_table(["fluid liquid"]) == table
+    assert rows_of(table) == [TABLE[3]]
+
+
+def test_a_filter_that_is_broken_off_leaves_nothing(small_table, monkeypatch):
+    full = module.PARAPHRASES.read_bytes()
+    module.PARAPHRASES.write_bytes(full[:-12] + full[-8:])
+    with pytest.raises(MeteorUnavailable, match="table of paraphrases"):
+        filtered_table(["fluid liquid"])
+    assert list(small_table.iterdir()) == []
+    monkeypatch.setattr(module, "PARAPHRASES", Path("nowhere.gz"))
+    with pytest.raises(MeteorUnavailable, match=r"nowhere\.gz"):
+        filtered_table(["fluid liquid"])
+
+
+def test_a_cache_that_cannot_be_written_is_named(small_table):
+    small_table.parent.parent.write_text("a file where the folder should be")
+    with pytest.raises(MeteorUnavailable, match="raymed"):
+        filtered_table(["fluid liquid"])
+
+
+@pytest.mark.usefixtures("small_table")
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        (None, "Java does not start"),
+        ("echo out of order >&2; exit 3", "ended with code 3: out of order"),
+        ("exec sleep 30", "no score within 1 seconds"),
+        ("echo statistics; echo score; echo words; exec cat >/dev/null", "ended with code 0"),
+    ],
+)
+def test_a_java_that_fails_is_said(program, reason, tmp_path, monkeypatch):
+    java = tmp_path / "java"
+    if program is not None:
+        java.write_text(f"#!/bin/sh\n{program}\n")
+        java.chmod(0o755)
+    monkeypatch.setattr(module, "JAVA", java)
+    with pytest.raises(MeteorUnavailable, match=reason):
+        meteor(REFERENCES[:1], HYPOTHESES[:1], timeout_s=1)
