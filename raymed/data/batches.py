@@ -1,0 +1,124 @@
+"""Batches of one split, in an order that depends on seed and epoch alone.
+
+Every worker computes the same order and takes its share of each batch, so any batch can be
+reached again after a restart and the batches are the same for any number of workers.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raymed.data.dataset import Split
+from raymed.data.vocabulary import Vocabulary
+from raymed.tokens import END, PAD, START
+
+IGNORED = -1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A worker's share of one batch, B images.
+
+    Attributes:
+        images: uint8 [B, H, W], greyscale.
+        reports: word ids [B, S, T + 2]: START, words, END, then PAD; no END where the sentence is
+            longer than T; all PAD past a report's last sentence.
+        stops: [B, S]: 1 at a report's last sentence, 0 before it, -1 past it.
+        tags: float [B, L], 1 where the image has the tag.
+        weights: float [B]: 1 / images of the whole batch, so that they sum to 1 over all shares;
+            0 for an image that only fills an empty share.
+        seeds: int64 [B], one per image and step, for dropout.
+    """
+
+    images: Tensor
+    reports: Tensor
+    stops: Tensor
+    tags: Tensor
+    weights: Tensor
+    seeds: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items()}
+        return Batch(**moved)
+
+
+class TokenisedSplit:
+    """A split with its reports as word ids, cut to what the model learns from.
+
+    Args:
+        split: of a prepared data set.
+        vocabulary: words and tags.
+        max_sentences: later sentences are left out; the report then has no stop among the rest.
+        max_words: later words of a sentence are left out, and its END with them.
+    """
+
+    def __init__(
+        self, split: Split, vocabulary: Vocabulary, max_sentences: int, max_words: int
+    ) -> None:
+        self.split = split
+        self.tag_count = len(vocabulary.tags)
+        self.tag_ids = [
+            [vocabulary.tag_ids[tag] for tag in tags if tag in vocabulary.tag_ids]
+            for tags in split.tags
+        ]
+        self.lengths = [len(sentences) for sentences in split.sentences]
+        self.reports = [
+            [_marked(vocabulary.encode(text), max_words) for text in sentences[:max_sentences]]
+            for sentences in split.sentences
+        ]
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def batch(self, rows: np.ndarray, seeds: np.ndarray, weights: np.ndarray) -> Batch:
+        """The images and reports of ``rows`` [B], padded to the longest of them."""
+        reports = [self.reports[row] for row in rows]
+        sentences = max(len(report) for report in reports)
+        words = max(len(ids) for report in reports for ids in report)
+        ids = np.full((len(rows), sentences, words), PAD, dtype=np.int64)
+        stops = np.full((len(rows), sentences), IGNORED, dtype=np.int64)
+        tags = np.zeros((len(rows), self.tag_count), dtype=np.float32)
+        for i, (row, report) in enumerate(zip(rows, reports, strict=True)):
+            for s, sentence in enumerate(report):
+                ids[i, s, : len(sentence)] = sentence
+                stops[i, s] = s + 1 == self.lengths[row]
+            tags[i, self.tag_ids[row]] = 1
+        return Batch(
+            images=torch.from_numpy(self.split.pixels(rows)),
+            reports=torch.from_numpy(ids),
+            stops=torch.from_numpy(stops),
+            tags=torch.from_numpy(tags),
+            weights=torch.from_numpy(weights),
+            seeds=torch.from_numpy(seeds),
+        )
+
+    def batches(
+        self, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
+    ) -> Iterator[Batch]:
+        """One epoch: this worker's share of each batch of ``batch_size`` images.
+
+        A batch is cut into ``world`` shares whose sizes differ by one at most. A worker whose
+        share is empty gets one image of weight 0, so that it takes part in every step.
+        """
+        random = np.random.default_rng([seed, epoch])
+        order = random.permutation(len(self))
+        seeds = random.integers(2**62, size=len(self))
+        for start in range(0, len(order), batch_size):
+            stop = min(start + batch_size, len(order))
+            share = np.array_split(np.arange(start, stop), world)[rank]
+            weights = np.full(len(share), 1 / (stop - start), dtype=np.float32)
+            if len(share) == 0:
+                share, weights = np.array([start]), np.zeros(1, dtype=np.float32)
+            yield self.batch(order[share], seeds[share], weights)
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """How many optimiser steps one epoch has: the last batch may be smaller."""
+    return -(-images // batch_size)
+
+
+def _marked(ids: list[int], max_words: int) -> list[int]:
+    return [START, *ids, END] if len(ids) <= max_words else [START, *ids[:max_words]]

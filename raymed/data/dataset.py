@@ -1,0 +1,234 @@
+"""Opening a prepared dataset for training: text in memory, pixels mapped from a local cache."""
+
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from raymed.data.examples import Finding
+from raymed.data.schema import (
+    INFO_FILE,
+    SCHEMA_VERSION,
+    TAGS_FILE,
+    WORDS_FILE,
+    DatasetInfo,
+)
+from raymed.errors import UsageError
+
+_BATCH_ROWS = 256
+"""Rows of every record batch of the pixel cache but the last, so a row is found by arithmetic."""
+
+
+class PreparedDataset:
+    """A prepared dataset: what it is, its words and tags, and its splits."""
+
+    def __init__(
+        self,
+        path: str,
+        info: DatasetInfo,
+        words: dict[str, int],
+        tags: list[str],
+        filesystem: pafs.FileSystem,
+        root: str,
+    ) -> None:
+        self.path = path
+        self.info = info
+        self.words = words
+        """Word -> occurrences in the training split, most frequent first."""
+        self.tags = tags
+        """Tags of the whole dataset, most frequent in the training split first."""
+        self._filesystem = filesystem
+        self._root = root
+
+    @classmethod
+    def open(cls, path: str | Path) -> "PreparedDataset":
+        """Open a folder, or a URI that pyarrow knows (``s3://``, ``gs://``).
+
+        Raises:
+            UsageError: it is not a prepared dataset, or one of another schema version.
+        """
+        path = str(path)
+        where = path if "://" in path else os.path.abspath(path)
+        try:
+            filesystem, root = pafs.FileSystem.from_uri(where)
+            content = _read_json(filesystem, f"{root}/{INFO_FILE}")
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UsageError(
+                f"{path}: not a prepared dataset: it has no readable {INFO_FILE}. Make one with "
+                "`raymed prepare`"
+            ) from error
+        except ValueError as error:
+            raise _damaged(path, INFO_FILE) from error
+        version = content.get("schema") if isinstance(content, dict) else None
+        if version != SCHEMA_VERSION:
+            raise UsageError(
+                f"{path}: prepared dataset of schema version {version}, and this raymed reads "
+                f"version {SCHEMA_VERSION}: prepare it again"
+            )
+        try:
+            info = DatasetInfo.from_json(content)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise _damaged(path, INFO_FILE) from error
+        counts = {}
+        for name in (WORDS_FILE, TAGS_FILE):
+            try:
+                counts[name] = _read_json(filesystem, f"{root}/{name}")
+            except (OSError, ValueError) as error:
+                raise _damaged(path, name) from error
+        return cls(path, info, counts[WORDS_FILE], list(counts[TAGS_FILE]), filesystem, root)
+
+    def split(self, name: str) -> "Split":
+        """Open the split ``train``, ``val`` or ``test``.
+
+        Its pixels are put into the local cache if they are not there yet.
+
+        Raises:
+            UsageError: there is no such split, or a part of it is missing or damaged.
+        """
+        if name not in self.info.parts:
+            raise UsageError(f"{self.path}: no split {name!r}; it has {', '.join(self.info.parts)}")
+        columns = list(Split.COLUMNS)
+        tables = [self._read_part(part.file, columns) for part in self.info.parts[name]]
+        for part, table in zip(self.info.parts[name], tables, strict=True):
+            if table.num_rows != part.rows:
+                raise _damaged(self.path, part.file)
+        return Split(pa.concat_tables(tables), self._pixels(name))
+
+    def _read_part(self, file: str, columns: list[str]) -> pa.Table:
+        try:
+            return pq.read_table(
+                f"{self._root}/{file}",
+                columns=columns,
+                filesystem=self._filesystem,
+                page_checksum_verification=True,
+                partitioning=None,
+            )
+        except (OSError, pa.ArrowException) as error:
+            raise _damaged(self.path, file) from error
+
+    def _pixels(self, name: str) -> list[np.ndarray]:
+        """Return uint8 views [rows, size, size] of the record batches of the pixel cache."""
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        cached = Path(base) / "raymed" / self.info.content_hash / f"{name}.arrow"
+        rows, size = self.info.counts[name], self.info.image_size
+        views = _map_pixels(cached, rows, size) if cached.exists() else None
+        if views is None:
+            try:
+                cached.parent.mkdir(parents=True, exist_ok=True)
+                self._fill_cache(name, cached)
+            except OSError as error:
+                raise UsageError(
+                    f"{cached.parent}: cannot write the pixel cache ({error.strerror or error}); "
+                    f"it needs {rows * size * size / 2**20:,.0f} MiB. Make room, or set "
+                    "XDG_CACHE_HOME to a folder with room"
+                ) from error
+            views = _map_pixels(cached, rows, size)
+            assert views is not None
+        return views
+
+    def _fill_cache(self, name: str, cached: Path) -> None:
+        """Write the cache to a name of its own and rename it: two processes may do so at once."""
+        schema = pa.schema([("pixels", pa.binary(self.info.image_size**2))])
+        partial = cached.with_name(f"{cached.name}.{uuid.uuid4().hex}.partial")
+        try:
+            with partial.open("wb") as file:
+                with pa.ipc.new_file(file, schema) as writer:
+                    waiting = schema.empty_table()
+                    for part in self.info.parts[name]:
+                        read = self._read_part(part.file, ["pixels"]).cast(schema)
+                        waiting = pa.concat_tables([waiting, read])
+                        whole = waiting.num_rows // _BATCH_ROWS * _BATCH_ROWS
+                        _write_batches(writer, waiting.slice(0, whole))
+                        waiting = waiting.slice(whole)
+                    _write_batches(writer, waiting)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(cached)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+class Split:
+    """One split: texts as lists, one entry per image, and pixels on demand."""
+
+    COLUMNS = ("image_id", "study", "view", "sentences", "tags", "findings")
+
+    def __init__(self, table: pa.Table, pixels: list[np.ndarray]) -> None:
+        self.image_ids: list[str] = table["image_id"].to_pylist()
+        self.studies: list[str] = table["study"].to_pylist()
+        self.views: list[str | None] = table["view"].to_pylist()
+        self.sentences: list[list[str]] = table["sentences"].to_pylist()
+        self.tags: list[list[str]] = table["tags"].to_pylist()
+        self.findings: list[list[Finding]] = [
+            [Finding(**finding) for finding in findings]
+            for findings in table["findings"].to_pylist()
+        ]
+        self.references: list[str] = [" ".join(sentences) for sentences in self.sentences]
+        """The full preprocessed text of each image's report."""
+        self._pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def pixels(self, rows: np.ndarray) -> np.ndarray:
+        """Gather the pixels of some rows out of mapped memory.
+
+        Args:
+            rows: row numbers [n], each from 0 to ``len(self) - 1``.
+
+        Returns:
+            uint8 greyscale [n, size, size].
+
+        Raises:
+            IndexError: a row number is out of range.
+        """
+        rows = np.asarray(rows)
+        if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
+            raise IndexError(f"row numbers must be from 0 to {len(self) - 1}")
+        gathered = np.empty((len(rows), *self._pixels[0].shape[1:]), np.uint8)
+        for place, row in enumerate(rows):
+            gathered[place] = self._pixels[row // _BATCH_ROWS][row % _BATCH_ROWS]
+        return gathered
+
+
+def _write_batches(writer: pa.ipc.RecordBatchFileWriter, table: pa.Table) -> None:
+    # Chunks are joined first, because a table's batches never span two chunks.
+    for batch in table.combine_chunks().to_batches(max_chunksize=_BATCH_ROWS):
+        writer.write_batch(batch)
+
+
+def _map_pixels(cached: Path, rows: int, size: int) -> list[np.ndarray] | None:
+    """Map a pixel cache; None if it does not hold ``rows`` images of ``size`` pixels square."""
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(cached)))
+        batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
+    except (OSError, pa.ArrowInvalid):
+        return None
+    if [len(batch) for batch in batches] != [
+        min(_BATCH_ROWS, rows - start) for start in range(0, rows, _BATCH_ROWS)
+    ] or reader.schema.field("pixels").type != pa.binary(size * size):
+        return None
+    return [_view(batch.column("pixels"), size) for batch in batches]
+
+
+def _view(pixels: pa.FixedSizeBinaryArray, size: int) -> np.ndarray:
+    values = np.frombuffer(pixels.buffers()[1], np.uint8)
+    start = pixels.offset * size * size
+    return values[start : start + len(pixels) * size * size].reshape(-1, size, size)
+
+
+def _read_json(filesystem: pafs.FileSystem, path: str) -> Any:
+    with filesystem.open_input_stream(path) as stream:
+        return json.loads(stream.read())
+
+
+def _damaged(path: str, file: str) -> UsageError:
+    return UsageError(
+        f"{path}: {file} is missing or damaged: prepare the dataset again, or copy it again"
+    )

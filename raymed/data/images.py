@@ -1,0 +1,105 @@
+"""Decoding one image to square greyscale pixels."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+_FORMATS = ("PNG", "JPEG", "TIFF")
+_MAX_PIXELS = 80_000_000
+"""Twice the largest radiograph; a small file that decodes to more is an image bomb."""
+_TIFF_PHOTOMETRIC = 262
+_TIFF_WHITE_IS_ZERO = 0
+
+
+class ImageError(ValueError):
+    """One image that cannot be used, with the reason in words.
+
+    The message is ``reason`` or ``reason: detail``.
+    """
+
+
+def read_image(image: Path | np.ndarray, size: int) -> np.ndarray:
+    """Return an image as uint8 greyscale [size, size], black 0 and white 255.
+
+    The aspect ratio is kept: the longer side is scaled to ``size`` (antialiased), the shorter
+    one is padded with black on both sides, so that nothing is cut off. Sixteen-bit, integer and
+    floating-point images are scaled so that their least value is black and their greatest is
+    white; transparent places are black. The format is judged by content, not by the file's name.
+
+    Args:
+        image: a PNG, JPEG or TIFF file, or uint8 greyscale pixels [height, width].
+        size: side of the result in pixels.
+
+    Raises:
+        ImageError: the file is missing, unreadable, no image, truncated or too large.
+    """
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 2 or 0 in image.shape:
+            raise ImageError(
+                f"pixels are not uint8 [height, width]: they are {image.dtype} {list(image.shape)}"
+            )
+        if image.shape == (size, size):
+            return image
+        return _fit(Image.fromarray(image), size)
+    try:
+        with Image.open(image, formats=_FORMATS) as opened:
+            if opened.width * opened.height > _MAX_PIXELS:
+                raise ImageError(
+                    f"image is too large: {opened.width} x {opened.height} pixels, "
+                    f"at most {_MAX_PIXELS:,}"
+                )
+            ImageOps.exif_transpose(opened, in_place=True)
+            return _fit(_greyscale(opened), size)
+    except ImageError:
+        raise
+    except FileNotFoundError:
+        raise ImageError("image file not found") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"image is too large: {error}") from error
+    except Image.UnidentifiedImageError as error:
+        raise ImageError("not a PNG, JPEG or TIFF image") from error
+    # Damaged data make Pillow's decoders raise almost anything (OSError, SyntaxError,
+    # struct.error, IndexError, ...), and one bad file must not end the preparing of all.
+    except Exception as error:
+        raise ImageError(f"image cannot be decoded: {error or type(error).__name__}") from error
+
+
+def _greyscale(image: Image.Image) -> Image.Image:
+    """Return a decoded image in mode L."""
+    if image.mode[0] in "IF":
+        return _full_range(image)
+    if image.mode in ("1", "L"):
+        return image.convert("L")
+    if image.has_transparency_data:
+        colour = image.convert("RGBA")
+        black = Image.new("RGBA", colour.size, (0, 0, 0, 255))
+        return Image.alpha_composite(black, colour).convert("L")
+    return image.convert("RGB").convert("L")
+
+
+def _full_range(image: Image.Image) -> Image.Image:
+    """Return a 16-bit, integer or floating-point image in mode L, scaled by its min and max."""
+    values = np.asarray(image, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise ImageError("image has values that are not finite")
+    low, high = values.min(), values.max()
+    if low == high:
+        return Image.new("L", image.size)
+    scaled = (values - low) / (high - low)
+    # Pillow inverts white-is-zero TIFFs of 8 bits by itself, deeper ones it does not.
+    if getattr(image, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO:
+        scaled = 1 - scaled
+    return Image.fromarray(np.rint(scaled * 255).astype(np.uint8))
+
+
+def _fit(image: Image.Image, size: int) -> np.ndarray:
+    """Return a mode L image scaled to fit [size, size], centred on black."""
+    scale = size / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    canvas = Image.new("L", (size, size))
+    canvas.paste(
+        image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0),
+        ((size - width) // 2, (size - height) // 2),
+    )
+    return np.array(canvas)

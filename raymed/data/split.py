@@ -1,0 +1,164 @@
+"""Split protocols: which image is for training, validation or test."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from raymed.errors import UsageError
+
+SPLITS = ("train", "val", "test")
+PROTOCOLS = ("study", "paper", "given", "r2gen")
+PAPER_IMAGES = 500
+"""Images for validation, and as many for test, in the paper's protocol."""
+
+_ALIASES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_IU_STUDY = re.compile(r"CXR\d+(?=_)")
+
+
+@dataclass(frozen=True)
+class Leakage:
+    """Test images whose study also has an image in training."""
+
+    images: int
+    test_images: int
+
+    @property
+    def share(self) -> float:
+        """Leaked share of the test images (0 to 1)."""
+        return self.images / max(1, self.test_images)
+
+
+def by_study(studies: Sequence[str], seed: int) -> list[str]:
+    """Split with no study on two sides: about 10 % of the images each for val and test.
+
+    Each split gets at least one study. The result depends on the studies and the seed, not on
+    the order of the images.
+
+    Args:
+        studies: the study of each image.
+
+    Raises:
+        UsageError: fewer than three studies.
+    """
+    images: dict[str, int] = dict.fromkeys(sorted(studies), 0)
+    for study in studies:
+        images[study] += 1
+    if len(images) < len(SPLITS):
+        raise UsageError(
+            f"split protocol `study` needs at least 3 studies, and there are {len(images)}: add "
+            "studies, or name the split of each image in a column and use protocol `given`"
+        )
+    shuffled = list(images)
+    np.random.default_rng(seed).shuffle(shuffled)
+    target = round(len(studies) / 10)
+    side = {}
+    for name, studies_after in (("test", 2), ("val", 1)):
+        taken = 0
+        while taken == 0 or (taken < target and len(shuffled) > studies_after):
+            study = shuffled.pop()
+            side[study] = name
+            taken += images[study]
+    return [side.get(study, "train") for study in studies]
+
+
+def by_image(images: int, seed: int) -> list[str]:
+    """Split as the paper does: 500 images for validation and 500 for test, at random.
+
+    Raises:
+        UsageError: no more than 1,000 images.
+    """
+    if images <= 2 * PAPER_IMAGES:
+        raise UsageError(
+            f"split protocol `paper` takes {PAPER_IMAGES} images for validation and "
+            f"{PAPER_IMAGES} for test, and there are only {images} images: use protocol `study`"
+        )
+    splits = np.array(["train"] * images)
+    drawn = np.random.default_rng(seed).permutation(images)
+    splits[drawn[:PAPER_IMAGES]] = "val"
+    splits[drawn[PAPER_IMAGES : 2 * PAPER_IMAGES]] = "test"
+    return splits.tolist()
+
+
+def as_given(image_ids: Sequence[str], given: Sequence[str | None]) -> list[str | None]:
+    """Split as the source itself says; None where it says nothing.
+
+    ``validation`` and ``valid`` are read as ``val``, in any case.
+
+    Raises:
+        UsageError: the source names no split at all, or a value is none of these.
+    """
+    if not any(given):
+        raise UsageError(
+            "split protocol `given` needs a source that names the split of each image, and this "
+            "one names none: add a `split` column, or use protocol `study`"
+        )
+    splits: list[str | None] = []
+    for image_id, value in zip(image_ids, given, strict=True):
+        if value and value.strip().lower() not in _ALIASES:
+            raise UsageError(
+                f"image {image_id}: split is {value!r}; it must be train, val (or validation, "
+                "valid) or test"
+            )
+        splits.append(_ALIASES[value.strip().lower()] if value else None)
+    return splits
+
+
+def by_file(
+    image_ids: Sequence[str], studies: Sequence[str], listed: Mapping[str, str]
+) -> list[str | None]:
+    """Split as a split file says; None for an image that it lists by neither image nor study.
+
+    Args:
+        listed: id -> split, from :func:`read_split_file`.
+    """
+    return [
+        listed.get(image_id, listed.get(study))
+        for image_id, study in zip(image_ids, studies, strict=True)
+    ]
+
+
+def read_split_file(path: Path) -> dict[str, str]:
+    """Read the split that R2Gen and later papers use: id -> train, val or test.
+
+    The file is JSON, ``{"train": [...], "val": [...], "test": [...]}``. An item is an id, or an
+    object with an ``id`` as in R2Gen's ``annotation.json``; an id is an image's, a study's, or
+    an IU X-Ray study's with one of its series (``CXR2384_IM-0942`` is study CXR2384).
+
+    Raises:
+        UsageError: it is not such a file, or one id is on two sides.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        listed = {
+            name: [item["id"] if isinstance(item, dict) else item for item in content[name]]
+            for name in SPLITS
+        }
+        sides: dict[str, str] = {}
+        for name, ids in listed.items():
+            for listed_id in ids:
+                match = _IU_STUDY.match(listed_id)
+                key = match[0] if match else listed_id
+                if sides.setdefault(key, name) != name:
+                    raise UsageError(f"{path}: {listed_id} is in both {sides[key]} and {name}")
+        return sides
+    except OSError as error:
+        raise UsageError(f"{path}: cannot read the split file: {error.strerror}") from error
+    except UsageError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{path}: not a split file: it must be a JSON object with the lists train, val and "
+            f"test of ids, or of objects with an `id` ({type(error).__name__}: {error})"
+        ) from error
+
+
+def leakage(studies: Sequence[str], splits: Sequence[str | None]) -> Leakage:
+    """Count the test images whose study also has an image in training."""
+    sides = list(zip(studies, splits, strict=True))
+    trained = {study for study, split in sides if split == "train"}
+    tested = [study for study, split in sides if split == "test"]
+    return Leakage(sum(study in trained for study in tested), len(tested))

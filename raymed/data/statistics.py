@@ -1,0 +1,112 @@
+"""The statistics of section 4.1 of the paper, counted over images."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+
+from rich.table import Table
+
+TOP_WORDS = 1000
+"""The paper's dictionary: this many of the most frequent words."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a collection of image-report pairs holds; a report counts once for each image."""
+
+    images: int
+    studies: int
+    reports: int
+    """Distinct reports (of one study) that have at least one sentence."""
+    unique_tags: int
+    tags_per_image: float
+    """In what a source yields, tags that differ in case only count twice, as in the paper."""
+    sentences_per_image: float
+    words_per_sentence: float
+    unique_words: int
+    top_words_share: float
+    """Share of all word occurrences that the 1,000 most frequent words cover (0 to 1)."""
+
+
+PAPER_IU_XRAY: Mapping[str, float] = {
+    "images": 7470,
+    "unique_tags": 572,
+    "tags_per_image": 2.2,
+    "sentences_per_image": 5.7,
+    "words_per_sentence": 6.5,
+    "unique_words": 1915,
+    "top_words_share": 0.99,
+}
+"""Section 4.1 of the paper."""
+
+
+class Counts:
+    """Collects statistics one image at a time."""
+
+    def __init__(self) -> None:
+        self.tags: Counter[str] = Counter()
+        self.words: Counter[str] = Counter()
+        self._images = 0
+        self._sentences = 0
+        self._studies: set[str] = set()
+        self._reports: set[int] = set()
+
+    def add(self, study: str, sentences: Iterable[str], tags: Iterable[str]) -> None:
+        """Count one image: its study, its report's sentences (words, spaces) and its tags."""
+        sentences = list(sentences)
+        self._images += 1
+        self._sentences += len(sentences)
+        self._studies.add(study)
+        if sentences:
+            self._reports.add(hash((study, *sentences)))
+        self.tags.update(tags)
+        for sentence in sentences:
+            self.words.update(sentence.split())
+
+    def statistics(self) -> Statistics:
+        """Return the statistics of what was added; a mean over nothing is 0."""
+        words = self.words.total()
+        top = sum(count for _, count in self.words.most_common(TOP_WORDS))
+        return Statistics(
+            images=self._images,
+            studies=len(self._studies),
+            reports=len(self._reports),
+            unique_tags=len(self.tags),
+            tags_per_image=self.tags.total() / max(1, self._images),
+            sentences_per_image=self._sentences / max(1, self._images),
+            words_per_sentence=words / max(1, self._sentences),
+            unique_words=len(self.words),
+            top_words_share=top / max(1, words),
+        )
+
+
+def by_frequency(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return counts with the greatest first, ties in alphabetical order."""
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def table(columns: Mapping[str, Statistics], *, paper: bool) -> Table:
+    """Return a table for the terminal: one column per entry of ``columns``, then the paper's.
+
+    Args:
+        columns: title -> statistics.
+        paper: whether to add the paper's figures for IU X-Ray.
+    """
+    shown = Table(title="Statistics, counted over images")
+    shown.add_column("")
+    for title in (*columns, *(["paper"] if paper else [])):
+        shown.add_column(title, justify="right")
+    for field in fields(Statistics):
+        name = field.name
+        cells = [_cell(name, getattr(statistics, name)) for statistics in columns.values()]
+        if paper:
+            cells.append(_cell(name, PAPER_IU_XRAY[name]) if name in PAPER_IU_XRAY else "")
+        title = "covered by the top 1,000" if name == "top_words_share" else name.replace("_", " ")
+        shown.add_row(title, *cells)
+    return shown
+
+
+def _cell(name: str, value: float) -> str:
+    if name == "top_words_share":
+        return f"{value:.1%}"
+    return f"{value:.1f}" if "_per_" in name else f"{value:,}"
