@@ -1,0 +1,49 @@
+"""Joining a Ray cluster, or starting a Ray of one's own, with an address everyone can use."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from raymed.errors import UsageError
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Be connected to Ray inside the block; what was started here is shut down after it.
+
+    Args:
+        address: of a running cluster; None: RAY_ADDRESS, or else a Ray started on this machine.
+
+    Raises:
+        UsageError: nothing answers at the address.
+    """
+    # Train V2 polls its workers for reports at this interval; its default costs seconds an epoch.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    target = address or os.environ.get("RAY_ADDRESS") or "local"
+    options = {"include_dashboard": True} if target == "local" else {}
+    try:
+        context = ray.init(
+            address=target, log_to_driver=False, logging_level=logging.WARNING, **options
+        )
+    except ConnectionError as error:
+        raise UsageError(
+            f"launch.address: no Ray cluster answers at {target} ({error}); start one with "
+            "`ray up` or `ray start --head`, or leave launch.address and RAY_ADDRESS empty"
+        ) from None
+    before = os.environ.get("RAY_ADDRESS")
+    # With several Ray instances on one machine, whoever has no explicit address asks the wrong one.
+    os.environ["RAY_ADDRESS"] = context.address_info["gcs_address"]
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        if before is None:
+            del os.environ["RAY_ADDRESS"]
+        else:
+            os.environ["RAY_ADDRESS"] = before

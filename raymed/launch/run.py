@@ -1,0 +1,157 @@
+"""A run's folder, and following a run on the console while Ray trains it."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from raymed import config as configuration
+from raymed.config import Config
+from raymed.errors import UsageError
+from raymed.launch.cluster import connected
+from raymed.training.checkpoint import Checkpoint, Row, latest
+from raymed.training.log import METRICS_FILE, PROGRESS_FILE, read_metrics, replace
+from raymed.training.loop import check
+
+CONFIG_FILE = "config.yaml"
+FREE_TO_CHANGE = ("run.", "launch.", "tune.", "data.path")
+"""Keys that may differ when a run is taken up again: they do not decide its result."""
+
+
+def run_training(config: Config, console: Console) -> Checkpoint:
+    """Train a run, or take it up where it stopped; its best checkpoint.
+
+    Raises:
+        UsageError: the data set, the folder or the cluster does not fit the configuration.
+    """
+    check(config)
+    folder = claim(config)
+    done = epochs_done(folder)
+    if done >= config.training.epochs:
+        console.print(f"{folder}: already trained for {done} epochs; nothing to do")
+        return Checkpoint.open(folder)
+    if done:
+        console.print(f"{folder}: going on after epoch {done}")
+    with following(folder, config, console):
+        if config.launch.workers == 0:
+            _fit(config, folder)
+        else:
+            with connected(config.launch.address):
+                _fit(config, folder)
+    return Checkpoint.open(folder)
+
+
+def claim(config: Config) -> Path:
+    """The run's folder, with its configuration written, or found there and equal.
+
+    Raises:
+        UsageError: the folder holds a run of another configuration, or something else.
+    """
+    folder = Path(config.run.folder) / config.run.name
+    file = folder / CONFIG_FILE
+    if file.is_file():
+        before, now = (_decisive(c) for c in (configuration.load(file), config))
+        changed = [
+            f"{key}: {before[key]!r} -> {now[key]!r}" for key in now if before[key] != now[key]
+        ]
+        if changed:
+            raise UsageError(
+                f"{folder}: holds a run of another configuration ({'; '.join(changed)}). Choose "
+                "another run.name, or delete that folder"
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder}: exists and is no run; choose another run.name")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        replace(file, config.to_yaml())
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written ({error.strerror})") from error
+    return folder
+
+
+def epochs_done(folder: Path) -> int:
+    """Epochs of a run that its last checkpoint holds."""
+    last = latest(folder)
+    return Checkpoint.open(last).epoch if last is not None else 0
+
+
+@contextmanager
+def following(folder: Path, config: Config, console: Console) -> Iterator[None]:
+    """Print a line for each epoch of a run as it ends, and a bar while it lasts on a terminal."""
+    # A live bar would paint over a debugger's prompt, and workers=0 is there for debugging.
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal or config.launch.workers == 0,
+    )
+    ended = Event()
+    seen = len(read_metrics(folder / METRICS_FILE))
+
+    def follow() -> None:
+        nonlocal seen
+        task = bar.add_task("starting the workers", total=config.training.epochs)
+        last = False
+        while not last:
+            last = ended.wait(0.5)
+            rows = read_metrics(folder / METRICS_FILE)
+            for row in rows[seen:]:
+                console.print(epoch_line(row, config.training.epochs))
+            seen = max(seen, len(rows))
+            state = _progress(folder)
+            if state:
+                done = state["epoch"] - 1 + state["step"] / state["steps"]
+                note = f"epoch {state['epoch']:.0f}, loss {state['loss']:.2f}"
+                bar.update(task, completed=done, description=note)
+
+    (folder / PROGRESS_FILE).unlink(missing_ok=True)
+    thread = Thread(target=follow, daemon=True)
+    with bar:
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+
+def epoch_line(row: Row, epochs: int) -> str:
+    """One epoch's metrics on one line."""
+    return (
+        f"epoch {row['epoch']:.0f}/{epochs}  loss {row['loss']:.2f} (tag {row['loss_tag']:.2f}, "
+        f"sent {row['loss_sent']:.2f}, word {row['loss_word']:.2f}, "
+        f"attention {row['loss_attention']:.2f})  val CIDEr {row['cider']:.3f}, "
+        f"recall@5 {row['recall_5']:.3f}, {row['distinct']:.0f} distinct  "
+        f"{row['images_per_second']:.0f} images/s"
+    )
+
+
+def _fit(config: Config, folder: Path) -> None:
+    # Ray Train imports torch's distributed parts: seconds that a mere check does not need.
+    from raymed.launch.trainer import check_room, fit
+
+    check_room(config)
+    fit(config, folder)
+
+
+def _decisive(config: Config) -> dict[str, object]:
+    tree = config.model_dump(mode="json", by_alias=True)
+    return {
+        key: tree[key.partition(".")[0]][key.partition(".")[2]]
+        for key in configuration.dotted_keys()
+        if not key.startswith(FREE_TO_CHANGE)
+    }
+
+
+def _progress(folder: Path) -> dict[str, float] | None:
+    try:
+        state: dict[str, float] = json.loads((folder / PROGRESS_FILE).read_text())
+    except FileNotFoundError:
+        return None
+    return state

@@ -1,0 +1,40 @@
+"""Sentence LSTM with topic generator and stop control (Jing et al. 2018, section 3.4)."""
+
+import torch
+from torch import Tensor, nn
+
+State = tuple[Tensor, Tensor]
+
+
+class SentenceLSTM(nn.Module):
+    """One step per sentence: from a context vector to a topic and a stop distribution.
+
+    eq. 5: t = tanh(W_t,h h + W_t,ctx ctx)
+    eq. 6: p(STOP) = softmax(W_stop tanh(W_stop,s-1 h_previous + W_stop,s h)); class 1 is STOP
+
+    Args:
+        hidden: H, width of h and ctx.
+        topic: E, width of the topic vector.
+    """
+
+    def __init__(self, hidden: int, topic: int) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(hidden, hidden)
+        self.w_t_h = nn.Linear(hidden, topic, bias=False)
+        self.w_t_ctx = nn.Linear(hidden, topic, bias=False)
+        self.w_stop_previous = nn.Linear(hidden, hidden, bias=False)
+        self.w_stop_current = nn.Linear(hidden, hidden, bias=False)
+        self.w_stop = nn.Linear(hidden, 2, bias=False)
+
+    def start(self, images: int, like: Tensor) -> State:
+        """The state before the first sentence: zeros (h [B, H], c [B, H])."""
+        zeros = like.new_zeros(images, self.cell.hidden_size)
+        return zeros, zeros
+
+    def forward(self, ctx: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
+        """ctx [B, H] and the state -> (topic [B, E], stop logits [B, 2], new state)."""
+        h_previous = state[0]
+        h, c = self.cell(ctx, state)
+        topic = torch.tanh(self.w_t_h(h) + self.w_t_ctx(ctx))
+        stop = self.w_stop(torch.tanh(self.w_stop_previous(h_previous) + self.w_stop_current(h)))
+        return topic, stop, (h, c)

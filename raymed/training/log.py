@@ -1,0 +1,82 @@
+"""What a run leaves to be read: metrics.csv, TensorBoard scalars and its progress."""
+
+import csv
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raymed.training.checkpoint import Row
+
+if TYPE_CHECKING:
+    pass
+
+METRICS_FILE = "metrics.csv"
+PROGRESS_FILE = "progress.json"
+
+
+class RunLog:
+    """Writes a run's log files; one per run, on its first worker.
+
+    Args:
+        folder: of the run.
+        steps: optimiser steps per epoch.
+        history: rows of the epochs already done, where a run is taken up again.
+    """
+
+    def __init__(self, folder: Path, steps: int, history: list[Row]) -> None:
+        # Importing it takes a second, so only the worker that writes does.
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.steps = steps
+        self.written = 0.0
+        self.board: SummaryWriter = SummaryWriter(
+            str(folder / "tensorboard"), purge_step=len(history) + 1
+        )
+
+    def progress(self, epoch: int, step: int, loss: float) -> None:
+        """Say how far the epoch is, a few times a second at most."""
+        if time.monotonic() - self.written > 0.3:
+            self.written = time.monotonic()
+            state = {"epoch": epoch, "step": step, "steps": self.steps, "loss": loss}
+            replace(self.folder / PROGRESS_FILE, json.dumps(state))
+
+    def epoch(self, history: list[Row]) -> None:
+        """Write the table of all epochs, and the last one's scalars to TensorBoard."""
+        write_metrics(self.folder / METRICS_FILE, history)
+        row = history[-1]
+        for name, value in row.items():
+            if name != "epoch":
+                self.board.add_scalar(name, value, int(row["epoch"]))
+        self.board.flush()
+
+
+def write_metrics(path: Path, history: list[Row]) -> None:
+    """All rows as CSV, whole or not at all."""
+    partial = path.with_suffix(".partial")
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(history[-1]))
+        writer.writeheader()
+        writer.writerows(history)
+    partial.replace(path)
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """The rows of a metrics table; none while there is no table yet."""
+    try:
+        with path.open(newline="") as file:
+            return [
+                {key: float(value) for key, value in row.items()} for row in csv.DictReader(file)
+            ]
+    except FileNotFoundError:
+        return []
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a small file so that a reader sees the old text or the new one, never a part."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
