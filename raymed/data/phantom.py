@@ -160,7 +160,7 @@ def render(
 
 def _box(region: np.ndarray) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of what is clearly inside a region [H, W], in fractions."""
-    inside = region > 0.3 * region.max()
+    inside = region > 0.2 * region.max()
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
     height, width = region.shape
     return (
@@ -325,7 +325,7 @@ class _Film:
         match one.kind:
             case "pleural effusion":  # the meniscus climbs the lateral wall
                 across = np.clip(self.away / self.anatomy.lung_width, 0, 1)
-                surface = self.diaphragm - one.size * (0.35 + 0.65 * across**3)
+                surface = self.diaphragm - one.size * (0.05 + 0.95 * across**2)
                 region = lung * self.within(surface - self.v, 0.05)
                 self.cover(0.66, region)
             case "pneumothorax":  # air without vessels around a lung with a fine white edge
@@ -352,8 +352,8 @@ class _Film:
             case "cardiomegaly":
                 region = self.heart * self.within(self.v - self.dome, 0.025)
             case "hemidiaphragm":
-                lung_lost = self.cavity * self.within(self.v - self.resting_dome, 0.025)
-                region = self.side(one) * lung_lost * (1 - self.lungs)
+                resting_lungs = self.cavity * self.within(self.v - self.resting_dome, 0.025)
+                region = self.side(one) * (resting_lungs - self.lungs)
             case "pacemaker":
                 du, dv = np.abs(self.u - _PACEMAKER[0]), np.abs(self.v - _PACEMAKER[1])
                 corner = np.hypot(np.maximum(du - 0.06, 0), np.maximum(dv - 0.035, 0))

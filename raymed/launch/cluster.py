@@ -22,6 +22,8 @@ def connected(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     import ray
 
+    for name in ("ray", "ray.train", "ray._private.authentication"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     if ray.is_initialized():
         yield
         return

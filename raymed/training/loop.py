@@ -109,6 +109,7 @@ def train(config: Config, folder: Path, worker: Worker, report: Callable[[Row], 
 
         row = _epoch_row(epoch, sums / len(training), worker)
         row |= validate(model, validation, vocabulary, config, worker)
+        row["best_cider"] = max(r["cider"] for r in [*history, row])
         row["learning_rate"] = optimizer.param_groups[0]["lr"]
         row["images_per_second"] = len(training) / seconds
         row["seconds"] = time.perf_counter() - began

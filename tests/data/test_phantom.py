@@ -94,6 +94,12 @@ def test_the_change_that_a_finding_makes_lies_in_its_box(kind, side, zone, image
         rows = (centre > box.top) & (centre < box.bottom)
         inside = change[np.ix_(rows, columns)]
         assert inside.sum() > 0.85 * change.sum()
+        # The box is tight: the change reaches to its sides. An enlarged heart's box is the heart.
+        if kind != "cardiomegaly":
+            for axis, low, high in ((0, box.left, box.right), (1, box.top, box.bottom)):
+                reached = centre[(change > 10).any(axis=axis)]
+                assert reached.min() < low + 4 / 64
+                assert reached.max() > high - 4 / 64
         # A person can see it: several pixels change by a clear step of grey.
         assert (inside > 25).sum() >= 4 * (image_size / 64) ** 2
         # The patient's left is the image's right.

@@ -1,0 +1,91 @@
+"""The sweep's trials ranked by the best validation CIDEr each has reported."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.table import Table
+
+LEADERBOARD_FILE = "leaderboard.parquet"
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """One trial.
+
+    Attributes:
+        trial: its name, also that of its folder below ``trials/``.
+        values: the searched keys and what was tried.
+        state: ``completed``, ``stopped`` (by ASHA) or ``failed``.
+        epochs: reported epochs.
+        cider: the highest validation CIDEr of these; None if there is none.
+        recall_5: tag recall@5 at that epoch.
+        seconds: from the trial's start to its end.
+        reason: why it failed.
+    """
+
+    trial: str
+    values: dict[str, Any]
+    state: str
+    epochs: int
+    cider: float | None
+    recall_5: float | None
+    seconds: float
+    reason: str = ""
+
+
+def ranked(results: Sequence[TrialResult]) -> list[TrialResult]:
+    """By CIDEr, highest first; trials without a score come last."""
+    return sorted(results, key=lambda r: (r.cider is None, -(r.cider or 0.0), r.trial))
+
+
+def leaderboard_table(results: Sequence[TrialResult], baselines: Mapping[str, float]) -> Table:
+    """The ranked trials for the terminal, the baselines' validation CIDEr beneath them."""
+    keys = list(results[0].values) if results else []
+    table = Table(title="trials by validation CIDEr")
+    for head in ("", "trial", *keys, "epochs", "CIDEr", "R@5", "seconds", ""):
+        # Section names would not fit beside each other: loss.tag stands on two lines.
+        table.add_column(head.replace(".", ".\n"), justify="right" if head else "left")
+    for place, result in enumerate(results, start=1):
+        table.add_row(
+            str(place),
+            result.trial,
+            *(_shown(result.values[key]) for key in keys),
+            str(result.epochs),
+            "-" if result.cider is None else f"{result.cider:.3f}",
+            "-" if result.recall_5 is None else f"{result.recall_5:.3f}",
+            f"{result.seconds:.0f}",
+            result.state if result.state != "completed" else "",
+        )
+    table.add_section()
+    for name, value in baselines.items():
+        table.add_row("", name, *[""] * len(keys), "", f"{value:.3f}", "", "", "")
+    return table
+
+
+def write_leaderboard(path: Path, results: Sequence[TrialResult]) -> None:
+    """One row per trial, in the order given; each searched key is a column."""
+    rows = [
+        {
+            "place": place,
+            "trial": r.trial,
+            "state": r.state,
+            "epochs": r.epochs,
+            "cider": r.cider,
+            "recall_5": r.recall_5,
+            "seconds": r.seconds,
+            "reason": r.reason,
+            **r.values,
+        }
+        for place, r in enumerate(results, start=1)
+    ]
+    partial = path.with_suffix(".partial")
+    pq.write_table(pa.Table.from_pylist(rows), partial)
+    partial.replace(path)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,90 @@
+"""Following a sweep on the console: a line for each trial that ends, a bar for them all."""
+
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from ray import tune
+from ray.tune.experiment import Trial
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from raymed.config import Config
+from raymed.tuning.space import NUMBER
+
+METRIC = "best_cider"
+"""What trials are ranked by: the highest validation CIDEr so far, as each epoch reports it."""
+
+
+class SweepProgress(tune.Callback):
+    """Told by Tune of every trial's start, results and end; a context that shows the bar."""
+
+    def __init__(self, config: Config, console: Console) -> None:
+        self.epochs = config.training.epochs
+        self.console = console
+        self.running: dict[str, int] = {}
+        self.best: tuple[float, str] | None = None
+        self.began = time.monotonic()
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.bar.add_task("trials", total=config.tune.trials)
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.bar.stop()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its callbacks with its own state; a terminal can't be, and need not be.
+        return {}
+
+    def on_trial_start(self, *, trial: Trial, **_: Any) -> None:
+        self.running[trial_name(trial.config)] = 0
+        self._describe()
+
+    def on_trial_result(self, *, trial: Trial, result: dict[str, Any], **_: Any) -> None:
+        self.running[trial_name(trial.config)] = int(result["epoch"])
+        if self.best is None or result[METRIC] > self.best[0]:
+            self.best = result[METRIC], trial_name(trial.config)
+        self._describe()
+
+    def on_trial_complete(self, *, trial: Trial, **_: Any) -> None:
+        result = trial.last_result
+        epoch = int(result.get("epoch", 0))
+        note = "" if epoch >= self.epochs else ", stopped early"
+        self._ended(trial, f"CIDEr {result.get(METRIC, float('nan')):.3f}, epoch {epoch}{note}")
+
+    def on_trial_error(self, *, trial: Trial, **_: Any) -> None:
+        self._ended(trial, "failed; the leaderboard says why")
+
+    def _ended(self, trial: Trial, outcome: str) -> None:
+        self.running.pop(trial_name(trial.config), None)
+        self.bar.advance(self.task)
+        best = f"; best {self.best[0]:.3f} ({self.best[1]})" if self.best else ""
+        seconds = time.monotonic() - self.began
+        self.console.print(f"{seconds:4.0f} s  {trial_name(trial.config)}: {outcome}{best}")
+        self._describe()
+
+    def _describe(self) -> None:
+        running = ", ".join(
+            f"{one} epoch {epoch}/{self.epochs}" for one, epoch in self.running.items()
+        )
+        self.bar.update(self.task, description=running or "trials")
+
+
+def trial_name(proposal: dict[str, Any]) -> str:
+    """The name of a trial and of its folder, by Optuna's number: ``trial-004``."""
+    return f"trial-{proposal[NUMBER]:03d}"

@@ -1,0 +1,202 @@
+"""The sweep: Optuna proposes, each trial is a Ray Train run, ASHA stops the bad ones early."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+import ray
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.optuna import OptunaSearch
+from rich.console import Console
+
+from raymed.config import Config
+from raymed.data.dataset import PreparedDataset
+from raymed.errors import UsageError
+from raymed.evaluation import baseline_cider
+from raymed.launch.cluster import connected
+from raymed.launch.run import CONFIG_FILE
+from raymed.launch.trainer import check_room, fit
+from raymed.training.checkpoint import best_epoch
+from raymed.training.log import METRICS_FILE, read_metrics, replace
+from raymed.training.loop import check
+from raymed.tuning.leaderboard import (
+    LEADERBOARD_FILE,
+    TrialResult,
+    leaderboard_table,
+    ranked,
+    write_leaderboard,
+)
+from raymed.tuning.progress import METRIC, SweepProgress, trial_name
+from raymed.tuning.space import proposer
+
+SWEEP_FILE = "sweep.yaml"
+BEST_FILE = "best.yaml"
+STUDY_FILE = "optuna.journal"
+TRIALS = "trials"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A finished sweep: its folder, its trials from best to worst, the baselines' CIDEr."""
+
+    folder: Path
+    results: list[TrialResult]
+    baselines: dict[str, float]
+
+    @property
+    def best(self) -> Path:
+        """The folder of the best trial's run."""
+        return self.folder / TRIALS / self.results[0].trial
+
+
+def run_sweep(config: Config, console: Console) -> Sweep:
+    """Run a sweep and write leaderboard.parquet, best.yaml and Optuna's study to its folder.
+
+    Raises:
+        UsageError: the space is empty, the folder is taken, a trial would not fit the cluster or
+            the data set, or no trial has reported a score.
+    """
+    dataset = check_sweep(config)
+    folder = (Path(config.run.folder) / config.run.name).absolute()
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(
+            f"{folder}: already holds a run or a sweep; choose another run.name, or delete it"
+        )
+    try:
+        (folder / TRIALS).mkdir(parents=True)
+        replace(folder / SWEEP_FILE, config.to_yaml())
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written ({error.strerror})") from error
+    baselines = baseline_cider(dataset, "val", config.data.validation_images)
+    with connected(config.launch.address):
+        room = check_room(config)
+        concurrent = min(room, config.tune.concurrent or room, config.tune.trials)
+        console.print(
+            f"{config.tune.trials} trials over {', '.join(config.tune.space)}; {concurrent} at a "
+            f"time, {config.launch.workers} worker(s) each"
+        )
+        with SweepProgress(config, console) as progress:
+            grid = _tuner(config, folder, concurrent, progress).fit()
+    results = ranked([_result(folder, config, one) for one in grid])
+    if results[0].cider is None:
+        raise UsageError(f"{folder}: no trial has reported a score; the first {results[0].reason}")
+    write_leaderboard(folder / LEADERBOARD_FILE, results)
+    best = config.override(results[0].values | {"run.name": f"{config.run.name}-best"})
+    replace(folder / BEST_FILE, best.override({"tune.space": {}}).to_yaml())
+    console.print(leaderboard_table(results, baselines))
+    return Sweep(folder, results, baselines)
+
+
+def check_sweep(config: Config) -> PreparedDataset:
+    """See that there is something to search, and that every proposal will fit the data set.
+
+    Raises:
+        UsageError: naming the key.
+    """
+    if not config.tune.space:
+        raise UsageError(
+            "tune.space: is empty; name a key to search, such as "
+            "`tune.space.loss.tag={log_uniform: [0.1, 10]}`"
+        )
+    if config.launch.workers == 0:
+        raise UsageError(
+            "launch.workers: 0 trains in the calling process, which is for a single run; a "
+            "sweep's trials are Ray Train runs, so set it to 1 or more"
+        )
+    dataset = check(config)
+    dimension = config.tune.space.get("model.top_tags")
+    if dimension is not None:
+        check(config.override({"model.top_tags": max(dimension.extremes())}))
+    return dataset
+
+
+def _tuner(config: Config, folder: Path, concurrent: int, progress: SweepProgress) -> tune.Tuner:
+    search = OptunaSearch(
+        space=proposer(config.tune.space),
+        metric=METRIC,
+        mode="max",
+        sampler=optuna.samplers.TPESampler(
+            seed=config.tune.seed, n_startup_trials=config.tune.startup_trials
+        ),
+        study_name=config.run.name,
+        storage=JournalStorage(JournalFileBackend(str(folder / STUDY_FILE))),
+    )
+    scheduler = ASHAScheduler(
+        time_attr="epoch",
+        metric=METRIC,
+        mode="max",
+        max_t=config.training.epochs,
+        grace_period=min(config.tune.grace_epochs, config.training.epochs),
+        reduction_factor=config.tune.reduction_factor,
+    )
+    address = ray.get_runtime_context().gcs_address
+    trial = partial(run_trial, base=config.model_dump(mode="json", by_alias=True), address=address)
+    return tune.Tuner(
+        # A trial's own process only waits: a processor reserved for it would be one that its
+        # workers lack. Ray wants something reserved, so it is a little memory.
+        tune.with_resources(trial, {"memory": 2**20}),
+        tune_config=tune.TuneConfig(
+            search_alg=search,
+            scheduler=scheduler,
+            num_samples=config.tune.trials,
+            max_concurrent_trials=concurrent,
+            trial_dirname_creator=lambda trial: trial_name(trial.config),
+        ),
+        run_config=tune.RunConfig(
+            name="tune", storage_path=str(folder / "ray"), verbose=0, callbacks=[progress]
+        ),
+    )
+
+
+def run_trial(proposal: dict[str, Any], base: dict[str, Any], address: str) -> None:
+    """One trial, in a process of its own: a Ray Train run with the proposed values.
+
+    Args:
+        proposal: what Optuna proposes, by dotted key, and the trial's number.
+        base: the sweep's configuration, dumped.
+        address: of this Ray, for the parts of Train that ask by themselves.
+    """
+    os.environ["RAY_ADDRESS"] = address
+    sweep = Config.model_validate(base)
+    sweep_folder = Path(sweep.run.folder).absolute() / sweep.run.name
+    name = trial_name(proposal)
+    run = {"run.folder": str(sweep_folder / TRIALS), "run.name": name, "tune.space": {}}
+    config = sweep.override(_searched(sweep, proposal) | run)
+    folder = sweep_folder / TRIALS / name
+    folder.mkdir(parents=True, exist_ok=True)
+    replace(folder / CONFIG_FILE, config.to_yaml())
+    fit(config, folder, callbacks=[TuneReportCallback()])
+    shutil.rmtree(folder / "ray", ignore_errors=True)
+
+
+def _result(folder: Path, config: Config, one: tune.Result) -> TrialResult:
+    """A trial as its own metrics table tells it."""
+    name = Path(one.path).name
+    history = read_metrics(folder / TRIALS / name / METRICS_FILE)
+    best = history[best_epoch(history) - 1] if history else None
+    reason = str(one.error).strip().splitlines()[-1] if one.error else ""
+    metrics = one.metrics or {}
+    finished = len(history) >= config.training.epochs
+    return TrialResult(
+        trial=name,
+        values=_searched(config, one.config or {}),
+        state="failed" if one.error else "completed" if finished else "stopped",
+        epochs=len(history),
+        cider=best["cider"] if best else None,
+        recall_5=best["recall_5"] if best else None,
+        seconds=metrics.get("time_total_s", 0.0),
+        reason=reason,
+    )
+
+
+def _searched(config: Config, proposal: dict[str, Any]) -> dict[str, Any]:
+    """The proposed configuration keys, without the number and Optuna's questions about ``or``."""
+    return {key: proposal[key] for key in config.tune.space if key in proposal}
