@@ -170,8 +170,8 @@ class TuneConfig(Section):
     """ASHA stops no trial before so many epochs."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3
     """ASHA lets one trial in so many go on at each of its rungs."""
-    concurrent: Count | None = None
-    """Trials at a time; empty: as many as the cluster has room for."""
+    groups: Count | None = None
+    """Worker groups, each training a trial at a time; empty: as many as the cluster has room for."""
 
 
 class Config(Section):

@@ -5,21 +5,30 @@ from types import TracebackType
 from typing import Any, Self
 
 from ray import tune
+from ray.actor import ActorHandle
 from ray.tune.experiment import Trial
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from raymed.config import Config
-from raymed.tuning.space import NUMBER
+from raymed.tuning.groups import trial_name
+from raymed.tuning.trial import NUMBER
 
 METRIC = "best_cider"
 """What trials are ranked by: the highest validation CIDEr so far, as each epoch reports it."""
 
 
 class SweepProgress(tune.Callback):
-    """Told by Tune of every trial's start, results and end; a context that shows the bar."""
+    """Told by Tune of every trial's start, results and end; a context that shows the bar.
 
-    def __init__(self, config: Config, console: Console) -> None:
+    Args:
+        config: of the sweep.
+        console: to print on.
+        queue: told of every trial that is over.
+    """
+
+    def __init__(self, config: Config, console: Console, queue: ActorHandle) -> None:
+        self.queue = queue
         self.epochs = config.training.epochs
         self.console = console
         self.running: dict[str, int] = {}
@@ -52,13 +61,13 @@ class SweepProgress(tune.Callback):
         return {}
 
     def on_trial_start(self, *, trial: Trial, **_: Any) -> None:
-        self.running[trial_name(trial.config)] = 0
+        self.running[_name(trial)] = 0
         self._describe()
 
     def on_trial_result(self, *, trial: Trial, result: dict[str, Any], **_: Any) -> None:
-        self.running[trial_name(trial.config)] = int(result["epoch"])
+        self.running[_name(trial)] = int(result["epoch"])
         if self.best is None or result[METRIC] > self.best[0]:
-            self.best = result[METRIC], trial_name(trial.config)
+            self.best = result[METRIC], _name(trial)
         self._describe()
 
     def on_trial_complete(self, *, trial: Trial, **_: Any) -> None:
@@ -71,11 +80,13 @@ class SweepProgress(tune.Callback):
         self._ended(trial, "failed; the leaderboard says why")
 
     def _ended(self, trial: Trial, outcome: str) -> None:
-        self.running.pop(trial_name(trial.config), None)
+        # Where ASHA has ended it, its workers wait for leave to train another epoch.
+        self.queue.stop.remote(trial.config[NUMBER])
+        self.running.pop(_name(trial), None)
         self.bar.advance(self.task)
         best = f"; best {self.best[0]:.3f} ({self.best[1]})" if self.best else ""
         seconds = time.monotonic() - self.began
-        self.console.print(f"{seconds:4.0f} s  {trial_name(trial.config)}: {outcome}{best}")
+        self.console.print(f"{seconds:4.0f} s  {_name(trial)}: {outcome}{best}")
         self._describe()
 
     def _describe(self) -> None:
@@ -85,6 +96,5 @@ class SweepProgress(tune.Callback):
         self.bar.update(self.task, description=running or "trials")
 
 
-def trial_name(proposal: dict[str, Any]) -> str:
-    """The name of a trial and of its folder, by Optuna's number: ``trial-004``."""
-    return f"trial-{proposal[NUMBER]:03d}"
+def _name(trial: Trial) -> str:
+    return trial_name(trial.config[NUMBER])

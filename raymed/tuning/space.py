@@ -1,26 +1,21 @@
 """The search space: what the configuration says, asked of an Optuna trial."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
 
 from raymed.config import Dimension
+from raymed.tuning.trial import NUMBER
 
 Proposal = dict[str, Any]
 """Dotted keys of the configuration and the values to try; and Optuna's number of the trial."""
 
-NUMBER = "trial"
 
-
-def proposer(space: Mapping[str, Dimension]) -> Callable[[optuna.Trial], Proposal]:
-    """A define-by-run function for Optuna: one ``suggest`` per key, two where ``or`` is given."""
-
-    def propose(trial: optuna.Trial) -> Proposal:
-        values = {key: _suggest(trial, key, dimension) for key, dimension in space.items()}
-        return {NUMBER: trial.number, **values}
-
-    return propose
+def propose(trial: optuna.Trial, space: Mapping[str, Dimension]) -> Proposal:
+    """Ask Optuna for a value of each key; first, where ``or`` is given, whether it is taken."""
+    values = {key: _suggest(trial, key, dimension) for key, dimension in space.items()}
+    return {NUMBER: trial.number, **values}
 
 
 def _suggest(trial: optuna.Trial, key: str, dimension: Dimension) -> Any:

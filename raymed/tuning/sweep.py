@@ -1,18 +1,15 @@
-"""The sweep: Optuna proposes, each trial is a Ray Train run, ASHA stops the bad ones early."""
+"""The sweep: Optuna proposes, Ray Train worker groups train, ASHA stops bad trials early."""
 
-import os
-import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
-import ray
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from ray import tune
-from ray.tune.integration.ray_train import TuneReportCallback
+from ray.actor import ActorHandle
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
@@ -22,11 +19,11 @@ from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
 from raymed.evaluation import baseline_cider
 from raymed.launch.cluster import connected
-from raymed.launch.run import CONFIG_FILE
-from raymed.launch.trainer import check_room, fit
+from raymed.launch.trainer import check_room
 from raymed.training.checkpoint import best_epoch
 from raymed.training.log import METRICS_FILE, read_metrics, replace
 from raymed.training.loop import check
+from raymed.tuning.groups import TRIALS, trial_name, worker_groups
 from raymed.tuning.leaderboard import (
     LEADERBOARD_FILE,
     TrialResult,
@@ -34,13 +31,13 @@ from raymed.tuning.leaderboard import (
     ranked,
     write_leaderboard,
 )
-from raymed.tuning.progress import METRIC, SweepProgress, trial_name
-from raymed.tuning.space import proposer
+from raymed.tuning.progress import METRIC, SweepProgress
+from raymed.tuning.space import propose
+from raymed.tuning.trial import NUMBER, run_trial
 
 SWEEP_FILE = "sweep.yaml"
 BEST_FILE = "best.yaml"
 STUDY_FILE = "optuna.journal"
-TRIALS = "trials"
 
 
 @dataclass(frozen=True)
@@ -78,13 +75,16 @@ def run_sweep(config: Config, console: Console) -> Sweep:
     baselines = baseline_cider(dataset, "val", config.data.validation_images)
     with connected(config.launch.address):
         room = check_room(config)
-        concurrent = min(room, config.tune.concurrent or room, config.tune.trials)
+        groups = min(room, config.tune.groups or room, config.tune.trials)
         console.print(
-            f"{config.tune.trials} trials over {', '.join(config.tune.space)}; {concurrent} at a "
-            f"time, {config.launch.workers} worker(s) each"
+            f"{config.tune.trials} trials over {', '.join(config.tune.space)}; worker groups: "
+            f"{groups}, of {config.launch.workers} worker(s) each"
         )
-        with SweepProgress(config, console) as progress:
-            grid = _tuner(config, folder, concurrent, progress).fit()
+        with (
+            worker_groups(config, folder, groups) as queue,
+            SweepProgress(config, console, queue) as progress,
+        ):
+            grid = _tuner(config, folder, groups, queue, progress).fit()
     results = ranked([_result(folder, config, one) for one in grid])
     if results[0].cider is None:
         raise UsageError(f"{folder}: no trial has reported a score; the first {results[0].reason}")
@@ -118,9 +118,11 @@ def check_sweep(config: Config) -> PreparedDataset:
     return dataset
 
 
-def _tuner(config: Config, folder: Path, concurrent: int, progress: SweepProgress) -> tune.Tuner:
+def _tuner(
+    config: Config, folder: Path, groups: int, queue: ActorHandle, progress: SweepProgress
+) -> tune.Tuner:
     search = OptunaSearch(
-        space=proposer(config.tune.space),
+        space=partial(propose, space=config.tune.space),
         metric=METRIC,
         mode="max",
         sampler=optuna.samplers.TPESampler(
@@ -137,44 +139,23 @@ def _tuner(config: Config, folder: Path, concurrent: int, progress: SweepProgres
         grace_period=min(config.tune.grace_epochs, config.training.epochs),
         reduction_factor=config.tune.reduction_factor,
     )
-    address = ray.get_runtime_context().gcs_address
-    trial = partial(run_trial, base=config.model_dump(mode="json", by_alias=True), address=address)
+    trial = partial(run_trial, queue=queue, keys=list(config.tune.space))
     return tune.Tuner(
-        # A trial's own process only waits: a processor reserved for it would be one that its
-        # workers lack. Ray wants something reserved, so it is a little memory.
+        # A trial only waits: a processor reserved for it would be one that the workers lack. Ray
+        # wants something reserved, so it is a little memory.
         tune.with_resources(trial, {"memory": 2**20}),
         tune_config=tune.TuneConfig(
             search_alg=search,
             scheduler=scheduler,
             num_samples=config.tune.trials,
-            max_concurrent_trials=concurrent,
-            trial_dirname_creator=lambda trial: trial_name(trial.config),
+            max_concurrent_trials=groups,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial_name(trial.config[NUMBER]),
         ),
         run_config=tune.RunConfig(
             name="tune", storage_path=str(folder / "ray"), verbose=0, callbacks=[progress]
         ),
     )
-
-
-def run_trial(proposal: dict[str, Any], base: dict[str, Any], address: str) -> None:
-    """One trial, in a process of its own: a Ray Train run with the proposed values.
-
-    Args:
-        proposal: what Optuna proposes, by dotted key, and the trial's number.
-        base: the sweep's configuration, dumped.
-        address: of this Ray, for the parts of Train that ask by themselves.
-    """
-    os.environ["RAY_ADDRESS"] = address
-    sweep = Config.model_validate(base)
-    sweep_folder = Path(sweep.run.folder).absolute() / sweep.run.name
-    name = trial_name(proposal)
-    run = {"run.folder": str(sweep_folder / TRIALS), "run.name": name, "tune.space": {}}
-    config = sweep.override(_searched(sweep, proposal) | run)
-    folder = sweep_folder / TRIALS / name
-    folder.mkdir(parents=True, exist_ok=True)
-    replace(folder / CONFIG_FILE, config.to_yaml())
-    fit(config, folder, callbacks=[TuneReportCallback()])
-    shutil.rmtree(folder / "ray", ignore_errors=True)
 
 
 def _result(folder: Path, config: Config, one: tune.Result) -> TrialResult:
@@ -183,7 +164,6 @@ def _result(folder: Path, config: Config, one: tune.Result) -> TrialResult:
     history = read_metrics(folder / TRIALS / name / METRICS_FILE)
     best = history[best_epoch(history) - 1] if history else None
     reason = str(one.error).strip().splitlines()[-1] if one.error else ""
-    metrics = one.metrics or {}
     finished = len(history) >= config.training.epochs
     return TrialResult(
         trial=name,
@@ -192,7 +172,7 @@ def _result(folder: Path, config: Config, one: tune.Result) -> TrialResult:
         epochs=len(history),
         cider=best["cider"] if best else None,
         recall_5=best["recall_5"] if best else None,
-        seconds=metrics.get("time_total_s", 0.0),
+        seconds=sum(row["seconds"] for row in history),
         reason=reason,
     )
 

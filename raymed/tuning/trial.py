@@ -1,0 +1,41 @@
+"""A Tune trial: a thin client that submits a job and passes on what comes back.
+
+It loads neither torch nor the data, so starting one costs little.
+"""
+
+from typing import Any
+
+import ray
+from ray import tune
+from ray.actor import ActorHandle
+
+NUMBER = "trial"
+"""Key under which a proposal carries Optuna's number of the trial, beside the searched keys."""
+
+
+class TrialFailed(Exception):
+    """The trial's training failed; the message says why."""
+
+
+def run_trial(proposal: dict[str, Any], queue: ActorHandle, keys: list[str]) -> None:
+    """Have one proposal trained, reporting each epoch to Tune.
+
+    Args:
+        proposal: what Optuna proposes.
+        queue: a `raymed.tuning.queue.JobQueue`.
+        keys: the searched keys; the rest of a proposal is Optuna's own bookkeeping.
+
+    Raises:
+        TrialFailed: in the words of the worker that could not go on.
+    """
+    number = proposal[NUMBER]
+    ray.get(queue.submit.remote(number, {key: proposal[key] for key in keys}))
+    known = 0
+    while True:
+        row, failure = ray.get(queue.next_row.remote(number, known))
+        if row is None:
+            break
+        known += 1
+        tune.report(row)
+    if failure:
+        raise TrialFailed(failure)
