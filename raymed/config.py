@@ -6,6 +6,7 @@ the nearest valid name.
 """
 
 import difflib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -92,9 +93,11 @@ class TrainingConfig(Section):
     learning_rate: Rate = 5e-4
     """AdamW's rate for everything but the encoder."""
     encoder_learning_rate: Rate = 1e-5
-    """AdamW's rate for the encoder's convolutions."""
+    """AdamW's rate for the encoder's network: convolutions and its fully connected layers."""
+    warmup: Fraction = 0.05
+    """Both rates rise from zero over this fraction of all steps."""
     final_rate: Fraction = 0.1
-    """Both rates fall along a half cosine to this fraction of themselves; 1 keeps them."""
+    """After that both fall along a half cosine to this fraction of themselves; 1 keeps them."""
     weight_decay: Weight = 0.01
     """AdamW's decoupled weight decay, on matrices only."""
     clip_norm: Rate = 5.0
@@ -156,6 +159,11 @@ class Dimension(Section):
         assert values is not None
         return (*values, self.or_value) if self.or_value is not None else tuple(values)
 
+    def between(self) -> tuple[float, ...]:
+        """A fraction of a continuous range: what a key that takes whole numbers only refuses."""
+        bounds = self.uniform or self.log_uniform
+        return (bounds[0] + (bounds[1] - bounds[0]) / math.pi,) if bounds else ()
+
 
 class TuneConfig(Section):
     trials: Count = 20
@@ -171,7 +179,30 @@ class TuneConfig(Section):
     reduction_factor: Annotated[int, Field(ge=2)] = 3
     """ASHA lets one trial in so many go on at each of its rungs."""
     groups: Count | None = None
-    """Worker groups, each training a trial at a time; empty: as many as the cluster has room for."""
+    """Worker groups, each training one trial at a time; empty: as many as there is room for."""
+
+
+class PrepareConfig(Section):
+    """What `raymed prepare` is told beside the source and its path."""
+
+    out: str
+    """Folder of the prepared data set to write."""
+    image_size: Annotated[int, Field(ge=8)] = 224
+    """Side of the square images, in pixels: the longer side is scaled to it, the rest padded."""
+    split: Literal["study", "paper", "given", "r2gen"] = "study"
+    """Split protocol; `given` takes the source's own split column."""
+    seed: int = 0
+    """Decides the random split, and the phantom's studies."""
+    overwrite: bool = False
+    """Replace a prepared data set that is already there."""
+    images: str | None = None
+    """Folder of the images; empty: where the reports or the table lie."""
+    split_file: str | None = None
+    """Study ids per split, for the protocol `r2gen`."""
+    studies: Count = 1200
+    """How many phantom studies to draw."""
+    columns: dict[Literal["image", "report", "tags", "study", "split", "view"], str] = {}
+    """A table's columns, where they bear other names; several tag columns are joined by commas."""
 
 
 class Config(Section):
@@ -220,14 +251,43 @@ def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
     origin = str(path) if path is not None else "defaults"
     tree = _read(Path(path)) if path is not None else {}
     for text in overrides:
-        key, separator, value = text.partition("=")
-        if not separator or not key:
-            raise UsageError(f"'{text}' is not of the form key=value, such as loss.tag=2.0")
-        try:
-            _put(tree, key, yaml.safe_load(value), origin)
-        except yaml.YAMLError as error:
-            raise UsageError(f"{key}: '{value}' cannot be read as a YAML value: {error}") from None
+        key, value = _key_value(text, origin)
+        _put(tree, key, value, origin)
     return _validated(tree, origin)
+
+
+def altered(config: Config, overrides: Sequence[str], allowed: tuple[str, ...]) -> Config:
+    """A checkpoint's configuration with ``key=value`` texts applied, of keys that may change.
+
+    Raises:
+        UsageError: a key is none of the allowed (a key, or a section's name and a dot), or its
+            value is not valid.
+    """
+    values = dict(_key_value(text, "settings") for text in overrides)
+    for key in values:
+        if not key.startswith(allowed):
+            names = " and ".join(f"{name}*" if name.endswith(".") else name for name in allowed)
+            raise UsageError(f"{key}: cannot be set here, only {names}")
+    return config.override(values, "settings")
+
+
+def load_prepare(overrides: Sequence[str]) -> PrepareConfig:
+    """The settings of `raymed prepare` from ``key=value`` texts.
+
+    Raises:
+        UsageError: naming every key or value that is not valid.
+    """
+    tree: dict[str, Any] = {}
+    for text in overrides:
+        key, value = _key_value(text, "prepare")
+        _put(tree, key, value, "prepare")
+    try:
+        return PrepareConfig.model_validate(tree)
+    except ValidationError as error:
+        known = [k for k in PrepareConfig.model_fields if k != "columns"]
+        known += [f"columns.{field}" for field in ("image", "report", "tags", "study", "split")]
+        faults = [_fault(dict(item), known) for item in error.errors()]
+        raise UsageError(_listed("prepare", faults)) from None
 
 
 def dotted_keys(section: type[Section] = Config, prefix: str = "") -> Iterator[str]:
@@ -271,6 +331,16 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return both
 
 
+def _key_value(text: str, origin: str) -> tuple[str, Any]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise UsageError(f"{origin}: '{text}' is not of the form key=value")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{key}: '{value}' cannot be read as a YAML value: {error}") from None
+
+
 def _put(tree: dict[str, Any], dotted: str, value: Any, origin: str) -> None:
     # Below tune.space the rest of the key is one key: the dotted name of what is searched.
     prefix = "tune.space."
@@ -302,7 +372,7 @@ def _validated(tree: dict[str, Any], origin: str) -> Config:
 
 
 def _space_faults(config: Config) -> Iterator[str]:
-    """Every end of every searched range must itself be a valid value of its key."""
+    """Every end of every searched range, and a value between, must be valid for its key."""
     tree = config.model_dump(mode="json", by_alias=True)
     known = [key for key in dotted_keys() if not key.startswith(("tune.", "run."))]
     for key, dimension in config.tune.space.items():
@@ -310,27 +380,32 @@ def _space_faults(config: Config) -> Iterator[str]:
             yield f"tune.space: {_unknown(key, known)}"
             continue
         section, _, name = key.partition(".")
-        for value in dimension.extremes():
+        for value in (*dimension.extremes(), *dimension.between()):
             candidate = {**tree, section: {**tree[section], name: value}}
             try:
                 Config.model_validate(candidate)
             except ValidationError as error:
                 yield f"tune.space: {_fault(dict(error.errors()[0]))}"
+                break
 
 
-def _fault(item: dict[str, Any]) -> str:
+def _fault(item: dict[str, Any], known: Sequence[str] | None = None) -> str:
     location = [str(part) for part in item["loc"]]
     key = ".".join(location)
     if item["type"] == "extra_forbidden":
-        return _unknown(key)
+        if location[:2] == ["tune", "space"]:
+            names = ("uniform", "log_uniform", "integer", "choice", "or")
+            known = [".".join([*location[:-1], name]) for name in names]
+        return _unknown(key, known)
+    if item["type"] == "missing":
+        return f"{key}: must be given, as {key}=..."
     message = item["msg"].removeprefix("Value error, ")
     return f"{key}: {message[0].lower()}{message[1:]} (found {item['input']!r})"
 
 
 def _unknown(key: str, known: Sequence[str] | None = None) -> str:
-    known = list(dotted_keys()) if known is None else known
-    sections = list(Config.model_fields)
-    close = difflib.get_close_matches(key, [*known, *sections], n=1, cutoff=0.5)
+    known = [*dotted_keys(), *Config.model_fields] if known is None else known
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     # A right name in the wrong section is a more likely slip than a near spelling.
     same_name = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
     nearest = same_name[:1] or close

@@ -190,14 +190,14 @@ class _Film:
 
     def _shape_chest(self) -> None:
         anatomy, patient, away = self.anatomy, self.patient, self.away
-        self.diaphragm = patient.inspiration.size
-        self.axis = self.u - patient.spine.size * np.cos(2 * self.v)  # from the bent spine
+        self.diaphragm = patient.inspiration
+        self.axis = self.u - patient.spine * np.cos(2 * self.v)  # from the bent spine
         self.thorax = self.outline_gap(0.0)
         self.cavity = self.within(self.thorax, 0.03)
         half = anatomy.lung_width / 2
         arch = self.diaphragm - anatomy.dome * (1 - ((away - half) / half) ** 2)
         self.resting_dome = arch - anatomy.right_dome * (1 - self.left)
-        self.dome, heart_size = self.resting_dome, patient.heart.size
+        self.dome, heart_size = self.resting_dome, patient.heart
         for one in patient.abnormalities:
             if one.kind == "hemidiaphragm":
                 self.dome = self.dome - one.size * self.side(one) * self.cavity
@@ -205,14 +205,14 @@ class _Film:
                 heart_size = one.size
         self.lungs = self.cavity * self.within(self.v - self.dome, 0.025)
         heart = self.ellipse_gap(
-            0.12 + 0.1 * (heart_size - 1) + 0.3 * patient.spine.size,
+            0.12 + 0.1 * (heart_size - 1) + 0.3 * patient.spine,
             self.diaphragm - 0.35,
             0.40 * heart_size,
             0.28 * heart_size,
             anatomy.heart_tilt,
         )
         self.heart = self.within(heart, 0.03)
-        radius = patient.aorta.size
+        radius = patient.aorta
         knob_away = self.axis - (anatomy.mediastinum + 0.5 * radius - 0.08)
         knob = np.hypot(knob_away, self.v + 0.27) - radius
         trunk = _blend(np.abs(self.axis) - anatomy.mediastinum, knob, 0.08)

@@ -5,14 +5,13 @@ abnormalities. Nothing is worded by chance, so a model that sees the image can w
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 NORMAL_TAG = "normal"
 
-_NORMAL_SHARE = 0.3
-_COUNT_SHARES = (0.45, 0.4, 0.15)
+_NORMAL_SHARE = 0.15
+_COUNT_SHARES = (0.3, 0.4, 0.3)
 """Shares of one, two and three abnormalities among the abnormal studies."""
 
 # Sizes leave a gap between two words, so that the word can be told from the image.
@@ -25,12 +24,14 @@ _EXTENTS = {
     "calcified granuloma": {"": (0.040, 0.050)},
     "hemidiaphragm": {"": (0.26, 0.36)},
 }
-_BUILDS = {
-    "heart": {"small": (0.72, 0.77), "normal": (0.92, 0.97), "borderline": (1.12, 1.16)},
-    "aorta": {"normal": (0.095, 0.110), "prominent": (0.160, 0.180)},
-    "inspiration": {"shallow": (0.58, 0.62), "normal": (0.70, 0.74), "deep": (0.82, 0.87)},
-    "spine": {"right": (-0.12, -0.09), "straight": (-0.015, 0.015), "left": (0.09, 0.12)},
+_BUILD = {
+    "heart": (0.80, 1.08),
+    "aorta": (0.09, 0.13),
+    "inspiration": (0.62, 0.80),
+    "spine": (-0.06, 0.06),
 }
+"""Ranges of a patient's build within the normal. It differs from film to film and is not worded."""
+
 # Distance from the midline and height of what lies inside a lung, by zone; in the lower zone the
 # height is counted from the diaphragm, which moves with the inspiration.
 _NODULE_PLACES = {
@@ -46,13 +47,6 @@ _PLACES = {
         "lower": ((0.50, 0.58), (-0.50, -0.40)),
     },
 }
-
-
-class Build(NamedTuple):
-    """How one part of a patient is built within the normal: the word for it, and its size."""
-
-    word: str
-    size: float
 
 
 @dataclass(frozen=True)
@@ -87,15 +81,15 @@ class Abnormality:
 
 @dataclass(frozen=True)
 class Patient:
-    """All that a report speaks of: how the patient is built, and what is wrong."""
+    """How a patient is built, and what is wrong."""
 
-    heart: Build
+    heart: float
     """Size 1 is a cardiothoracic ratio of about 0.43."""
-    aorta: Build
+    aorta: float
     """The radius of the aortic knob."""
-    inspiration: Build
+    inspiration: float
     """The level of the costophrenic angles."""
-    spine: Build
+    spine: float
     """How far the spine curves to the left."""
     abnormalities: tuple[Abnormality, ...] = ()
 
@@ -113,12 +107,6 @@ _IMPRESSIONS = {
     "calcified granuloma": "Old granulomatous disease, nothing acute.",
 }
 
-_NORMAL_IMPRESSIONS = {
-    "shallow": "Low lung volumes, no acute disease.",
-    "normal": "No acute cardiopulmonary abnormality.",
-    "deep": "Deep inspiration, otherwise normal chest.",
-}
-
 _FINDINGS = {
     "pneumothorax": "A {extent} {side} pneumothorax outlines the lung edge.",
     "opacity": "A {extent} {side} {zone} lobe opacity is seen.",
@@ -131,22 +119,6 @@ _FINDINGS = {
     "calcified granuloma": "A {side} calcified granuloma lies in the {zone} zone.",
 }
 
-_HEARTS = {
-    "small": "The heart is small and narrow.",
-    "normal": "The heart is normal in size.",
-    "borderline": "Heart size is at the upper limit of normal.",
-}
-_CLEAR_LUNGS = {
-    "shallow": "The lungs are poorly expanded but clear.",
-    "normal": "The lungs are clear.",
-    "deep": "Both lungs are fully expanded and clear.",
-}
-_SPINES = {
-    "straight": "The spine is straight.",
-    "left": "The spine curves to the left.",
-    "right": "The spine curves to the right.",
-}
-
 KINDS = tuple(_IMPRESSIONS)
 
 _LUNG_KINDS = ("opacity", "lung nodule", "calcified granuloma")
@@ -154,27 +126,22 @@ _PLEURAL_KINDS = ("pneumothorax", "pleural effusion")
 
 
 def choose_patient(rng: np.random.Generator) -> Patient:
-    """A patient with nothing wrong (30 %), or one to three abnormalities.
+    """A patient with nothing wrong (15 %), or one to three abnormalities.
 
     No two of them change the same part of the film, so that each can be seen.
     """
-    heart, aorta, inspiration, spine = (_choose(words, rng) for words in _BUILDS.values())
+    build = {part: rng.uniform(*limits) for part, limits in _BUILD.items()}
     chosen: list[Abnormality] = []
     taken: set[str] = set()
     abnormal = rng.random() >= _NORMAL_SHARE
     wanted = 1 + rng.choice(len(_COUNT_SHARES), p=_COUNT_SHARES) if abnormal else 0
     while len(chosen) < wanted:
         kind, side, zone = CANDIDATES[rng.integers(len(CANDIDATES))]
-        one = choose_abnormality(kind, side, zone, inspiration.size, rng)
+        one = choose_abnormality(kind, side, zone, build["inspiration"], rng)
         if taken.isdisjoint(_occupied(one)):
             taken |= _occupied(one)
             chosen.append(one)
-    return Patient(heart, aorta, inspiration, spine, tuple(chosen))
-
-
-def _choose(words: dict[str, tuple[float, float]], rng: np.random.Generator) -> Build:
-    word = list(words)[rng.integers(len(words))]
-    return Build(word, rng.uniform(*words[word]))
+    return Patient(**build, abnormalities=tuple(chosen))
 
 
 CANDIDATES = (
@@ -202,7 +169,9 @@ def choose_abnormality(
 
     `diaphragm` is the level of the costophrenic angles: the lower zones move with it.
     """
-    extent, size = _choose(_EXTENTS.get(kind, {"": (0.0, 0.0)}), rng)
+    extents = _EXTENTS.get(kind, {"": (0.0, 0.0)})
+    extent = list(extents)[rng.integers(len(extents))]
+    size = rng.uniform(*extents[extent])
     if kind not in _PLACES:
         return Abnormality(kind, side, zone, extent, size)
     places = _PLACES[kind]
@@ -250,21 +219,18 @@ def write_report(patient: Patient) -> str:
     if ordered:
         sentences = [_fill(_IMPRESSIONS[ordered[0].kind], ordered[0])]
     else:
-        sentences = [_NORMAL_IMPRESSIONS[patient.inspiration.word]]
-    sentences += describe("cardiomegaly") or [_HEARTS[patient.heart.word]]
-    if patient.aorta.word == "prominent":
-        sentences.append("The aortic knob is prominent.")
+        sentences = ["No acute cardiopulmonary abnormality."]
+    sentences += describe("cardiomegaly") or ["The heart is normal in size."]
     # Air or fluid in the pleura hides the lung behind it, so that lung is not called clear.
     hidden = {one.side for one in ordered if one.kind in _LUNG_KINDS + _PLEURAL_KINDS}
     sentences += describe(*_LUNG_KINDS)
     if hidden:
         sentences += [f"The {side} lung is clear." for side in {"right", "left"} - hidden]
     else:
-        sentences.append(_CLEAR_LUNGS[patient.inspiration.word])
+        sentences.append("The lungs are clear.")
     sentences += describe(*_PLEURAL_KINDS) or ["No pneumothorax or pleural effusion."]
     sentences += describe("hemidiaphragm")
-    sentences.append(_SPINES[patient.spine.word])
-    sentences += describe("pacemaker", "sternal wires")
+    sentences += describe("pacemaker", "sternal wires") or ["The bones are intact."]
     return " ".join(sentences)
 
 

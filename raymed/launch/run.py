@@ -28,6 +28,7 @@ def run_training(config: Config, console: Console) -> Checkpoint:
     Raises:
         UsageError: the data set, the folder or the cluster does not fit the configuration.
     """
+    config = located(config)
     check(config)
     folder = claim(config)
     done = epochs_done(folder)
@@ -43,6 +44,16 @@ def run_training(config: Config, console: Console) -> Checkpoint:
             with connected(config.launch.address):
                 _fit(config, folder)
     return Checkpoint.open(folder)
+
+
+def located(config: Config) -> Config:
+    """The configuration with absolute paths: Ray's workers have another working directory."""
+    paths = {"run.folder": config.run.folder}
+    if "://" not in config.data.path:
+        paths["data.path"] = config.data.path
+    if config.model.encoder_weights not in ("imagenet", "none"):
+        paths["model.encoder_weights"] = config.model.encoder_weights
+    return config.override({key: str(Path(path).absolute()) for key, path in paths.items()})
 
 
 def claim(config: Config) -> Path:

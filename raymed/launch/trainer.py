@@ -57,7 +57,7 @@ def fit(config: Config, folder: Path, callbacks: Sequence[UserCallback] = ()) ->
         scaling_config=scaling(config),
         run_config=RunConfig(
             name=uuid4().hex,
-            storage_path=str((folder / "ray").absolute()),
+            storage_path=str(folder / "ray"),
             failure_config=FailureConfig(max_failures=config.launch.max_failures),
             callbacks=list(callbacks),
         ),

@@ -5,6 +5,7 @@ convolution yields 14 x 14 x 512 for an image of 224 x 224, and whose fully conn
 become the tag classifier (`raymed.model.tags`).
 """
 
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from raymed.errors import UsageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-SMALL_WIDTHS = (16, 32, 64, 128)
+SMALL_WIDTHS = (32, 64, 128)
 
 
 class Encoder(nn.Module):
@@ -47,7 +48,7 @@ class Encoder(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Greyscale uint8 [B, H, W] -> feature map [B, D, h, w]; h = H / 16 (VGG) or H / 8 (small)."""
+        """Greyscale uint8 [B, H, W] -> feature map [B, D, h, w], h = H/16 (VGG) or H/8 (small)."""
         grey = images.unsqueeze(1).to(self.mean.dtype) / 255
         features: Tensor = self.convolutions((grey - self.mean) / self.std)
         return features
@@ -94,29 +95,30 @@ def _small(weights: str) -> Backbone:
         raise UsageError(
             f"model.encoder_weights: the small encoder has no {weights!r} weights; set it to none"
         )
-    stages: list[nn.Module] = []
-    channels = 1
-    for position, width in enumerate(SMALL_WIDTHS):
-        if position:
-            stages.append(nn.MaxPool2d(2))
+    # The first convolution halves the image: at full size a narrow network spends its time on the
+    # pixels of one grey channel.
+    stages: list[nn.Module] = [nn.Conv2d(1, SMALL_WIDTHS[0], 5, stride=2, padding=2)]
+    for channels, width in pairwise((*SMALL_WIDTHS, 0)):
         # Group norm, unlike batch norm, keeps an image's features free of its batch's others.
-        stages += [
-            nn.Conv2d(channels, width, 3, padding=1),
-            nn.GroupNorm(8, width),
-            nn.ReLU(inplace=True),
-        ]
-        channels = width
+        stages += [nn.GroupNorm(8, channels), nn.ReLU(inplace=True)]
+        if width:
+            stages += [nn.MaxPool2d(2), nn.Conv2d(channels, width, 3, padding=1)]
     encoder = Encoder(nn.Sequential(*stages), channels, mean=(0.5,), std=(0.25,))
     hidden = 2 * channels
-    layers = nn.Linear(channels * 16, hidden), nn.Linear(hidden, hidden)
-    return Backbone(encoder, nn.AdaptiveMaxPool2d(4), layers)
+    layers = nn.Linear(channels * 4, hidden), nn.Linear(hidden, hidden)
+    for layer in (*stages, *layers):
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            # As in torchvision's VGG; torch's default leaves hardly a signal after five layers.
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    return Backbone(encoder, nn.AdaptiveMaxPool2d(2), layers)
 
 
 def _downloaded(name: str) -> dict[str, Tensor]:
     entry = torchvision.models.get_model_weights(name).IMAGENET1K_V1
     try:
         state: dict[str, Tensor] = entry.get_state_dict(progress=False, check_hash=True)
-    except OSError as error:
+    # torch.hub raises a RuntimeError where the hash is not that of the file wanted.
+    except (OSError, RuntimeError) as error:
         raise UsageError(
             f"model.encoder_weights: the ImageNet weights of {name} could not be downloaded "
             f"from {entry.url} ({error}). Fetch that file where there is a network and set "

@@ -118,7 +118,8 @@ class Checkpoint:
             safetensors.torch.load_model(model, self.path / MODEL_FILE)
             state = torch.load(self.path / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
             optimizer.load_state_dict(state)
-        except (OSError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
+        # torch raises a dozen kinds for a file that is not an optimiser's state.
+        except Exception as error:
             raise _damaged(self.path, error) from error
 
     def save(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -161,6 +162,9 @@ class Checkpoint:
 
     def _forget_others(self) -> None:
         best = epoch_name(best_epoch(self.history))
+        # Of a run that was killed while it wrote one.
+        for partial in self.path.parent.glob(".epoch-*.partial"):
+            shutil.rmtree(partial)
         for folder in self.path.parent.glob("epoch-*"):
             if folder.name == best and folder != self.path:
                 (folder / OPTIMIZER_FILE).unlink(missing_ok=True)
@@ -193,7 +197,9 @@ def _flush(file: Path) -> None:
 
 
 def _damaged(path: Path, error: Exception) -> UsageError:
+    # What follows torch's first line is advice for programmers.
+    reason = (str(error) or type(error).__name__).splitlines()[0]
     return UsageError(
-        f"{path}: damaged or not a checkpoint's ({error}); copy it again, or delete its folder so "
-        "that the run falls back to an earlier epoch"
+        f"{path}: damaged or not a checkpoint's ({reason}); copy it again, or delete the run's "
+        "checkpoints to train it afresh"
     )

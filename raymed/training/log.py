@@ -4,13 +4,12 @@ import csv
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from raymed.errors import UsageError
 from raymed.training.checkpoint import Row
-
-if TYPE_CHECKING:
-    pass
 
 METRICS_FILE = "metrics.csv"
 PROGRESS_FILE = "progress.json"
@@ -38,20 +37,30 @@ class RunLog:
         )
 
     def progress(self, epoch: int, step: int, loss: float) -> None:
-        """Say how far the epoch is, a few times a second at most."""
+        """Say how far the epoch is, a few times a second at most.
+
+        Raises:
+            UsageError: the file cannot be written (no space left, say).
+        """
         if time.monotonic() - self.written > 0.3:
             self.written = time.monotonic()
             state = {"epoch": epoch, "step": step, "steps": self.steps, "loss": loss}
-            replace(self.folder / PROGRESS_FILE, json.dumps(state))
+            with _writing(self.folder):
+                replace(self.folder / PROGRESS_FILE, json.dumps(state))
 
     def epoch(self, history: list[Row]) -> None:
-        """Write the table of all epochs, and the last one's scalars to TensorBoard."""
-        write_metrics(self.folder / METRICS_FILE, history)
+        """Write the table of all epochs, and the last one's scalars to TensorBoard.
+
+        Raises:
+            UsageError: a file cannot be written (no space left, say).
+        """
         row = history[-1]
-        for name, value in row.items():
-            if name != "epoch":
-                self.board.add_scalar(name, value, int(row["epoch"]))
-        self.board.flush()
+        with _writing(self.folder):
+            write_metrics(self.folder / METRICS_FILE, history)
+            for name, value in row.items():
+                if name != "epoch":
+                    self.board.add_scalar(name, value, int(row["epoch"]))
+            self.board.flush()
 
 
 def write_metrics(path: Path, history: list[Row]) -> None:
@@ -80,3 +89,14 @@ def replace(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: cannot be written ({error.strerror or error}). Make room and give the "
+            "same command again: the run goes on from its last whole checkpoint"
+        ) from error

@@ -215,30 +215,44 @@ def save(
 
 
 def build_optimizer(model: HierarchicalModel, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW with a rate for the encoder and one for the rest; only matrices decay."""
-    encoder = {p for p in model.encoder.parameters() if p.requires_grad}
-    rest = [p for p in model.parameters() if p.requires_grad and p not in encoder]
-    groups = [
-        {"params": [p for p in params if (p.ndim > 1) == decays], "base_rate": rate}
-        | {"weight_decay": config.weight_decay if decays else 0.0}
-        for params, rate in (
-            (rest, config.learning_rate),
-            ([p for p in model.encoder.parameters() if p in encoder], config.encoder_learning_rate),
-        )
-        for decays in (True, False)
-    ]
+    """AdamW with a rate for the encoder's network and one for the rest; only matrices decay.
+
+    The network's own fully connected layers, which serve the tag classifier, come with its
+    weights and so take its rate.
+    """
+    network = nn.ModuleList([model.encoder, model.tag_classifier.hidden])
+    ours = {id(p) for p in network.parameters()}
+    groups = []
+    for in_network, rate in (
+        (False, config.learning_rate),
+        (True, config.encoder_learning_rate),
+    ):
+        for decays in (True, False):
+            params = [
+                p
+                for p in model.parameters()
+                if p.requires_grad and (id(p) in ours) == in_network and (p.ndim > 1) == decays
+            ]
+            decay = config.weight_decay if decays else 0.0
+            groups.append({"params": params, "base_rate": rate, "weight_decay": decay})
     return torch.optim.AdamW([group for group in groups if group["params"]])
 
 
 def set_rates(
     optimizer: torch.optim.Optimizer, config: TrainingConfig, done: int, steps: int
 ) -> None:
-    """The learning rates after ``done`` steps: a half cosine over all epochs of ``steps`` steps."""
-    share = done / (config.epochs * steps)
-    cosine = 0.5 * (1 + math.cos(math.pi * share))
+    """The learning rates after ``done`` steps of ``config.epochs`` times ``steps``.
+
+    A linear rise over the first ``warmup`` of them, then a half cosine down to ``final_rate``.
+    """
+    share, floor = (done + 1) / (config.epochs * steps), config.final_rate
+    if share < config.warmup:
+        factor = share / config.warmup
+    else:
+        fallen = (share - config.warmup) / (1 - config.warmup) if config.warmup < 1 else 0.0
+        factor = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * fallen))
     for group in optimizer.param_groups:
-        floor = config.final_rate
-        group["lr"] = group["base_rate"] * (floor + (1 - floor) * cosine)
+        group["lr"] = group["base_rate"] * factor
 
 
 def autocast(config: TrainingConfig, device: torch.device) -> AbstractContextManager[object]:

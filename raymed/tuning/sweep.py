@@ -19,6 +19,7 @@ from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
 from raymed.evaluation import baseline_cider
 from raymed.launch.cluster import connected
+from raymed.launch.run import located
 from raymed.launch.trainer import check_room
 from raymed.training.checkpoint import best_epoch
 from raymed.training.log import METRICS_FILE, read_metrics, replace
@@ -49,6 +50,15 @@ class Sweep:
     baselines: dict[str, float]
 
     @property
+    def leaderboard(self) -> Path:
+        return self.folder / LEADERBOARD_FILE
+
+    @property
+    def best_config(self) -> Path:
+        """The best trial's configuration, as `raymed train` takes it."""
+        return self.folder / BEST_FILE
+
+    @property
     def best(self) -> Path:
         """The folder of the best trial's run."""
         return self.folder / TRIALS / self.results[0].trial
@@ -61,8 +71,9 @@ def run_sweep(config: Config, console: Console) -> Sweep:
         UsageError: the space is empty, the folder is taken, a trial would not fit the cluster or
             the data set, or no trial has reported a score.
     """
+    config = located(config)
     dataset = check_sweep(config)
-    folder = (Path(config.run.folder) / config.run.name).absolute()
+    folder = Path(config.run.folder) / config.run.name
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(
             f"{folder}: already holds a run or a sweep; choose another run.name, or delete it"

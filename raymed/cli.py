@@ -1,0 +1,190 @@
+"""The ``raymed`` command. Loads torch and Ray only once a command needs them."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from raymed import config as configuration
+from raymed.errors import UsageError
+
+if TYPE_CHECKING:
+    from raymed.training.checkpoint import Checkpoint
+
+OVERRIDES = "settings as key=value, such as training.epochs=5"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 if it went well, 2 for a mistake of the user's, 130 if interrupted."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace, Console], None] = options.command
+    try:
+        command(options, Console())
+    except UsageError as error:
+        print(f"raymed: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("raymed: interrupted; what was written stays good", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has left, as `| head` does; so nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="raymed",
+        description="Train models that look at a medical image and write its report, on Ray.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(
+        name: str, command: Callable[[argparse.Namespace, Console], None], text: str
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=command)
+        return sub
+
+    sub = add("config", _config, "print the complete configuration that a file stands for")
+    sub.add_argument("file", nargs="?", metavar="FILE", help="a YAML file; none: the defaults")
+    sub.add_argument("settings", nargs="*", metavar="key=value", help=OVERRIDES)
+
+    sub = add("prepare", _prepare, "make a prepared data set of images and reports")
+    sub.add_argument("source", choices=("iu-xray", "table", "phantom"), help="what to read")
+    sub.add_argument(
+        "settings",
+        nargs="+",
+        metavar="PATH|key=value",
+        help="the folder of iu-xray or the file of the table (the phantom has none), and settings: "
+        + "; ".join(
+            f"{name}: {field.description}"
+            for name, field in configuration.PrepareConfig.model_fields.items()
+        ).replace("%", "%%"),
+    )
+
+    sub = add("train", _train, "train one run, or take it up where it stopped")
+    sub.add_argument("file", metavar="FILE", help="a YAML file, such as those in tune_configs/")
+    sub.add_argument("settings", nargs="*", metavar="key=value", help=OVERRIDES)
+
+    sub = add("tune", _tune, "search the keys of tune.space; rank the trials by CIDEr")
+    sub.add_argument("file", metavar="FILE", help="a YAML file with a tune section")
+    sub.add_argument("settings", nargs="*", metavar="key=value", help=OVERRIDES)
+
+    sub = add("evaluate", _evaluate, "score a checkpoint on a split, beside the baselines")
+    sub.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's folder, or a checkpoint's")
+    sub.add_argument(
+        "settings",
+        nargs="*",
+        metavar="key=value",
+        help="split=test (or val, train), data.path and generation keys",
+    )
+
+    sub = add("predict", _predict, "write the report of images, with an attention figure each")
+    sub.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's folder, or a checkpoint's")
+    sub.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="image files; out=FOLDER for the figures, and generation keys as key=value",
+    )
+
+    sub = add("demo", _demo, "the whole main job on phantom studies, in a few minutes")
+    sub.add_argument("file", metavar="FILE", help="a sweep's YAML file: tune_configs/demo.yaml")
+    sub.add_argument("settings", nargs="*", metavar="key=value", help=OVERRIDES)
+    return parser
+
+
+def _config(options: argparse.Namespace, console: Console) -> None:
+    given = [options.file] if options.file else []
+    is_setting = bool(given) and "=" in given[0] and not Path(given[0]).exists()
+    file = None if is_setting or not given else given[0]
+    settings = [*(given if is_setting else []), *options.settings]
+    console.file.write(configuration.load(file, settings).to_yaml(comments=True))
+
+
+def _prepare(options: argparse.Namespace, console: Console) -> None:
+    paths = [text for text in options.settings if "=" not in text]
+    settings = configuration.load_prepare([text for text in options.settings if "=" in text])
+    wanted = 0 if options.source == "phantom" else 1
+    if len(paths) != wanted:
+        raise UsageError(
+            f"prepare {options.source}: takes {wanted or 'no'} path, not {len(paths)} "
+            f"({' '.join(paths) or 'none given'})"
+        )
+    from raymed.data.sources import prepare_source
+
+    prepare_source(options.source, paths[0] if paths else None, settings, console)
+
+
+def _train(options: argparse.Namespace, console: Console) -> None:
+    config = configuration.load(options.file, options.settings)
+    from raymed.launch.run import run_training
+
+    checkpoint = run_training(config, console)
+    best = checkpoint.history[-1]
+    console.print(
+        f"best: epoch {checkpoint.epoch}, validation CIDEr {best['cider']:.3f}: {checkpoint.path}\n"
+        f"next: raymed evaluate {checkpoint.path.parent.parent} split=test"
+    )
+
+
+def _tune(options: argparse.Namespace, console: Console) -> None:
+    config = configuration.load(options.file, options.settings)
+    from raymed.tuning.sweep import run_sweep
+
+    sweep = run_sweep(config, console)
+    console.print(
+        f"leaderboard: {sweep.leaderboard}\nbest configuration: {sweep.best_config}\n"
+        f"best trial: {sweep.best}\nnext: raymed evaluate {sweep.best} split=test\n"
+        f"  or: raymed train {sweep.best_config}"
+    )
+
+
+def _evaluate(options: argparse.Namespace, console: Console) -> None:
+    splits = [s.removeprefix("split=") for s in options.settings if s.startswith("split=")]
+    others = [s for s in options.settings if not s.startswith("split=")]
+    from raymed.evaluation import PREDICTIONS_FILE, evaluate
+
+    checkpoint = _open_checkpoint(options.checkpoint)
+    config = configuration.altered(checkpoint.config, others, ("data.path", "generation."))
+    split = splits[-1] if splits else "test"
+    out = Path(options.checkpoint) / split
+    evaluation = evaluate(checkpoint, config, split, out)
+    console.print(evaluation.table())
+    if evaluation.meteor_missing:
+        console.print(f"METEOR is absent: {evaluation.meteor_missing}")
+    console.print(f"predictions: {out / PREDICTIONS_FILE}")
+
+
+def _predict(options: argparse.Namespace, console: Console) -> None:
+    settings = [s for s in options.images if "=" in s and not Path(s).exists()]
+    images = [s for s in options.images if s not in settings]
+    outs = [s.removeprefix("out=") for s in settings if s.startswith("out=")]
+    others = [s for s in settings if not s.startswith("out=")]
+    if not images:
+        raise UsageError("predict: no image is given")
+    from raymed.prediction import predict, print_prediction
+
+    checkpoint = _open_checkpoint(options.checkpoint)
+    config = configuration.altered(checkpoint.config, others, ("generation.",))
+    out = Path(outs[-1] if outs else "predictions")
+    for prediction in predict(checkpoint, config, images, out):
+        print_prediction(prediction, console)
+
+
+def _demo(options: argparse.Namespace, console: Console) -> None:
+    config = configuration.load(options.file, options.settings)
+    from raymed.demo import run_demo
+
+    run_demo(config, console)
+
+
+def _open_checkpoint(path: str) -> "Checkpoint":
+    from raymed.training.checkpoint import Checkpoint
+
+    return Checkpoint.open(path)

@@ -1,0 +1,241 @@
+import errno
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from raymed.config import Config
+from raymed.data.vocabulary import Vocabulary
+from raymed.errors import UsageError
+from raymed.model.hierarchical import HierarchicalModel
+from raymed.training import checkpoint as module
+from raymed.training.checkpoint import (
+    INFO_FILE,
+    MODEL_FILE,
+    OPTIMIZER_FILE,
+    Checkpoint,
+    best_epoch,
+    checkpoints_of,
+    epoch_name,
+    latest,
+)
+from raymed.training.loop import build_optimizer
+
+VOCABULARY = Vocabulary(tuple("abcde"), ("heart", "lung", "rib"))
+
+
+class Run:
+    """A run's folder that epochs with given scores are saved to."""
+
+    def __init__(self, folder: Path, config: Config) -> None:
+        self.folder, self.config = folder, config
+        torch.manual_seed(0)
+        self.model = HierarchicalModel(
+            config.model, len(VOCABULARY.tags), len(VOCABULARY), pretrained=False
+        )
+        self.optimizer = build_optimizer(self.model, config.training)
+        self.scores: list[float] = []
+
+    def step(self) -> None:
+        images = torch.randint(0, 256, (2, 16, 16)).to(torch.uint8)
+        topics = self.model.read(images, sentences=2)
+        (topics.topics.sum() + topics.tag_logits.sum()).backward()
+        self.optimizer.step()
+
+    def save(self, cider: float) -> Checkpoint:
+        self.scores.append(cider)
+        checkpoint = Checkpoint(
+            config=self.config,
+            vocabulary=VOCABULARY,
+            image_size=16,
+            content_hash="a" * 64,
+            history=[
+                {"epoch": float(i), "cider": score} for i, score in enumerate(self.scores, start=1)
+            ],
+            path=checkpoints_of(self.folder) / epoch_name(len(self.scores)),
+        )
+        checkpoint.save(self.model, self.optimizer)
+        return checkpoint
+
+    def kept(self) -> dict[str, set[str]]:
+        return {
+            folder.name: {file.name for file in folder.iterdir()}
+            for folder in checkpoints_of(self.folder).iterdir()
+        }
+
+
+@pytest.fixture
+def run(tmp_path: Path, tiny: Config) -> Run:
+    return Run(tmp_path / "run", tiny)
+
+
+WHOLE = {INFO_FILE, MODEL_FILE, OPTIMIZER_FILE}
+
+
+def test_best_and_last_are_kept_and_nothing_else(run: Run) -> None:
+    for score, expected in (
+        (0.2, {"epoch-0001": WHOLE}),
+        (0.5, {"epoch-0002": WHOLE}),
+        (0.4, {"epoch-0002": WHOLE - {OPTIMIZER_FILE}, "epoch-0003": WHOLE}),
+        (0.5, {"epoch-0002": WHOLE - {OPTIMIZER_FILE}, "epoch-0004": WHOLE}),
+        (0.6, {"epoch-0005": WHOLE}),
+    ):
+        run.save(score)
+        assert run.kept() == expected
+        last = latest(run.folder)
+        assert last is not None
+        assert last.name == max(expected)
+        assert Checkpoint.open(run.folder).path.name == min(expected)
+
+
+def test_best_epoch_is_the_earliest_of_equals() -> None:
+    def rows(*scores: float) -> list[dict[str, float]]:
+        return [{"cider": score} for score in scores]
+
+    assert best_epoch(rows(0.0)) == 1
+    assert best_epoch(rows(0.1, 0.3, 0.3, 0.2)) == 2
+    assert best_epoch(rows(0.3, 0.1, 0.4)) == 3
+
+
+def test_what_is_saved_is_opened(run: Run) -> None:
+    run.step()
+    saved = run.save(0.25)
+    opened = Checkpoint.open(saved.path)
+    assert opened == saved
+    assert opened.epoch == 1
+    model = opened.build_model()
+    assert not model.training
+    for name, tensor in run.model.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor)
+
+
+def test_restore_goes_on_as_if_nothing_had_happened(run: Run, tmp_path: Path) -> None:
+    run.step()
+    run.save(0.1)
+    other = Run(tmp_path / "other", run.config)
+    other.step()
+    last = latest(run.folder)
+    assert last is not None
+    Checkpoint.open(last).restore(other.model, other.optimizer)
+    for each in (run, other):
+        torch.manual_seed(5)
+        each.optimizer.zero_grad()
+        each.step()
+    for ours, expected in zip(other.model.parameters(), run.model.parameters(), strict=True):
+        assert torch.equal(ours, expected)
+
+
+def test_a_partial_folder_is_never_taken_for_a_checkpoint(run: Run) -> None:
+    run.save(0.3)
+    whole = checkpoints_of(run.folder) / epoch_name(1)
+    # What a run leaves that is killed while it writes its second epoch.
+    killed = checkpoints_of(run.folder) / f".{epoch_name(2)}.0123.partial"
+    shutil.copytree(whole, killed)
+    assert latest(run.folder) == whole
+    assert Checkpoint.open(run.folder).path == whole
+    run.save(0.4)
+    assert not killed.exists()
+    assert set(run.kept()) == {"epoch-0002"}
+
+
+def no_space(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    "place", ["safetensors.torch.save_model", "torch.save", "pathlib.Path.write_text", "os.fsync"]
+)
+def test_disk_full_while_saving_keeps_the_earlier_checkpoint(
+    run: Run, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    first = run.save(0.3)
+    weights = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+    run.step()
+    with monkeypatch.context() as patch:
+        patch.setattr(place, no_space)
+        with pytest.raises(UsageError, match=r"epoch-0002: .*no space left.*same command again"):
+            run.save(0.5)
+    assert run.kept() == {"epoch-0001": WHOLE}
+    model = Checkpoint.open(first.path).build_model()
+    assert all(torch.equal(model.state_dict()[name], weights[name]) for name in weights)
+
+
+def damage_json(change: Callable[[dict], object]) -> Callable[[Path], None]:
+    def _damage(folder: Path) -> None:
+        content = json.loads((folder / INFO_FILE).read_text())
+        change(content)
+        (folder / INFO_FILE).write_text(json.dumps(content))
+
+    return _damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (shutil.rmtree, "not a checkpoint: it has no checkpoint.json"),
+        (lambda folder: (folder / INFO_FILE).unlink(), "not a checkpoint"),
+        (lambda folder: (folder / INFO_FILE).write_text(""), "checkpoint.json: damaged"),
+        (lambda folder: (folder / INFO_FILE).write_text("[1]"), "checkpoint.json: damaged"),
+        (lambda folder: (folder / INFO_FILE).write_bytes(b"\xff\x00"), "checkpoint.json: damaged"),
+        (damage_json(lambda c: c.update(schema=99)), "of schema version 99, and this raymed reads"),
+        (damage_json(lambda c: c.pop("schema")), "of schema version None"),
+        (damage_json(lambda c: c.pop("words")), "checkpoint.json: damaged"),
+        (damage_json(lambda c: c["config"].update(modle={})), "checkpoint.json: damaged"),
+        (damage_json(lambda c: c.update(tags=7)), "checkpoint.json: damaged"),
+        (damage_json(lambda c: c["tags"].append("spine")), "model.safetensors: damaged"),
+        (lambda folder: (folder / MODEL_FILE).unlink(), "model.safetensors: damaged"),
+        (lambda folder: (folder / MODEL_FILE).write_bytes(b""), "model.safetensors: damaged"),
+        (lambda folder: cut(folder / MODEL_FILE), "model.safetensors: damaged"),
+    ],
+)
+def test_damage_is_named(run: Run, damage: Callable[[Path], object], message: str) -> None:
+    saved = run.save(0.3)
+    damage(saved.path)
+    with pytest.raises(UsageError, match=message) as raised:
+        Checkpoint.open(saved.path).build_model()
+    assert str(saved.path) in str(raised.value)
+
+
+def cut(file: Path) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) * 2 // 3])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.unlink(),
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_text("no optimiser"),
+        lambda file: cut(file),
+        lambda file: torch.save([1, 2], file),
+        lambda file: torch.save({"state": {}}, file),
+        lambda file: torch.save({"state": {}, "param_groups": []}, file),
+        lambda file: torch.save(Vocabulary((), ()), file),
+    ],
+)
+def test_damaged_optimiser_state_is_named(run: Run, damage: Callable[[Path], object]) -> None:
+    saved = run.save(0.3)
+    damage(saved.path / OPTIMIZER_FILE)
+    with pytest.raises(UsageError, match="damaged") as raised:
+        Checkpoint.open(saved.path).restore(run.model, run.optimizer)
+    assert str(saved.path) in str(raised.value)
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(UsageError, match=r"Give the folder of a run"):
+            Checkpoint.open(path)
+
+
+def test_files_hold_tensors_and_json_only(run: Run) -> None:
+    run.step()
+    saved = run.save(0.3)
+    content = json.loads((saved.path / INFO_FILE).read_text())
+    assert content["schema"] == module.SCHEMA_VERSION
+    # weights_only refuses anything but tensors and plain containers.
+    state = torch.load(saved.path / OPTIMIZER_FILE, weights_only=True)
+    assert set(state) == {"state", "param_groups"}
