@@ -9,7 +9,7 @@ import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -20,6 +20,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Column = Literal["image", "report", "tags", "study", "split", "view"]
 
 
 class Section(BaseModel):
@@ -201,7 +202,7 @@ class PrepareConfig(Section):
     """Study ids per split, for the protocol `r2gen`."""
     studies: Count = 1200
     """How many phantom studies to draw."""
-    columns: dict[Literal["image", "report", "tags", "study", "split", "view"], str] = {}
+    columns: dict[Column, str] = {}
     """A table's columns, where they bear other names; several tag columns are joined by commas."""
 
 
@@ -285,7 +286,7 @@ def load_prepare(overrides: Sequence[str]) -> PrepareConfig:
         return PrepareConfig.model_validate(tree)
     except ValidationError as error:
         known = [k for k in PrepareConfig.model_fields if k != "columns"]
-        known += [f"columns.{field}" for field in ("image", "report", "tags", "study", "split")]
+        known += [f"columns.{field}" for field in get_args(Column)]
         faults = [_fault(dict(item), known) for item in error.errors()]
         raise UsageError(_listed("prepare", faults)) from None
 

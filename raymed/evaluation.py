@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.progress import track
 from rich.table import Table
 
@@ -71,6 +72,22 @@ class Scores:
     distinct: int
 
 
+MEASURES = {
+    "bleu_1": "BLEU-1",
+    "bleu_2": "BLEU-2",
+    "bleu_3": "BLEU-3",
+    "bleu_4": "BLEU-4",
+    "meteor": "METEOR",
+    "rouge_l": "ROUGE-L",
+    "cider": "CIDEr",
+    "recall_5": "tag recall@5",
+    "recall_10": "tag recall@10",
+    "recall_20": "tag recall@20",
+    "normality": "normality share",
+    "distinct": "distinct reports",
+}
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Scores of the model and of the baselines on one split.
@@ -90,19 +107,18 @@ class Evaluation:
     meteor_missing: str | None
 
     def table(self) -> Table:
-        """The scores as a table for the terminal, with the ground truth's own figures below."""
-        captions = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
-        heads = (*captions, "R@5", "R@10", "R@20", "normal", "distinct")
-        table = Table(title=f"{self.split} split, {self.images} images")
-        table.add_column("")
-        for head in heads:
-            table.add_column(head, justify="right", no_wrap=True)
-        for name, row in self.rows.items():
-            table.add_row(name, *(_shown(value) for value in asdict(row).values()))
-        blanks = [""] * (len(heads) - 2)
-        table.add_row(
-            "ground truth", *blanks, _shown(self.truth_normality), _shown(self.truth_distinct)
+        """The scores for the terminal, a measure to a line, with the ground truth's own figures."""
+        table = Table(
+            title=f"{self.split} split, {self.images} images",
+            box=SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
         )
+        for head in ("", *self.rows, "ground truth"):
+            table.add_column(head, justify="right" if head else "left", no_wrap=True)
+        for field, name in MEASURES.items():
+            values = [getattr(row, field) for row in self.rows.values()]
+            truth = {"normality": self.truth_normality, "distinct": self.truth_distinct}.get(field)
+            table.add_row(name, *map(_shown, values), "" if truth is None else _shown(truth))
         return table
 
 

@@ -24,8 +24,8 @@ class Batch:
 
     Attributes:
         images: uint8 [B, H, W], greyscale.
-        reports: word ids [B, S, T + 2]: START, words, END, then PAD; no END where the sentence is
-            longer than T; all PAD past a report's last sentence.
+        reports: word ids [B, S, T + 2] for sentences of up to T words: START, words, END, then PAD;
+            no END where a sentence was cut; all PAD past a report's last sentence.
         stops: [B, S]: 1 at a report's last sentence, 0 before it, -1 past it.
         tags: float [B, L], 1 where the image has the tag.
         weights: float [B]: 1 / images of the whole batch, so that they sum to 1 over all shares;

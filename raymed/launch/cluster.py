@@ -20,10 +20,15 @@ def connected(address: str | None) -> Iterator[None]:
     """
     # Train V2 polls its workers for reports at this interval; its default costs seconds an epoch.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    # Most of our processes wait without a processor of their own, and Ray warns when there are
+    # many more of them than processors.
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
     import ray
 
-    for name in ("ray", "ray.train", "ray._private.authentication"):
+    for name in ("ray", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It warns that a Ray of one's own asks for a token, which is as it should be.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     if ray.is_initialized():
         yield
         return

@@ -113,7 +113,9 @@ def following(folder: Path, config: Config, console: Console) -> Iterator[None]:
             last = ended.wait(0.5)
             rows = read_metrics(folder / METRICS_FILE)
             for row in rows[seen:]:
-                console.print(epoch_line(row, config.training.epochs))
+                console.print(
+                    epoch_line(row, config.training.epochs), highlight=False, soft_wrap=True
+                )
             seen = max(seen, len(rows))
             state = _progress(folder)
             if state:

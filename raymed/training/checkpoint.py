@@ -145,10 +145,8 @@ class Checkpoint:
             (partial / INFO_FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
             for file in partial.iterdir():
                 _flush(file)
-            if self.path.exists():
-                # Left by a run that was killed between writing this epoch and forgetting the last.
-                shutil.rmtree(self.path)
             partial.rename(self.path)
+            self._forget_others()
         except (OSError, RuntimeError, safetensors.SafetensorError) as error:
             full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
             reason = "no space left" if full else str(error)
@@ -158,7 +156,6 @@ class Checkpoint:
             ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        self._forget_others()
 
     def _forget_others(self) -> None:
         best = epoch_name(best_epoch(self.history))

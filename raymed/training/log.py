@@ -29,6 +29,9 @@ class RunLog:
         from torch.utils.tensorboard import SummaryWriter
 
         folder.mkdir(parents=True, exist_ok=True)
+        if history:
+            # A run that was killed between its checkpoint and its log lacks the last row.
+            write_metrics(folder / METRICS_FILE, history)
         self.folder = folder
         self.steps = steps
         self.written = 0.0

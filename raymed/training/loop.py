@@ -122,9 +122,7 @@ def train(config: Config, folder: Path, worker: Worker, report: Callable[[Row], 
             history=history,
             path=checkpoints_of(folder) / epoch_name(epoch),
         )
-        save(checkpoint, model, optimizer, worker)
-        if log:
-            log.epoch(history)
+        save(checkpoint, model, optimizer, log, worker)
         report(row)
 
 
@@ -199,13 +197,15 @@ def save(
     checkpoint: Checkpoint,
     model: HierarchicalModel,
     optimizer: torch.optim.Optimizer,
+    log: RunLog | None,
     worker: Worker,
 ) -> None:
-    """Have the first worker write a checkpoint, and all of them stop if it can't."""
+    """Have the first worker write checkpoint and metrics, and all of them stop if it can't."""
     problem: list[str | None] = [None]
-    if worker.rank == 0:
+    if log:
         try:
             checkpoint.save(model, optimizer)
+            log.epoch(checkpoint.history)
         except UsageError as error:
             problem = [str(error)]
     if worker.world > 1:

@@ -45,24 +45,25 @@ def ranked(results: Sequence[TrialResult]) -> list[TrialResult]:
 def leaderboard_table(results: Sequence[TrialResult], baselines: Mapping[str, float]) -> Table:
     """The ranked trials for the terminal, the baselines' validation CIDEr beneath them."""
     keys = list(results[0].values) if results else []
-    table = Table(title="trials by validation CIDEr")
-    for head in ("", "trial", *keys, "epochs", "CIDEr", "R@5", "seconds", ""):
-        # Section names would not fit beside each other: loss.tag stands on two lines.
-        table.add_column(head.replace(".", ".\n"), justify="right" if head else "left")
-    for place, result in enumerate(results, start=1):
+    table = Table(title="trials by validation CIDEr", box=None, padding=(0, 1, 0, 0))
+    table.add_column("trial", no_wrap=True)
+    for key in keys:
+        # Six searched keys and the scores have to stand beside each other on 80 columns.
+        table.add_column(key.rpartition(".")[2].replace("_", "_\n"), justify="right", no_wrap=True)
+    for head in ("epochs", "CIDEr", "R@5", "state"):
+        table.add_column(head, justify="left" if head == "state" else "right", no_wrap=True)
+    for result in results:
         table.add_row(
-            str(place),
             result.trial,
-            *(_shown(result.values[key]) for key in keys),
+            *(_shown(result.values.get(key), digits=2) for key in keys),
             str(result.epochs),
-            "-" if result.cider is None else f"{result.cider:.3f}",
-            "-" if result.recall_5 is None else f"{result.recall_5:.3f}",
-            f"{result.seconds:.0f}",
+            _shown(result.cider),
+            _shown(result.recall_5),
             result.state if result.state != "completed" else "",
         )
-    table.add_section()
+    table.add_row()
     for name, value in baselines.items():
-        table.add_row("", name, *[""] * len(keys), "", f"{value:.3f}", "", "", "")
+        table.add_row(name.partition(" ")[0], *[""] * (len(keys) + 1), _shown(value), "", "")
     return table
 
 
@@ -87,5 +88,7 @@ def write_leaderboard(path: Path, results: Sequence[TrialResult]) -> None:
     partial.replace(path)
 
 
-def _shown(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _shown(value: Any, digits: int = 3) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)

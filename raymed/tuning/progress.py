@@ -86,7 +86,8 @@ class SweepProgress(tune.Callback):
         self.bar.advance(self.task)
         best = f"; best {self.best[0]:.3f} ({self.best[1]})" if self.best else ""
         seconds = time.monotonic() - self.began
-        self.console.print(f"{seconds:4.0f} s  {_name(trial)}: {outcome}{best}")
+        line = f"{seconds:4.0f} s  {_name(trial)}: {outcome}{best}"
+        self.console.print(line, highlight=False, soft_wrap=True)
         self._describe()
 
     def _describe(self) -> None:

@@ -1,5 +1,6 @@
 """The sweep: Optuna proposes, Ray Train worker groups train, ASHA stops bad trials early."""
 
+import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -83,6 +84,7 @@ def run_sweep(config: Config, console: Console) -> Sweep:
         replace(folder / SWEEP_FILE, config.to_yaml())
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written ({error.strerror})") from error
+    _quiet()
     baselines = baseline_cider(dataset, "val", config.data.validation_images)
     with connected(config.launch.address):
         room = check_room(config)
@@ -127,6 +129,12 @@ def check_sweep(config: Config) -> PreparedDataset:
     if dimension is not None:
         check(config.override({"model.top_tags": max(dimension.extremes())}))
     return dataset
+
+
+def _quiet() -> None:
+    """What Tune and Optuna say of themselves would stand between our own lines."""
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def _tuner(
