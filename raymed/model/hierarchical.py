@@ -74,6 +74,19 @@ class HierarchicalModel(nn.Module):
         self.co_attention = CoAttention(encoder.width, size, hidden)
         self.sentence_lstm = SentenceLSTM(hidden, size)
         self.word_lstm = WordLSTM(words, size, hidden)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Glorot's scale for the matrices of eqs. 2 to 7.
+
+        Image and words meet in the word LSTM. With torch's default the topic arrives there, after
+        three matrices, at a tenth of a word embedding's size, and reports hardly depend on the
+        image for many epochs.
+        """
+        for part in (self.co_attention, self.sentence_lstm, self.word_lstm):
+            for layer in part.modules():
+                if isinstance(layer, nn.Linear):
+                    nn.init.xavier_uniform_(layer.weight)
 
     def forward(self, images: Tensor, reports: Tensor, seeds: Tensor | None = None) -> Outputs:
         """A training pass over images and their reports.
