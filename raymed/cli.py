@@ -127,9 +127,10 @@ def _train(options: argparse.Namespace, console: Console) -> None:
 
     checkpoint = run_training(config, console)
     best = checkpoint.history[-1]
-    console.print(
+    _say(
+        console,
         f"best: epoch {checkpoint.epoch}, validation CIDEr {best['cider']:.3f}: {checkpoint.path}\n"
-        f"next: raymed evaluate {checkpoint.path.parent.parent} split=test"
+        f"next: raymed evaluate {checkpoint.path.parent.parent} split=test",
     )
 
 
@@ -138,10 +139,11 @@ def _tune(options: argparse.Namespace, console: Console) -> None:
     from raymed.tuning.sweep import run_sweep
 
     sweep = run_sweep(config, console)
-    console.print(
+    _say(
+        console,
         f"leaderboard: {sweep.leaderboard}\nbest configuration: {sweep.best_config}\n"
         f"best trial: {sweep.best}\nnext: raymed evaluate {sweep.best} split=test\n"
-        f"  or: raymed train {sweep.best_config}"
+        f"  or: raymed train {sweep.best_config}",
     )
 
 
@@ -157,8 +159,8 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
     evaluation = evaluate(checkpoint, config, split, out)
     console.print(evaluation.table())
     if evaluation.meteor_missing:
-        console.print(f"METEOR is absent: {evaluation.meteor_missing}")
-    console.print(f"predictions: {out / PREDICTIONS_FILE}")
+        _say(console, f"METEOR is absent: {evaluation.meteor_missing}")
+    _say(console, f"predictions: {out / PREDICTIONS_FILE}")
 
 
 def _predict(options: argparse.Namespace, console: Console) -> None:
@@ -182,6 +184,11 @@ def _demo(options: argparse.Namespace, console: Console) -> None:
     from raymed.demo import run_demo
 
     run_demo(config, console)
+
+
+def _say(console: Console, lines: str) -> None:
+    """Print as it is: a path is to be copied, so it is neither wrapped nor read as markup."""
+    console.print(lines, highlight=False, markup=False, soft_wrap=True)
 
 
 def _open_checkpoint(path: str) -> "Checkpoint":

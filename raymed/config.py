@@ -397,6 +397,9 @@ def _fault(item: dict[str, Any], known: Sequence[str] | None = None) -> str:
         if location[:2] == ["tune", "space"]:
             names = ("uniform", "log_uniform", "integer", "choice", "or")
             known = [".".join([*location[:-1], name]) for name in names]
+        elif len(location) == 1 and isinstance(item["input"], dict):
+            # Of a section that there is not, the key in it says more than the section's name.
+            key = ".".join([key, *map(str, list(item["input"])[:1])])
         return _unknown(key, known)
     if item["type"] == "missing":
         return f"{key}: must be given, as {key}=..."

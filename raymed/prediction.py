@@ -1,5 +1,6 @@
 """Reports for images on disk: needs a checkpoint and the images, nothing else."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +31,9 @@ class Prediction:
 def print_prediction(prediction: Prediction, console: Console) -> None:
     """The five likeliest tags and the report, a sentence to a line."""
     tags = ", ".join(f"{tag} {share:.2f}" for tag, share in prediction.report.tags[:5])
-    console.print(f"[bold]{prediction.image}[/bold]\n  tags: {tags}")
-    for sentence in prediction.report.sentences:
-        console.print(f"  {sentence}")
-    console.print(f"  attention: {prediction.figure}")
+    console.print(prediction.image, style="bold", highlight=False, markup=False, soft_wrap=True)
+    for line in (f"tags: {tags}", *prediction.report.sentences, f"attention: {prediction.figure}"):
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def predict(
@@ -45,7 +45,7 @@ def predict(
         checkpoint: the model.
         config: the checkpoint's, with what is to differ in ``generation``.
         images: image files; each is scaled and padded as in training.
-        out: folder for ``<image name>-attention.png``.
+        out: folder for ``<image name>-attention.png``, with a number where a name comes again.
 
     Raises:
         UsageError: a file is missing or no image, or ``out`` cannot be written.
@@ -74,6 +74,7 @@ class _Writer:
         self.model = checkpoint.build_model()
         self.settings = config.generation
         self.out = out
+        self.names: Counter[str] = Counter()
 
     def __call__(self, name: str, picture: np.ndarray, truth: str | None = None) -> Prediction:
         generated = generate(self.model, torch.from_numpy(picture)[None], self.settings)
@@ -87,7 +88,10 @@ class _Writer:
                 report.sentences, topics.alpha[0], topics.beta[0], strict=False
             )
         ]
-        figure = self.out / f"{Path(name).stem}-attention.png"
+        stem = Path(name).stem
+        self.names[stem] += 1
+        number = f"-{self.names[stem]}" if self.names[stem] > 1 else ""
+        figure = self.out / f"{stem}{number}-attention.png"
         try:
             attention_figure(figure, picture, attended, report.tags, name, truth)
         except OSError as error:

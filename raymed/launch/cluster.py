@@ -2,10 +2,14 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from raymed.errors import UsageError
+
+PATIENCE_S = 10.0
+"""How long a cluster may take to answer."""
 
 
 @contextmanager
@@ -25,24 +29,20 @@ def connected(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
     import ray
 
-    for name in ("ray", "ray.train", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # It warns that a Ray of one's own asks for a token, which is as it should be.
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    quiet()
     if ray.is_initialized():
         yield
         return
     target = address or os.environ.get("RAY_ADDRESS") or "local"
     options = {"include_dashboard": True} if target == "local" else {}
+    if ":" in target and "://" not in target:
+        _see_that_it_answers(target)
     try:
         context = ray.init(
             address=target, log_to_driver=False, logging_level=logging.WARNING, **options
         )
-    except ConnectionError as error:
-        raise UsageError(
-            f"launch.address: no Ray cluster answers at {target} ({error}); start one with "
-            "`ray up` or `ray start --head`, or leave launch.address and RAY_ADDRESS empty"
-        ) from None
+    except (ConnectionError, ValueError) as error:
+        raise _unreachable(target, error) from None
     before = os.environ.get("RAY_ADDRESS")
     # With several Ray instances on one machine, whoever has no explicit address asks the wrong one.
     os.environ["RAY_ADDRESS"] = context.address_info["gcs_address"]
@@ -54,3 +54,27 @@ def connected(address: str | None) -> Iterator[None]:
             del os.environ["RAY_ADDRESS"]
         else:
             os.environ["RAY_ADDRESS"] = before
+
+
+def quiet() -> None:
+    """Ray's notices would stand between our own lines; its warnings stay."""
+    for name in ("ray", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # It warns that a Ray of one's own asks for a token, which is as it should be.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+
+
+def _see_that_it_answers(address: str) -> None:
+    """Ray itself asks again and again for many minutes, without a word."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), PATIENCE_S).close()
+    except (OSError, ValueError) as error:
+        raise _unreachable(address, error) from None
+
+
+def _unreachable(address: str, error: Exception) -> UsageError:
+    return UsageError(
+        f"launch.address: no Ray cluster answers at {address} ({error}); give host:port of one "
+        "that `ray up` or `ray start --head` started, or leave launch.address and RAY_ADDRESS empty"
+    )

@@ -11,8 +11,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from raymed import config as configuration
 from raymed.config import Config
+from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
-from raymed.launch.cluster import connected
+from raymed.launch.cluster import connected, quiet
 from raymed.training.checkpoint import Checkpoint, Row, latest
 from raymed.training.log import METRICS_FILE, PROGRESS_FILE, read_metrics, replace
 from raymed.training.loop import check
@@ -29,16 +30,17 @@ def run_training(config: Config, console: Console) -> Checkpoint:
         UsageError: the data set, the folder or the cluster does not fit the configuration.
     """
     config = located(config)
-    check(config)
+    dataset = check(config)
     folder = claim(config)
-    done = epochs_done(folder)
+    done = epochs_done(folder, dataset)
     if done >= config.training.epochs:
-        console.print(f"{folder}: already trained for {done} epochs; nothing to do")
+        _say(console, f"{folder}: already trained for {done} epochs; nothing to do")
         return Checkpoint.open(folder)
     if done:
-        console.print(f"{folder}: going on after epoch {done}")
+        _say(console, f"{folder}: going on after epoch {done}")
     with following(folder, config, console):
         if config.launch.workers == 0:
+            quiet()
             _fit(config, folder)
         else:
             with connected(config.launch.address):
@@ -74,7 +76,7 @@ def claim(config: Config) -> Path:
                 f"{folder}: holds a run of another configuration ({'; '.join(changed)}). Choose "
                 "another run.name, or delete that folder"
             )
-    elif folder.exists() and any(folder.iterdir()):
+    elif taken(folder):
         raise UsageError(f"{folder}: exists and is no run; choose another run.name")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,10 +86,27 @@ def claim(config: Config) -> Path:
     return folder
 
 
-def epochs_done(folder: Path) -> int:
-    """Epochs of a run that its last checkpoint holds."""
+def taken(folder: Path) -> bool:
+    """Whether something that must not be mixed with a run lies there."""
+    return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+
+
+def epochs_done(folder: Path, dataset: PreparedDataset) -> int:
+    """Epochs of a run that its last checkpoint holds.
+
+    Raises:
+        UsageError: it was trained on other data; its words and tags have other numbers.
+    """
     last = latest(folder)
-    return Checkpoint.open(last).epoch if last is not None else 0
+    if last is None:
+        return 0
+    checkpoint = Checkpoint.open(last)
+    if checkpoint.content_hash != dataset.info.content_hash:
+        raise UsageError(
+            f"{dataset.path}: its content is not what {folder} was trained on: give data.path of "
+            "that data set, or choose another run.name"
+        )
+    return checkpoint.epoch
 
 
 @contextmanager
@@ -151,6 +170,10 @@ def _fit(config: Config, folder: Path) -> None:
 
     check_room(config)
     fit(config, folder)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _decisive(config: Config) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """Ray Train around the training loop: the worker function and the trainer."""
 
-from collections.abc import Sequence
+import shutil
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -9,7 +9,7 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback, WorkerGroupError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
 
 from raymed.config import Config
@@ -37,7 +37,7 @@ def train_worker(job: dict[str, Any]) -> str | None:
     return None
 
 
-def fit(config: Config, folder: Path, callbacks: Sequence[UserCallback] = ()) -> None:
+def fit(config: Config, folder: Path) -> None:
     """Train one run on ``launch.workers`` workers and wait for its end.
 
     The run's own checkpoints are what a restart goes on from, so Ray's run is a new one each
@@ -59,13 +59,14 @@ def fit(config: Config, folder: Path, callbacks: Sequence[UserCallback] = ()) ->
             name=uuid4().hex,
             storage_path=str(folder / "ray"),
             failure_config=FailureConfig(max_failures=config.launch.max_failures),
-            callbacks=list(callbacks),
         ),
     )
     try:
         result = trainer.fit()
     except WorkerGroupError as error:
         raise _in_words(error) from error
+    finally:
+        shutil.rmtree(folder / "ray", ignore_errors=True)
     if result.return_value is not None:
         raise TrainingStopped(result.return_value)
 

@@ -69,7 +69,8 @@ def attention_figure(
         hspace=1.2 / 2.8,
         wspace=0.08,
     )
-    figure.suptitle(title, fontsize=12, y=1 - 0.12 / height, va="top")
+    # Names and tags are shown as they are: no formula is meant by a dollar sign.
+    figure.suptitle(title, fontsize=12, y=1 - 0.12 / height, va="top", parse_math=False)
     axes = [figure.add_subplot(grid[divmod(panel, columns)]) for panel in range(panels)]
     _show(axes[0], image, "predicted tags", _listed(tags[:5]))
     for number, (axis, sentence) in enumerate(zip(axes[1:], sentences, strict=True), start=1):
@@ -87,7 +88,9 @@ def attention_figure(
             vmax=float(sentence.alpha.max()),
         )
     if note:
-        figure.text(0.02, 0.08 / height, note, fontsize=9, va="bottom", style="italic")
+        figure.text(
+            0.02, 0.08 / height, note, fontsize=9, va="bottom", style="italic", parse_math=False
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
@@ -97,7 +100,16 @@ def _show(axis: Axes, image: np.ndarray, title: str, text: str) -> None:
     axis.set_title(title, fontsize=10)
     axis.set_xticks([])
     axis.set_yticks([])
-    axis.text(0.5, -0.04, text, transform=axis.transAxes, ha="center", va="top", fontsize=8)
+    axis.text(
+        0.5,
+        -0.04,
+        text,
+        transform=axis.transAxes,
+        ha="center",
+        va="top",
+        fontsize=8,
+        parse_math=False,
+    )
 
 
 def _wrapped(text: str) -> str:

@@ -46,10 +46,12 @@ def worker_groups(config: Config, sweep_folder: Path, groups: int) -> Iterator[A
     ]
     for thread in threads:
         thread.start()
-    yield queue
-    ray.get(queue.close.remote())
-    for thread in threads:
-        thread.join()
+    try:
+        yield queue
+    finally:
+        ray.get(queue.close.remote())
+        for thread in threads:
+            thread.join()
 
 
 def _keep_up(config: Config, sweep_folder: Path, queue: ActorHandle, group: int) -> None:
@@ -72,7 +74,8 @@ def _keep_up(config: Config, sweep_folder: Path, queue: ActorHandle, group: int)
     )
     try:
         trainer.fit()
-    except ray.train.TrainingFailedError as error:
+    # Whatever it is: without word of it, the trials would wait for ever.
+    except Exception as error:
         reason = " ".join(str(error).split())
         ray.get(queue.lose_group.remote(group, f"the workers cannot be kept running: {reason}"))
 

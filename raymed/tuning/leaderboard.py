@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from rich.markup import escape
 from rich.table import Table
 
 LEADERBOARD_FILE = "leaderboard.parquet"
@@ -44,26 +45,23 @@ def ranked(results: Sequence[TrialResult]) -> list[TrialResult]:
 
 def leaderboard_table(results: Sequence[TrialResult], baselines: Mapping[str, float]) -> Table:
     """The ranked trials for the terminal, the baselines' validation CIDEr beneath them."""
-    keys = list(results[0].values) if results else []
-    table = Table(title="trials by validation CIDEr", box=None, padding=(0, 1, 0, 0))
+    table = Table(title="trials by validation CIDEr", box=None, padding=(0, 2, 0, 0))
     table.add_column("trial", no_wrap=True)
-    for key in keys:
-        # Six searched keys and the scores have to stand beside each other on 80 columns.
-        table.add_column(key.rpartition(".")[2].replace("_", "_\n"), justify="right", no_wrap=True)
-    for head in ("epochs", "CIDEr", "R@5", "state"):
-        table.add_column(head, justify="left" if head == "state" else "right", no_wrap=True)
+    for head in ("CIDEr", "R@5", "epochs"):
+        table.add_column(head, justify="right", no_wrap=True)
+    # However many keys are searched, only this column grows.
+    table.add_column("searched values")
     for result in results:
+        state = "" if result.state == "completed" else f" [{result.state}]"
         table.add_row(
             result.trial,
-            *(_shown(result.values.get(key), digits=2) for key in keys),
-            str(result.epochs),
             _shown(result.cider),
             _shown(result.recall_5),
-            result.state if result.state != "completed" else "",
+            str(result.epochs),
+            escape(", ".join(f"{k} {_value(v)}" for k, v in result.values.items()) + state),
         )
-    table.add_row()
     for name, value in baselines.items():
-        table.add_row(name.partition(" ")[0], *[""] * (len(keys) + 1), _shown(value), "", "")
+        table.add_row(name, _shown(value))
     return table
 
 
@@ -88,7 +86,9 @@ def write_leaderboard(path: Path, results: Sequence[TrialResult]) -> None:
     partial.replace(path)
 
 
-def _shown(value: Any, digits: int = 3) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+def _shown(score: float | None) -> str:
+    return "-" if score is None else f"{score:.3f}"
+
+
+def _value(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

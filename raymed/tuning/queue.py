@@ -106,6 +106,8 @@ class JobQueue:
             if unfinished is not None:
                 if unfinished.attempts >= ATTEMPTS:
                     self._end(unfinished, f"its workers died {ATTEMPTS} times")
+                elif unfinished.stopped:
+                    self._end(unfinished, "")
                 else:
                     self.waiting.appendleft(unfinished)
                 self.changed.notify_all()
@@ -150,9 +152,12 @@ class JobQueue:
             self.changed.notify_all()
 
     async def close(self) -> None:
-        """The sweep is over; groups that ask are sent home."""
+        """The sweep is over: jobs stop at their next report, and groups that ask are sent home."""
         async with self.changed:
             self.closed = True
+            self.waiting.clear()
+            for job in self.jobs.values():
+                job.stopped = True
             self.changed.notify_all()
 
     def _end(self, job: Job, failure: str) -> None:

@@ -1,6 +1,7 @@
 """The sweep: Optuna proposes, Ray Train worker groups train, ASHA stops bad trials early."""
 
 import os
+import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
 from raymed.evaluation import baseline_cider
 from raymed.launch.cluster import connected
-from raymed.launch.run import located
+from raymed.launch.run import located, taken
 from raymed.launch.trainer import check_room
 from raymed.training.checkpoint import best_epoch
 from raymed.training.log import METRICS_FILE, read_metrics, replace
@@ -75,7 +76,7 @@ def run_sweep(config: Config, console: Console) -> Sweep:
     config = located(config)
     dataset = check_sweep(config)
     folder = Path(config.run.folder) / config.run.name
-    if folder.exists() and any(folder.iterdir()):
+    if taken(folder):
         raise UsageError(
             f"{folder}: already holds a run or a sweep; choose another run.name, or delete it"
         )
@@ -98,6 +99,7 @@ def run_sweep(config: Config, console: Console) -> Sweep:
             SweepProgress(config, console, queue) as progress,
         ):
             grid = _tuner(config, folder, groups, queue, progress).fit()
+    shutil.rmtree(folder / "ray", ignore_errors=True)
     results = ranked([_result(folder, config, one) for one in grid])
     if results[0].cider is None:
         raise UsageError(f"{folder}: no trial has reported a score; the first {results[0].reason}")
