@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("source", choices=("iu-xray", "table", "phantom"), help="what to read")
     sub.add_argument(
         "settings",
-        nargs="+",
+        nargs="*",
         metavar="PATH|key=value",
         help="the folder of iu-xray or the file of the table (the phantom has none), and settings: "
         + "; ".join(

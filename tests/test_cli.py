@@ -1,0 +1,216 @@
+"""The command as a user meets it: exit codes, messages, no traceback for a mistake of theirs."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from raymed.cli import main
+
+TINY = ["model.encoder=small", "model.encoder_weights=none", "launch.workers=0"]
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A table of 12 good rows, a folder of images, and how to prepare them."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 255, (20, 30), np.uint8)).save(tmp_path / f"{i}.png")
+        tags = ["normal"] if i % 2 else ["mass", "effusion"]
+        rows.append({"image": f"{i}.png", "report": f"There is mass number {i}.", "tags": tags})
+    return tmp_path, rows
+
+
+def written(folder, rows):
+    path = folder / "reports.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def prepare(folder, rows, *settings):
+    out = f"out={folder / 'prepared'}"
+    return main(["prepare", "table", written(folder, rows), out, "image_size=16", *settings])
+
+
+def refused(capsys, code, *parts):
+    error = capsys.readouterr().err
+    assert code == 2
+    assert error.startswith("raymed: ")
+    assert "Traceback" not in error
+    for part in parts:
+        assert part in error
+
+
+def test_prepare_config_train_evaluate_predict_in_turn(table, tmp_path, capsys, monkeypatch):
+    folder, rows = table
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert prepare(folder, rows, "split=study") == 0
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        f"data: {{path: {folder / 'prepared'}}}\nrun: {{folder: {tmp_path / 'runs'}}}\n"
+    )
+    settings = [*TINY, "model.top_tags=2", "model.hidden_size=8", "model.embedding_size=8"]
+    settings += ["training.epochs=2"]
+    assert main(["config", str(file), *settings]) == 0
+    assert main(["train", str(file), *settings]) == 0
+    assert "epoch 2/2" in capsys.readouterr().out
+    run = str(tmp_path / "runs" / "run")
+    assert main(["evaluate", run, "split=val", "generation.max_words=5"]) == 0
+    out = capsys.readouterr().out
+    for name in ("BLEU-4", "METEOR", "CIDEr", "constant report", "nearest image", "distinct"):
+        assert name in out
+    longest = max(
+        len(sentence.split())
+        for report in pq.read_table(f"{run}/val/predictions.parquet")["sentences"].to_pylist()
+        for sentence in report
+    )
+    assert longest <= 5
+    assert main(["predict", run, str(folder / "0.png"), f"out={tmp_path / 'figures'}"]) == 0
+    assert (tmp_path / "figures" / "0-attention.png").is_file()
+
+
+def test_a_bad_row_is_listed_with_its_reason_and_the_rest_is_kept(table):
+    folder, rows = table
+    (folder / "text.png").write_text("no image")
+    whole = (folder / "0.png").read_bytes()
+    (folder / "half.png").write_bytes(whole[: len(whole) // 2])
+    rows += [
+        {"image": "text.png", "report": "Clear.", "tags": ["normal"]},
+        {"image": "half.png", "report": "Clear.", "tags": ["normal"]},
+        {"image": "gone.png", "report": "Clear.", "tags": ["normal"]},
+        {"image": "1.png", "report": "Again.", "tags": ["normal"]},
+    ]
+    for name, report in (("empty.png", ""), ("digits.png", "12 34. 5.")):
+        shutil.copy(folder / "0.png", folder / name)
+        rows.append({"image": name, "report": report, "tags": ["normal"]})
+    assert prepare(folder, rows) == 0
+    listed = pq.read_table(folder / "prepared" / "rejected.parquet").to_pydict()
+    assert sorted(listed["image_id"]) == sorted(
+        ["text.png", "half.png", "gone.png", "1.png", "empty.png", "digits.png"]
+    )
+    assert all(listed["reason"])
+    info = json.loads((folder / "prepared" / "dataset.json").read_text())
+    assert sum(info["counts"].values()) == 12
+
+
+def test_a_missing_column_is_named_with_those_there_are(table, capsys):
+    folder, rows = table
+    refused(capsys, prepare(folder, rows, "columns.report=text"), "reports.jsonl", "text", "report")
+
+
+def test_one_tag_is_no_vocabulary(table, capsys):
+    folder, rows = table
+    rows = [{**row, "tags": ["normal"]} for row in rows]
+    refused(capsys, prepare(folder, rows), "tag")
+    assert not (folder / "prepared").exists()
+
+
+def test_a_prepared_data_set_is_not_overwritten_unasked(table, capsys):
+    folder, rows = table
+    assert prepare(folder, rows) == 0
+    before = (folder / "prepared" / "dataset.json").read_text()
+    refused(capsys, prepare(folder, rows[:11]), "prepared", "already")
+    assert (folder / "prepared" / "dataset.json").read_text() == before
+    assert prepare(folder, rows[:11], "overwrite=true") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["config", "modle.top_tags=3"], ["modle.top_tags", "model.top_tags"]),
+        (["config", "model.top_tags=0"], ["model.top_tags", "1", "0"]),
+        (["config", "model.encoder=vgg18"], ["model.encoder", "vgg18", "vgg19"]),
+        (["config", "gone.yaml"], ["gone.yaml"]),
+        (["train", "gone.yaml"], ["gone.yaml"]),
+        (["prepare", "phantom"], ["out"]),
+        (["prepare", "phantom", "out=x", "studies=-1"], ["studies", "-1"]),
+        (["prepare", "table", "gone.csv", "out=x"], ["gone.csv"]),
+        (["prepare", "iu-xray", "gone", "out=x"], ["gone"]),
+        (["evaluate", "gone"], ["gone", "checkpoint"]),
+        (["predict", "gone", "image.png"], ["gone", "checkpoint"]),
+    ],
+)
+def test_a_mistake_gets_one_message_and_code_2(arguments, parts, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused(capsys, main(arguments), *parts)
+
+
+def test_a_file_that_is_no_yaml_is_named_with_its_line(tmp_path, capsys):
+    file = tmp_path / "bad.yaml"
+    file.write_text("model:\n  top_tags: [3\n")
+    refused(capsys, main(["config", str(file)]), "bad.yaml", "line")
+
+
+def test_what_is_no_prepared_data_set_is_refused(tmp_path, capsys):
+    file = tmp_path / "run.yaml"
+    file.write_text(f"data: {{path: {tmp_path}}}\nrun: {{folder: {tmp_path / 'runs'}}}\n")
+    refused(capsys, main(["train", str(file), *TINY]), str(tmp_path), "prepare")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_more_top_tags_than_tags_are_refused_before_anything_starts(phantom, tmp_path, capsys):
+    file = tmp_path / "run.yaml"
+    file.write_text(f"data: {{path: {phantom}}}\nrun: {{folder: {tmp_path / 'runs'}}}\n")
+    refused(capsys, main(["train", str(file), *TINY, "model.top_tags=99"]), "model.top_tags", "99")
+
+
+def test_a_checkpoint_of_another_schema_is_refused(trained, tmp_path, capsys):
+    newest = max((trained / "checkpoints").iterdir())
+    shutil.copytree(newest, tmp_path / "old")
+    content = json.loads((tmp_path / "old" / "checkpoint.json").read_text())
+    (tmp_path / "old" / "checkpoint.json").write_text(json.dumps({**content, "schema": 99}))
+    refused(capsys, main(["evaluate", str(tmp_path / "old")]), "schema", "99")
+
+
+def test_a_training_key_cannot_be_set_when_evaluating(trained, capsys):
+    refused(capsys, main(["evaluate", str(trained), "loss.tag=3"]), "loss.tag", "generation")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
+def test_no_space_left_is_said_and_leaves_nothing(tmp_path, capsys):
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(small)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        code = main(["prepare", "phantom", f"out={small / 'data'}", "image_size=64", "studies=100"])
+        refused(capsys, code, "no space left", str(small))
+        assert list(small.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_help_and_config_load_neither_torch_nor_ray():
+    script = (
+        "import sys\n"
+        "from raymed.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "print({'torch', 'ray'} & set(sys.modules), file=sys.stderr)\n"
+    )
+    for arguments in (["--help"], ["prepare", "--help"], ["config"]):
+        done = subprocess.run(
+            [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True
+        )
+        assert done.stderr.strip() == "set()"
+        assert done.stdout
+
+
+def test_the_installed_command_exits_with_2(tmp_path):
+    command = Path(sys.executable).with_name("raymed")
+    done = subprocess.run(
+        [command, "train", "gone.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("raymed: gone.yaml")
+    assert "Traceback" not in done.stderr

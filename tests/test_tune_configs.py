@@ -1,0 +1,41 @@
+"""Every shipped YAML is a valid configuration, and says at its head how to use it."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from raymed.config import Config, load
+
+FILES = sorted((Path(__file__).parents[1] / "tune_configs").glob("*.yaml"))
+MISSION = {
+    "loss.tag",
+    "loss.sent",
+    "loss.word",
+    "loss.attention",
+    "generation.stop_threshold",
+    "model.top_tags",
+}
+
+
+def test_there_are_runs_and_sweeps():
+    spaces = [set(load(file).tune.space) for file in FILES]
+    assert any(not space for space in spaces)
+    assert any(space >= MISSION for space in spaces)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_a_shipped_file_loads_and_prints_complete(file):
+    config = load(file)
+    complete = yaml.safe_load(config.to_yaml(comments=True))
+    assert set(complete) == set(Config.model_fields)
+    assert Config.model_validate(complete) == config
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_a_shipped_file_says_how_to_use_it(file):
+    head = [line for line in file.read_text().splitlines() if line.startswith("#")]
+    text = "\n".join(head)
+    for word in ("command:", "hardware:", "score:"):
+        assert word in text
+    assert any(f"tune_configs/{file.name}" in line for line in head)
