@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"raymed: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("raymed: interrupted; what was written stays good", file=sys.stderr)
+        said = "interrupted; what was written stays good, and `raymed train` goes on from it"
+        print(f"raymed: {said}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader of our output has left, as `| head` does; so nothing more can be said.

@@ -1,19 +1,28 @@
 """Fixtures that more than one folder of tests uses."""
 
+import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray as ray_
 import torch
 from rich.console import Console
 
 from raymed.config import Config
 from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
+from raymed.launch.run import run_training
 
 # Processes that a test spawns import its module by name.
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What Ray's own modules do to each other is no fault of ours."""
+    for kind in ("DeprecationWarning", "FutureWarning", "ResourceWarning"):
+        config.addinivalue_line("filterwarnings", rf"ignore::{kind}:ray\..*")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -54,3 +63,48 @@ def tiny(phantom: Path) -> Config:
             "launch.workers": 0,
         }
     )
+
+
+@pytest.fixture(scope="session")
+def learner(tiny: Config) -> Config:
+    """A model that in a second learns to write reports that differ and score above 0."""
+    return tiny.override(
+        {
+            "model.hidden_size": 64,
+            "model.embedding_size": 64,
+            "model.dropout": 0.1,
+            "training.epochs": 12,
+            "training.batch_size": 4,
+            "training.learning_rate": 0.01,
+            "training.encoder_learning_rate": 0.001,
+            "training.clip_norm": 30,
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(learner: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of `learner`; to be read only."""
+    folder = tmp_path_factory.mktemp("trained")
+    run_training(learner.override({"run.folder": str(folder)}), Console(quiet=True))
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def ray(phantom: Path) -> Iterator[None]:  # noqa: ARG001
+    """One Ray of two processors for all tests, with the dashboard that Ray Train asks.
+
+    It starts after the data set was prepared, so that its workers inherit the place of the cache.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+        with ray_.init(
+            "local",
+            num_cpus=2,
+            include_dashboard=True,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        ) as context:
+            # Other Rays may run on this machine; without an address some parts would ask those.
+            patch.setenv("RAY_ADDRESS", context.address_info["gcs_address"])
+            yield

@@ -20,7 +20,7 @@ def connected(address: str | None) -> Iterator[None]:
         address: of a running cluster; None: RAY_ADDRESS, or else a Ray started on this machine.
 
     Raises:
-        UsageError: nothing answers at the address.
+        UsageError: nothing answers at the address, or it is one of Ray Client's.
     """
     # Train V2 polls its workers for reports at this interval; its default costs seconds an epoch.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
@@ -35,7 +35,10 @@ def connected(address: str | None) -> Iterator[None]:
         return
     target = address or os.environ.get("RAY_ADDRESS") or "local"
     options = {"include_dashboard": True} if target == "local" else {}
-    if ":" in target and "://" not in target:
+    if "://" in target:
+        # Ray Train and Tune do not run through Ray Client.
+        raise _unreachable(target, ValueError("an address with :// cannot be used"))
+    if ":" in target:
         _see_that_it_answers(target)
     try:
         context = ray.init(

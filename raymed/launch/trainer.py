@@ -1,6 +1,8 @@
 """Ray Train around the training loop: the worker function and the trainer."""
 
 import shutil
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -51,24 +53,48 @@ def fit(config: Config, folder: Path) -> None:
         "config": config.model_dump(mode="json", by_alias=True),
         "folder": str(folder.absolute()),
     }
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config=job,
-        scaling_config=scaling(config),
-        run_config=RunConfig(
-            name=uuid4().hex,
-            storage_path=str(folder / "ray"),
-            failure_config=FailureConfig(max_failures=config.launch.max_failures),
-        ),
-    )
+    trainer = build_trainer(train_worker, job, config, folder, config.launch.max_failures)
+    before = signal.getsignal(signal.SIGINT)
     try:
         result = trainer.fit()
     except WorkerGroupError as error:
         raise _in_words(error) from error
+    except SystemExit:
+        # Ray's answer to Ctrl-C, once it has ended the workers.
+        raise KeyboardInterrupt from None
     finally:
+        signal.signal(signal.SIGINT, before)
         shutil.rmtree(folder / "ray", ignore_errors=True)
     if result.return_value is not None:
         raise TrainingStopped(result.return_value)
+
+
+def build_trainer(
+    function: Callable[[dict[str, Any]], Any],
+    settings: dict[str, Any],
+    config: Config,
+    folder: Path,
+    max_failures: int,
+) -> TorchTrainer:
+    """A Ray Train run of a worker function, with a name of its own: Ray never takes up an old one.
+
+    Args:
+        function: what each worker runs, given ``settings``.
+        settings: plain values and actor handles.
+        config: says how many workers, and what they reserve.
+        folder: Ray's own state is kept below it, in ``ray/``.
+        max_failures: how often the workers are started again.
+    """
+    return TorchTrainer(
+        function,
+        train_loop_config=settings,
+        scaling_config=scaling(config),
+        run_config=RunConfig(
+            name=uuid4().hex,
+            storage_path=str(folder.absolute() / "ray"),
+            failure_config=FailureConfig(max_failures=max_failures),
+        ),
+    )
 
 
 def scaling(config: Config) -> ScalingConfig:

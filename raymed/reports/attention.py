@@ -56,7 +56,10 @@ def attention_figure(
     rows = -(-panels // columns)
     note = textwrap.fill(f"ground truth: {truth}", 38 * columns) if truth else ""
     below = 0.2 * (note.count("\n") + 2) if note else 0.1
-    height = 4.0 * rows + 0.6 + below
+    captions = [_listed(tags[:5]), *map(_caption, sentences)]
+    text = 0.14 * max(caption.count("\n") + 1 for caption in captions) + 0.1
+    between = text + 0.3
+    height = 0.75 + 2.8 * rows + between * (rows - 1) + text + below
     figure = Figure(figsize=(3.2 * columns, height))
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
@@ -65,19 +68,17 @@ def attention_figure(
         left=0.02,
         right=0.98,
         top=1 - 0.75 / height,
-        bottom=(below + 1.15) / height,
-        hspace=1.2 / 2.8,
+        bottom=(below + text) / height,
+        hspace=between / 2.8,
         wspace=0.08,
     )
     # Names and tags are shown as they are: no formula is meant by a dollar sign.
     figure.suptitle(title, fontsize=12, y=1 - 0.12 / height, va="top", parse_math=False)
     axes = [figure.add_subplot(grid[divmod(panel, columns)]) for panel in range(panels)]
-    _show(axes[0], image, "predicted tags", _listed(tags[:5]))
-    for number, (axis, sentence) in enumerate(zip(axes[1:], sentences, strict=True), start=1):
-        strongest = sorted(sentence.tags, key=lambda pair: -pair[1])[:STRONGEST_TAGS]
-        _show(
-            axis, image, f"sentence {number}", _wrapped(sentence.text) + "\n" + _listed(strongest)
-        )
+    titles = ["predicted tags", *(f"sentence {number}" for number in range(1, panels))]
+    for axis, heading, caption in zip(axes, titles, captions, strict=True):
+        _show(axis, image, heading, caption)
+    for axis, sentence in zip(axes[1:], sentences, strict=True):
         axis.imshow(
             sentence.alpha,
             extent=(-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5),
@@ -112,8 +113,9 @@ def _show(axis: Axes, image: np.ndarray, title: str, text: str) -> None:
     )
 
 
-def _wrapped(text: str) -> str:
-    return textwrap.fill(text, 38) or "(no words)"
+def _caption(sentence: AttendedSentence) -> str:
+    strongest = sorted(sentence.tags, key=lambda pair: -pair[1])[:STRONGEST_TAGS]
+    return (textwrap.fill(sentence.text, 38) or "(no words)") + "\n" + _listed(strongest)
 
 
 def _listed(tags: Sequence[tuple[str, float]]) -> str:

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 from typing import Any
-from uuid import uuid4
 
 import ray
 import ray.train
@@ -17,17 +16,15 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 from ray.actor import ActorHandle
-from ray.train import FailureConfig, RunConfig
-from ray.train.torch import TorchTrainer
 
 from raymed.config import Config
 from raymed.errors import UsageError
 from raymed.launch.run import CONFIG_FILE
-from raymed.launch.trainer import scaling
+from raymed.launch.trainer import build_trainer
 from raymed.training.checkpoint import Row
 from raymed.training.log import METRICS_FILE, read_metrics, replace
-from raymed.training.loop import Worker, train
-from raymed.tuning.queue import Delivery, Job, JobQueue
+from raymed.training.loop import TrainingStopped, Worker, train
+from raymed.tuning.queue import ATTEMPTS, Delivery, Job, JobQueue
 
 TRIALS = "trials"
 
@@ -62,16 +59,9 @@ def _keep_up(config: Config, sweep_folder: Path, queue: ActorHandle, group: int)
         "queue": queue,
         "group": group,
     }
-    trainer = TorchTrainer(
-        serve,
-        train_loop_config=settings,
-        scaling_config=scaling(config),
-        run_config=RunConfig(
-            name=uuid4().hex,
-            storage_path=str(sweep_folder / "ray"),
-            failure_config=FailureConfig(max_failures=config.tune.trials),
-        ),
-    )
+    # The queue limits a job's attempts; no group is given up while it keeps to that.
+    failures = ATTEMPTS * config.tune.trials
+    trainer = build_trainer(serve, settings, config, sweep_folder, failures)
     try:
         trainer.fit()
     # Whatever it is: without word of it, the trials would wait for ever.
@@ -94,7 +84,13 @@ def serve(settings: dict[str, Any]) -> None:
         if delivery.closed:
             return
         if delivery.job is not None:
-            failure = _train_job(delivery.job, sweep, Path(settings["folder"]), worker, queue)
+            try:
+                failure = _train_job(delivery.job, sweep, Path(settings["folder"]), worker, queue)
+            except UsageError as error:
+                # Others may be waiting for this worker in the middle of a step, so the group is
+                # started anew; but not to try this job again.
+                ray.get(queue.finish.remote(group, str(error)))
+                raise
             if worker.rank == 0:
                 ray.get(queue.finish.remote(group, failure))
 
@@ -123,7 +119,11 @@ def _train_job(
         train(config, folder, worker, report)
     except TrialEnded:
         return ""
+    except TrainingStopped as stopped:
+        return str(stopped)
     except UsageError as error:
+        if worker.world > 1:
+            raise
         return str(error)
     except RuntimeError as error:
         # Out of memory, say. Alone, a worker can go on with the next trial; others may be waiting

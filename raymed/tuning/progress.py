@@ -1,10 +1,11 @@
 """Following a sweep on the console: a line for each trial that ends, a bar for them all."""
 
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ray import tune
+from ray import cloudpickle, tune
 from ray.actor import ActorHandle
 from ray.tune.experiment import Trial
 from rich.console import Console
@@ -12,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from raymed.config import Config
 from raymed.tuning.groups import trial_name
-from raymed.tuning.trial import NUMBER
+from raymed.tuning.trial import NUMBER, why_failed
 
 METRIC = "best_cider"
 """What trials are ranked by: the highest validation CIDEr so far, as each epoch reports it."""
@@ -77,7 +78,12 @@ class SweepProgress(tune.Callback):
         self._ended(trial, f"CIDEr {result.get(METRIC, float('nan')):.3f}, epoch {epoch}{note}")
 
     def on_trial_error(self, *, trial: Trial, **_: Any) -> None:
-        self._ended(trial, "failed; the leaderboard says why")
+        # Tune copies it to the trial's folder, where `get_pickled_error` looks, only later.
+        file = trial.pickled_error_file
+        reason = (
+            why_failed(cloudpickle.loads(Path(file).read_bytes())) if file else "in Tune itself"
+        )
+        self._ended(trial, f"failed: {reason}")
 
     def _ended(self, trial: Trial, outcome: str) -> None:
         # Where ASHA has ended it, its workers wait for leave to train another epoch.
@@ -87,7 +93,7 @@ class SweepProgress(tune.Callback):
         best = f"; best {self.best[0]:.3f} ({self.best[1]})" if self.best else ""
         seconds = time.monotonic() - self.began
         line = f"{seconds:4.0f} s  {_name(trial)}: {outcome}{best}"
-        self.console.print(line, highlight=False, soft_wrap=True)
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
         self._describe()
 
     def _describe(self) -> None:

@@ -134,9 +134,10 @@ class JobQueue:
             return not job.stopped
 
     async def finish(self, group: int, failure: str = "") -> None:
-        """A group is done with its job."""
+        """A group is done with its job, if it still has one: several of its workers may say so."""
         async with self.changed:
-            self._end(self.in_training.pop(group), failure)
+            if group in self.in_training:
+                self._end(self.in_training.pop(group), failure)
             self.changed.notify_all()
 
     async def lose_group(self, group: int, reason: str) -> None:

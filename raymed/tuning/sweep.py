@@ -1,5 +1,6 @@
 """The sweep: Optuna proposes, Ray Train worker groups train, ASHA stops bad trials early."""
 
+import logging
 import os
 import shutil
 from dataclasses import dataclass
@@ -36,11 +37,19 @@ from raymed.tuning.leaderboard import (
 )
 from raymed.tuning.progress import METRIC, SweepProgress
 from raymed.tuning.space import propose
-from raymed.tuning.trial import NUMBER, run_trial
+from raymed.tuning.trial import NUMBER, run_trial, why_failed
 
 SWEEP_FILE = "sweep.yaml"
 BEST_FILE = "best.yaml"
 STUDY_FILE = "optuna.journal"
+ROOM_TO_WRITE = 2**20
+"""Bytes; with less, a disk is full."""
+NOISY = (
+    "ray.tune.tune",
+    "ray.tune.execution.experiment_state",
+    "ray.tune.analysis.experiment_analysis",
+    "ray.train._internal.syncer",
+)
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,7 @@ def run_sweep(config: Config, console: Console) -> Sweep:
             worker_groups(config, folder, groups) as queue,
             SweepProgress(config, console, queue) as progress,
         ):
-            grid = _tuner(config, folder, groups, queue, progress).fit()
+            grid = _outcome(_tuner(config, folder, groups, queue, progress), folder)
     shutil.rmtree(folder / "ray", ignore_errors=True)
     results = ranked([_result(folder, config, one) for one in grid])
     if results[0].cider is None:
@@ -106,8 +115,23 @@ def run_sweep(config: Config, console: Console) -> Sweep:
     write_leaderboard(folder / LEADERBOARD_FILE, results)
     best = config.override(results[0].values | {"run.name": f"{config.run.name}-best"})
     replace(folder / BEST_FILE, best.override({"tune.space": {}}).to_yaml())
+    if len(results) < config.tune.trials:
+        console.print(f"interrupted after {len(results)} of {config.tune.trials} trials")
     console.print(leaderboard_table(results, baselines))
     return Sweep(folder, results, baselines)
+
+
+def _outcome(tuner: tune.Tuner, folder: Path) -> tune.ResultGrid:
+    try:
+        return tuner.fit()
+    except Exception as error:
+        # Tune meets a full disk in many places, and each fails in a way of its own.
+        if shutil.disk_usage(folder).free < ROOM_TO_WRITE:
+            raise UsageError(
+                f"{folder}: no space left on the disk; the trials so far lie in {TRIALS}/. Make "
+                "room, and start the sweep with another run.name"
+            ) from error
+        raise
 
 
 def check_sweep(config: Config) -> PreparedDataset:
@@ -136,6 +160,11 @@ def check_sweep(config: Config) -> PreparedDataset:
 def _quiet() -> None:
     """What Tune and Optuna say of themselves would stand between our own lines."""
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    # A failed trial's reason stands on our line for it and in the leaderboard; and Tune's own
+    # record of the sweep, which it may complain about, is not what we read.
+    os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
@@ -184,7 +213,6 @@ def _result(folder: Path, config: Config, one: tune.Result) -> TrialResult:
     name = Path(one.path).name
     history = read_metrics(folder / TRIALS / name / METRICS_FILE)
     best = history[best_epoch(history) - 1] if history else None
-    reason = str(one.error).strip().splitlines()[-1] if one.error else ""
     finished = len(history) >= config.training.epochs
     return TrialResult(
         trial=name,
@@ -194,7 +222,7 @@ def _result(folder: Path, config: Config, one: tune.Result) -> TrialResult:
         cider=best["cider"] if best else None,
         recall_5=best["recall_5"] if best else None,
         seconds=sum(row["seconds"] for row in history),
-        reason=reason,
+        reason=why_failed(one.error) if one.error else "",
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import ray
 from ray import tune
 from ray.actor import ActorHandle
+from ray.exceptions import RayTaskError
 
 NUMBER = "trial"
 """Key under which a proposal carries Optuna's number of the trial, beside the searched keys."""
@@ -39,3 +40,9 @@ def run_trial(proposal: dict[str, Any], queue: ActorHandle, keys: list[str]) -> 
         tune.report(row)
     if failure:
         raise TrialFailed(failure)
+
+
+def why_failed(error: Exception) -> str:
+    """The words of a trial's failure, out of Ray's account of where it was raised."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    return " ".join(str(cause).split()) or type(cause).__name__

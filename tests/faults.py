@@ -1,0 +1,49 @@
+"""Faults that tests cause on purpose."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+
+from ray.util.state import list_actors
+
+from raymed.training.log import read_metrics
+
+
+@contextmanager
+def killing(metrics: Path, workers: int) -> Iterator[list[int]]:
+    """Kill the last of so many Ray Train workers once a run has a row in its table of metrics.
+
+    Gives the list that the killed process's id is put into; it stays empty if there was no time.
+    """
+    killed: list[int] = []
+    over = Event()
+
+    def kill() -> None:
+        pids: list[int] = []
+        while len(pids) < workers and not over.wait(0.05):
+            pids = train_workers()
+        while not over.wait(0.01):
+            if read_metrics(metrics):
+                os.kill(pids[-1], signal.SIGKILL)
+                killed.append(pids[-1])
+                return
+
+    thread = Thread(target=kill)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        over.set()
+        thread.join()
+
+
+def train_workers() -> list[int]:
+    """Process ids of the Ray Train workers that are alive in the tests' own Ray."""
+    actors = list_actors(
+        address=os.environ["RAY_ADDRESS"],
+        filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")],
+    )
+    return [actor.pid for actor in actors if actor.pid]

@@ -1,0 +1,307 @@
+"""Runs through `run_training`: in the calling process, on Ray Train workers, and again."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from rich.console import Console
+
+from raymed import config as configuration
+from raymed.config import Config
+from raymed.data.phantom import draw
+from raymed.data.prepare import prepare
+from raymed.errors import UsageError
+from raymed.launch import trainer
+from raymed.launch.run import CONFIG_FILE, located, run_training
+from raymed.training.checkpoint import MODEL_FILE, Checkpoint, Row, latest
+from raymed.training.log import METRICS_FILE, read_metrics
+from raymed.training.loop import TrainingStopped, Worker, train
+from tests.faults import killing
+
+EPOCHS = 10
+TIMES = ("images_per_second", "seconds")
+IN_ONE_PROCESS = """
+import json, os, sys
+from pathlib import Path
+import ray
+from rich.console import Console
+from raymed import config
+from raymed.launch import run, trainer
+
+real, inside = trainer.train, []
+
+def train(*arguments, **others):
+    inside.append(os.getpid())
+    real(*arguments, **others)
+
+trainer.train = train
+run.run_training(config.load(sys.argv[1]), Console(quiet=True))
+seen = {"pid": os.getpid(), "inside": inside, "ray": ray.is_initialized()}
+Path(sys.argv[2]).write_text(json.dumps(seen))
+"""
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def settings(tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """Of a run that is long enough to be disturbed."""
+    folder = tmp_path_factory.mktemp("runs")
+    return tiny.override(
+        {"training.epochs": EPOCHS, "training.batch_size": 2, "run.folder": str(folder)}
+    )
+
+
+def run(config: Config) -> Path:
+    run_training(config, Console(quiet=True))
+    return Path(config.run.folder) / config.run.name
+
+
+def rows_of(folder: Path) -> list[Row]:
+    rows = read_metrics(folder / METRICS_FILE)
+    return [{key: row[key] for key in row if key not in TIMES} for row in rows]
+
+
+def assert_same_weights(folder: Path, other: Path) -> None:
+    ours, expected = (
+        safetensors.torch.load_file(last / MODEL_FILE)
+        for last in map(latest, (folder, other))
+        if last
+    )
+    assert ours.keys() == expected.keys()
+    assert all(torch.equal(ours[name], expected[name]) for name in expected)
+
+
+@pytest.fixture(scope="module")
+def alone(settings: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A run in one process that has nothing else to do, and what was seen in it."""
+    config = settings.override({"run.name": "alone"})
+    files = tmp_path_factory.mktemp("alone")
+    (files / "run.yaml").write_text(config.to_yaml())
+    command = [sys.executable, "-c", IN_ONE_PROCESS, str(files / "run.yaml"), str(files / "seen")]
+    env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr
+    # Nothing is printed but what raymed itself says, and its console is quiet.
+    assert (done.stdout, done.stderr) == ("", "")
+    return Path(config.run.folder) / "alone", json.loads((files / "seen").read_text())
+
+
+@pytest.fixture(scope="module")
+def on_two(settings: Config, ray: None) -> Path:  # noqa: ARG001
+    return run(settings.override({"run.name": "on-two", "launch.workers": 2}))
+
+
+def test_without_workers_training_runs_in_the_calling_process(alone: tuple[Path, Any]) -> None:
+    folder, seen = alone
+    assert seen == {"pid": seen["pid"], "inside": [seen["pid"]], "ray": False}
+    assert len(rows_of(folder)) == EPOCHS
+
+
+def assert_follows(found: list[Row], expected: list[Row]) -> None:
+    """The losses of every epoch are the same but for float32 rounding."""
+    assert len(found) == len(expected) == EPOCHS
+    for row, other in zip(found, expected, strict=True):
+        for key in ("epoch", "learning_rate", *(k for k in row if k.startswith("loss"))):
+            assert row[key] == pytest.approx(other[key], rel=1e-4), (row["epoch"], key)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_one_worker_does_exactly_what_no_worker_does(
+    alone: tuple[Path, Any],
+    settings: Config,
+    ray: None,  # noqa: ARG001
+) -> None:
+    folder = run(settings.override({"run.name": "on-one", "launch.workers": 1}))
+    assert rows_of(folder) == rows_of(alone[0])
+    assert_same_weights(folder, alone[0])
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_workers_follow_the_losses_of_one(alone: tuple[Path, Any], on_two: Path) -> None:
+    assert_follows(rows_of(on_two), rows_of(alone[0]))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_killed_worker_changes_nothing(settings: Config, on_two: Path) -> None:
+    config = settings.override({"run.name": "disturbed", "launch.workers": 2})
+    folder = Path(config.run.folder) / "disturbed"
+    with killing(folder / METRICS_FILE, workers=2) as killed:
+        run(config)
+    assert len(killed) == 1, "no worker was killed, so nothing was tested"
+    # Each start of the first worker leaves a file of its own.
+    assert len(list((folder / "tensorboard").iterdir())) == 2
+    assert rows_of(folder) == rows_of(on_two)
+    assert_same_weights(folder, on_two)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_workers_mistake_reaches_the_user_in_its_own_words(
+    settings: Config,
+    ray: None,  # noqa: ARG001
+) -> None:
+    # Damaged weights are not seen before a worker reads them.
+    weights = Path(settings.run.folder) / "weights.pth"
+    weights.write_bytes(b"no weights")
+    changes = {
+        "run.name": "mistaken",
+        "launch.workers": 1,
+        "launch.max_failures": 0,
+        "model.encoder_weights": str(weights),
+    }
+    with pytest.raises(UsageError) as raised:
+        run(settings.override(changes))
+    assert type(raised.value) is UsageError
+    assert str(raised.value).startswith(str(weights)) or "encoder_weights" in str(raised.value)
+    assert "Traceback" not in str(raised.value)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"launch.workers": 3}, "launch.workers: 3 workers need 3 CPU, and the cluster has 2: "),
+        ({"launch.cpus_per_worker": 3}, "1 workers need 3 CPU, and the cluster has 2: "),
+        ({"launch.gpus_per_worker": 9}, "1 workers need 9 GPU, and the cluster has "),
+    ],
+)
+def test_what_the_cluster_has_no_room_for_is_refused(
+    settings: Config,
+    ray: None,  # noqa: ARG001
+    changes: dict[str, int],
+    words: str,
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        run(settings.override({"run.name": "too-large", "launch.workers": 1} | changes))
+
+
+@pytest.mark.ray
+def test_room_is_counted_in_runs(tiny: Config, ray: None) -> None:  # noqa: ARG001
+    rooms = [trainer.check_room(tiny.override({"launch.workers": n})) for n in (0, 1, 2)]
+    assert rooms == [1, 2, 1]
+
+
+def test_divergence_reaches_the_user_in_words(settings: Config) -> None:
+    with pytest.raises(TrainingStopped, match="training diverged at epoch 1, step 1"):
+        run(settings.override({"run.name": "diverging", "loss.word": 1e300}))
+
+
+def test_a_run_taken_up_again_ends_where_the_uninterrupted_one_ends(
+    settings: Config, alone: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings.override({"run.name": "interrupted"})
+
+    def until_the_third(
+        config: Config, folder: Path, worker: Worker, report: Callable[[Row], None]
+    ) -> None:
+        def stop(row: Row) -> None:
+            report(row)
+            if row["epoch"] == 3:
+                raise Interrupted
+
+        train(config, folder, worker, stop)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "train", until_the_third)
+        with pytest.raises(Interrupted):
+            run(config)
+    folder = Path(config.run.folder) / "interrupted"
+    assert len(rows_of(folder)) == 3
+    console = Console(record=True, width=40, file=open(os.devnull, "w"))  # noqa: SIM115
+    with console.file:
+        run_training(config, console)
+    printed = console.export_text().splitlines()
+    assert printed[0] == f"{folder}: going on after epoch 3"
+    assert [line.partition(" ")[2].split("/")[0] for line in printed[1:]] == [
+        str(epoch) for epoch in range(4, EPOCHS + 1)
+    ]
+    assert rows_of(folder) == rows_of(alone[0])
+    assert_same_weights(folder, alone[0])
+
+
+def test_a_finished_run_stays_as_it_is(settings: Config, alone: tuple[Path, Any]) -> None:
+    def state() -> dict[Path, int]:
+        files = (path for path in alone[0].rglob("*") if path.name != CONFIG_FILE)
+        return {path: path.stat().st_mtime_ns for path in files}
+
+    before = state()
+    console = Console(record=True, quiet=False, file=open(os.devnull, "w"))  # noqa: SIM115
+    with console.file:
+        checkpoint = run_training(settings.override({"run.name": "alone"}), console)
+    assert console.export_text() == f"{alone[0]}: already trained for 10 epochs; nothing to do\n"
+    assert checkpoint == Checkpoint.open(alone[0])
+    assert state() == before
+
+
+def test_a_changed_configuration_names_the_key(settings: Config, alone: tuple[Path, Any]) -> None:
+    text = (alone[0] / CONFIG_FILE).read_text()
+    changed = settings.override({"run.name": "alone", "loss.tag": 2.5, "training.seed": 8})
+    with pytest.raises(UsageError) as raised:
+        run(changed)
+    assert str(alone[0]) in str(raised.value)
+    assert "loss.tag: 1.0 -> 2.5; training.seed: 0 -> 8" in str(raised.value)
+    assert (alone[0] / CONFIG_FILE).read_text() == text
+    # How it is launched, and where the data set lies, decides nothing.
+    moved = alone[0].parent / "moved"
+    shutil.copytree(settings.data.path, moved)
+    run(settings.override({"run.name": "alone", "data.path": str(moved), "launch.max_failures": 7}))
+
+
+def test_other_data_under_a_runs_name_are_refused(
+    settings: Config, alone: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    other = tmp_path / "other"
+    prepare(
+        draw(30, seed=1, image_size=32),
+        other,
+        source="phantom",
+        image_size=32,
+        console=Console(quiet=True),
+    )
+    with pytest.raises(UsageError, match=f"{other}: its content is not what .*alone was trained"):
+        run(settings.override({"run.name": "alone", "data.path": str(other)}))
+    assert len(rows_of(alone[0])) == EPOCHS
+
+
+def test_a_folder_in_the_way_is_left_alone(tiny: Config, tmp_path: Path) -> None:
+    config = tiny.override({"run.folder": str(tmp_path)})
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UsageError, match="run: exists and is no run; choose another"):
+        run(config)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(UsageError, match="file: exists and is no run"):
+        run(config.override({"run.name": "file"}))
+    with pytest.raises(UsageError, match=r"cannot be written \(Not a directory\)"):
+        run(config.override({"run.folder": str(tmp_path / "file")}))
+
+
+def test_paths_are_made_absolute_and_addresses_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plain = located(Config())
+    assert plain.data.path == str(tmp_path / "data/phantom")
+    assert plain.run.folder == str(tmp_path / "runs")
+    assert plain.model.encoder_weights == "imagenet"
+    changes = {"data.path": "s3://bucket/data", "model.encoder_weights": "vgg.pth"}
+    other = located(Config().override(changes))
+    assert other.data.path == "s3://bucket/data"
+    assert other.model.encoder_weights == str(tmp_path / "vgg.pth")
+    assert configuration.load(None, ["data.path=s3://bucket/data"]).data == other.data

@@ -1,0 +1,225 @@
+"""The job queue as plain asyncio, without Ray."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from raymed.tuning import queue as queue_module
+from raymed.tuning.queue import ATTEMPTS, Delivery, JobQueue
+
+
+def play(scene: Coroutine[Any, Any, None]) -> None:
+    """Run a scene to its end; one that waits for ever fails instead."""
+    asyncio.run(asyncio.wait_for(scene, timeout=5))
+
+
+async def waits(task: asyncio.Task[Any]) -> bool:
+    """Whether a question is still open once everyone has had their turn."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+    return not task.done()
+
+
+async def number_for(queue: JobQueue, group: int) -> int:
+    delivery = await queue.next_job(group)
+    assert delivery.job is not None
+    return delivery.job.number
+
+
+def test_jobs_go_out_in_the_order_they_came_in() -> None:
+    async def scene() -> None:
+        queue = JobQueue(2)
+        for number in (4, 2, 7):
+            await queue.submit(number, {"loss.tag": number})
+        delivery = await queue.next_job(0)
+        assert delivery.job is not None
+        assert (delivery.job.number, delivery.job.values) == (4, {"loss.tag": 4})
+        assert await number_for(queue, 1) == 2
+        await queue.finish(0)
+        assert await number_for(queue, 0) == 7
+
+    play(scene())
+
+
+def test_a_group_waits_for_a_job() -> None:
+    async def scene() -> None:
+        queue = JobQueue(1)
+        asked = asyncio.create_task(queue.next_job(0))
+        assert await waits(asked)
+        await queue.submit(3, {})
+        delivery = await asked
+        assert delivery.job is not None
+        assert delivery.job.number == 3
+
+    play(scene())
+
+
+def test_a_group_is_told_now_and_then_that_there_is_no_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(queue_module, "PATIENCE_S", 0.01)
+
+    async def scene() -> None:
+        queue = JobQueue(1)
+        assert await queue.next_job(0) == Delivery(None)
+        # The queue works on after the question was given up.
+        await queue.submit(1, {})
+        assert await number_for(queue, 0) == 1
+
+    play(scene())
+
+
+def test_the_next_epoch_waits_for_the_trials_leave() -> None:
+    async def scene() -> None:
+        queue = JobQueue(1)
+        await queue.submit(1, {})
+        await queue.next_job(0)
+        first = asyncio.create_task(queue.next_row(1, 0))
+        assert await waits(first)
+        reported = asyncio.create_task(queue.report(1, {"epoch": 1}))
+        assert await first == ({"epoch": 1}, "")
+        # The trial thinks about the row; the group waits.
+        assert await waits(reported)
+        second = asyncio.create_task(queue.next_row(1, 1))
+        assert await reported is True
+        assert await waits(second)
+        again = asyncio.create_task(queue.report(1, {"epoch": 2}))
+        assert await second == ({"epoch": 2}, "")
+        assert await waits(again)
+        third = asyncio.create_task(queue.next_row(1, 2))
+        assert await again is True
+        await queue.finish(0)
+        assert await third == (None, "")
+
+    play(scene())
+
+
+def test_a_failure_reaches_its_trial_after_the_rows() -> None:
+    async def scene() -> None:
+        queue = JobQueue(1)
+        await queue.submit(1, {})
+        await queue.next_job(0)
+        reported = asyncio.create_task(queue.report(1, {"epoch": 1}))
+        assert await waits(reported)
+        await queue.finish(0, "out of memory")
+        await queue.finish(0, "said by another worker as well")
+        assert await queue.next_row(1, 0) == ({"epoch": 1}, "")
+        assert await queue.next_row(1, 1) == (None, "out of memory")
+        assert await reported is True
+
+    play(scene())
+
+
+def test_a_stopped_trial_gets_no_further_epoch() -> None:
+    async def scene() -> None:
+        queue = JobQueue(1)
+        await queue.stop(9)  # of a trial that never came to submit: nothing to stop
+        await queue.submit(1, {})
+        await queue.next_job(0)
+        reported = asyncio.create_task(queue.report(1, {"epoch": 1}))
+        assert await waits(reported)
+        await queue.stop(1)
+        assert await reported is False
+        # A trial may be stopped while its group is in the middle of an epoch, too.
+        assert await queue.report(1, {"epoch": 2}) is False
+
+    play(scene())
+
+
+def test_a_group_that_died_gets_its_job_again_before_others() -> None:
+    async def scene() -> None:
+        queue = JobQueue(2)
+        for number in (1, 2, 3):
+            await queue.submit(number, {})
+        assert [await number_for(queue, 0), await number_for(queue, 1)] == [1, 2]
+        reported = asyncio.create_task(queue.report(1, {"epoch": 1}))
+        assert await waits(reported)
+        # Group 0 has not finished, and asks: it died. What it had reported comes with the job.
+        delivery = await queue.next_job(0)
+        assert delivery.job is not None
+        assert (delivery.job.number, delivery.job.rows) == (1, [{"epoch": 1}])
+        assert delivery.job.attempts == 2
+        assert not delivery.job.ended
+
+    play(scene())
+
+
+def test_a_job_whose_workers_keep_dying_fails_and_the_next_one_comes() -> None:
+    async def scene() -> None:
+        queue = JobQueue(1)
+        await queue.submit(1, {})
+        await queue.submit(2, {})
+        for _ in range(ATTEMPTS):
+            assert await number_for(queue, 0) == 1
+        assert await number_for(queue, 0) == 2
+        assert await queue.next_row(1, 0) == (None, f"its workers died {ATTEMPTS} times")
+
+    play(scene())
+
+
+def test_a_stopped_job_is_not_tried_again() -> None:
+    async def scene() -> None:
+        queue = JobQueue(1)
+        await queue.submit(1, {})
+        await queue.submit(2, {})
+        assert await number_for(queue, 0) == 1
+        await queue.stop(1)
+        assert await number_for(queue, 0) == 2
+        assert await queue.next_row(1, 0) == (None, "")
+
+    play(scene())
+
+
+def test_without_any_group_left_every_job_fails() -> None:
+    async def scene() -> None:
+        queue = JobQueue(2)
+        for number in (1, 2, 3):
+            await queue.submit(number, {})
+        await number_for(queue, 0)
+        await number_for(queue, 1)
+        third = asyncio.create_task(queue.next_row(3, 0))
+        await queue.lose_group(0, "a node is gone")
+        assert await queue.next_row(1, 0) == (None, "a node is gone")
+        # One group is left to train what waits.
+        assert await waits(third)
+        await queue.lose_group(1, "the other node is gone")
+        assert await queue.next_row(2, 0) == (None, "the other node is gone")
+        assert await third == (None, "the other node is gone")
+        await queue.submit(4, {})
+        assert await queue.next_row(4, 0) == (None, "the other node is gone")
+
+    play(scene())
+
+
+def test_closing_sends_everyone_home() -> None:
+    async def scene() -> None:
+        queue = JobQueue(2)
+        await queue.submit(1, {})
+        await number_for(queue, 0)
+        reported = asyncio.create_task(queue.report(1, {"epoch": 1}))
+        asked = asyncio.create_task(queue.next_job(1))
+        assert await waits(reported)
+        assert await waits(asked)
+        await queue.close()
+        assert await asked == Delivery(None, closed=True)
+        # What is in training stops after its epoch.
+        assert await reported is False
+        await queue.finish(0)
+        assert await queue.next_job(0) == Delivery(None, closed=True)
+
+    play(scene())
+
+
+def test_jobs_of_a_sweep_that_was_broken_off_are_not_begun() -> None:
+    async def scene() -> None:
+        queue = JobQueue(1)
+        await queue.submit(1, {})
+        await queue.submit(2, {})
+        assert await number_for(queue, 0) == 1
+        await queue.close()
+        await queue.finish(0)
+        assert await queue.next_job(0) == Delivery(None, closed=True)
+
+    play(scene())

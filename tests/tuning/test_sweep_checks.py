@@ -1,0 +1,65 @@
+"""What a sweep refuses before it starts anything."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from raymed.config import Config
+from raymed.errors import UsageError
+from raymed.tuning.sweep import check_sweep, run_sweep
+
+SPACE = {"loss.tag": {"log_uniform": [0.1, 10]}}
+
+
+def sweep(tiny: Config, **changes: Any) -> Config:
+    keys = {key.replace("__", "."): value for key, value in changes.items()}
+    return tiny.override({"launch.workers": 1, "tune.space": SPACE, "tune.trials": 2} | keys)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tune__space": {}}, "tune.space: is empty"),
+        ({"launch__workers": 0}, "launch.workers: 0 trains in the calling process"),
+        ({"data__path": "nowhere"}, "nowhere: not a prepared dataset"),
+        (
+            {"tune__space": {"model.top_tags": {"integer": [2, 400]}}},
+            "model.top_tags: 400 tags are to be attended to",
+        ),
+        (
+            {"tune__space": {"model.top_tags": {"choice": [400, 2]}}},
+            "model.top_tags: 400 tags are to be attended to",
+        ),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(
+    tiny: Config, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        run_sweep(sweep(tiny, **changes, run__folder=str(tmp_path)), Console(quiet=True))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_space_that_fits_passes(tiny: Config) -> None:
+    space = {"model.top_tags": {"integer": [2, 5]}, **SPACE}
+    assert str(check_sweep(sweep(tiny, tune__space=space)).path) == tiny.data.path
+
+
+def test_a_file_in_the_way_is_left_alone(tiny: Config, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(UsageError, match="run: already holds a run or a sweep"):
+        run_sweep(sweep(tiny, run__folder=str(tmp_path)), Console(quiet=True))
+    assert (tmp_path / "run").read_text() == "a file"
+
+
+@pytest.mark.ray
+def test_a_sweep_that_the_cluster_has_no_room_for_is_refused(
+    tiny: Config,
+    tmp_path: Path,
+    ray: None,  # noqa: ARG001
+) -> None:
+    config = sweep(tiny, run__folder=str(tmp_path), launch__workers=3)
+    with pytest.raises(UsageError, match="3 workers need 3 CPU"):
+        run_sweep(config, Console(quiet=True))
