@@ -89,7 +89,7 @@ def test_where_java_cannot_run_the_reason_stands_in_place_of_meteor():
 
 def test_meteor_stands_beside_the_other_scores(monkeypatch):
     asked = []
-    monkeypatch.setattr(captions, "meteor", lambda *texts, lexicon: asked.append(texts) or 0.25)
+    monkeypatch.setattr(captions, "meteor", lambda *texts, **_: asked.append(texts) or 0.25)
     scores = caption_scores(REFERENCES, HYPOTHESES)
     assert asked == [(REFERENCES, HYPOTHESES)]
     assert scores == replace(scores, meteor=0.25, meteor_missing=None)
