@@ -4,11 +4,12 @@ BIN := .venv/bin
 .PHONY: demo test setup lint
 
 # Everything below .venv: uv itself, then the project with what it needs. torch and torchvision
-# are resolved together, so that they are a matching pair, and importing both proves it.
+# are resolved together, so that they are a matching pair, and importing both proves it. Certificates
+# are the system's, as pip's are where a company's own proxy stands between.
 .venv/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	UV_COMPILE_BYTECODE=1 $(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]'
+	UV_COMPILE_BYTECODE=1 $(BIN)/uv --system-certs pip install --quiet --python $(BIN)/python --editable '.[dev]'
 	$(BIN)/python -c 'import torch, torchvision; print("torch", torch.__version__, "torchvision", torchvision.__version__)'
 	touch $@
 

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from raymed.data.dataset import PreparedDataset
 from raymed.data.phantom import draw
 from raymed.errors import UsageError
 from raymed.generation import generate
-from raymed.prediction import predict, predict_rows
+from raymed.prediction import predict, predict_rows, print_prediction
 from raymed.training.checkpoint import Checkpoint
 
 
@@ -78,3 +79,28 @@ def test_a_missing_image_is_refused_by_name(alone, tmp_path):
     checkpoint, config = alone
     with pytest.raises(UsageError, match=r"gone\.png: no such image file"):
         list(predict(checkpoint, config, [str(tmp_path / "gone.png")], tmp_path))
+
+
+def test_two_images_of_one_name_get_a_figure_each(alone, film, tmp_path):
+    checkpoint, config = alone
+    files = []
+    for case in ("a", "b"):
+        (tmp_path / case).mkdir()
+        files.append(shutil.copy(film[0], tmp_path / case / "film.png"))
+    one, other = predict(checkpoint, config, files, tmp_path / "out")
+    assert one.figure.name == "film-attention.png"
+    assert other.figure.name == "film-2-attention.png"
+    assert one.figure.is_file()
+    assert other.figure.is_file()
+
+
+def test_a_name_is_printed_as_it_is(alone, film, tmp_path, capsys):
+    checkpoint, config = alone
+    # To rich this is markup, and to matplotlib a formula that it cannot read.
+    path = shutil.copy(film[0], tmp_path / "[bold]$_{$.png")
+    (prediction,) = predict(checkpoint, config, [str(path)], tmp_path / "out")
+    print_prediction(prediction, Console(width=40))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "[bold]$_{$.png"
+    assert lines[-1] == f"  attention: {prediction.figure}"
+    assert lines[2:-1] == [f"  {sentence}".rstrip() for sentence in prediction.report.sentences]
