@@ -23,6 +23,10 @@ Count = Annotated[int, Field(ge=1)]
 Column = Literal["image", "report", "tags", "study", "split", "view"]
 
 
+NOT_SEARCHED = ("tune.", "run.", "launch.", "data.path", "training.epochs")
+"""Keys that a sweep's trials share: who trains them, on what, and how long at most."""
+
+
 class Section(BaseModel):
     """A part of the configuration: frozen, complete, closed to unknown keys."""
 
@@ -375,7 +379,7 @@ def _validated(tree: dict[str, Any], origin: str) -> Config:
 def _space_faults(config: Config) -> Iterator[str]:
     """Every end of every searched range, and a value between, must be valid for its key."""
     tree = config.model_dump(mode="json", by_alias=True)
-    known = [key for key in dotted_keys() if not key.startswith(("tune.", "run."))]
+    known = [key for key in dotted_keys() if not key.startswith(NOT_SEARCHED)]
     for key, dimension in config.tune.space.items():
         if key not in known:
             yield f"tune.space: {_unknown(key, known)}"

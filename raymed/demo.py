@@ -38,9 +38,7 @@ def run_demo(config: Config, console: Console) -> None:
     _empty(folder)
 
     console.rule("1  prepare: draw phantom studies with known findings")
-    settings = PrepareConfig(
-        out=config.data.path, image_size=IMAGE_SIZE, studies=STUDIES, overwrite=True
-    )
+    settings = PrepareConfig(out=config.data.path, image_size=IMAGE_SIZE, studies=STUDIES)
     prepare_source("phantom", None, settings, console)
 
     with connected(config.launch.address):

@@ -214,3 +214,16 @@ def test_the_installed_command_exits_with_2(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("raymed: gone.yaml")
     assert "Traceback" not in done.stderr
+
+
+def test_missing_encoder_weights_are_refused_before_anything_starts(phantom, tmp_path, capsys):
+    file = tmp_path / "run.yaml"
+    file.write_text(f"data: {{path: {phantom}}}\nrun: {{folder: {tmp_path / 'runs'}}}\n")
+    settings = ["model.encoder_weights=gone.pth", "launch.workers=2"]
+    refused(capsys, main(["train", str(file), *settings]), "model.encoder_weights", "gone.pth")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("key", ["training.epochs", "launch.workers", "data.path"])
+def test_what_all_trials_share_cannot_be_searched(key, capsys):
+    refused(capsys, main(["config", f"tune.space.{key}={{choice: [1, 2]}}"]), key)

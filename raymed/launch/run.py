@@ -61,6 +61,8 @@ def located(config: Config) -> Config:
 def claim(config: Config) -> Path:
     """The run's folder, with its configuration written, or found there and equal.
 
+    A run that has not finished an epoch may be started anew with another configuration.
+
     Raises:
         UsageError: the folder holds a run of another configuration, or something else.
     """
@@ -71,7 +73,7 @@ def claim(config: Config) -> Path:
         changed = [
             f"{key}: {before[key]!r} -> {now[key]!r}" for key in now if before[key] != now[key]
         ]
-        if changed:
+        if changed and latest(folder) is not None:
             raise UsageError(
                 f"{folder}: holds a run of another configuration ({'; '.join(changed)}). Choose "
                 "another run.name, or delete that folder"

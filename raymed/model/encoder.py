@@ -77,8 +77,9 @@ def build_backbone(name: str, weights: str = "none") -> Backbone:
     Raises:
         UsageError: the weights cannot be downloaded, read, or are another network's.
     """
+    check_weights(name, weights)
     if name == "small":
-        return _small(weights)
+        return _small()
     network = getattr(torchvision.models, name)(weights=None)
     if weights == "imagenet":
         network.load_state_dict(_downloaded(name))
@@ -90,11 +91,24 @@ def build_backbone(name: str, weights: str = "none") -> Backbone:
     return Backbone(encoder, pool, (first, second))
 
 
-def _small(weights: str) -> Backbone:
-    if weights != "none":
+def check_weights(name: str, weights: str) -> None:
+    """See that there can be such weights, before any process is started to load them.
+
+    Raises:
+        UsageError: there is no such file, or the network has no weights to load.
+    """
+    if name == "small" and weights != "none":
         raise UsageError(
             f"model.encoder_weights: the small encoder has no {weights!r} weights; set it to none"
         )
+    if weights not in ("imagenet", "none") and not Path(weights).is_file():
+        raise UsageError(
+            f"model.encoder_weights: {weights}: no such file; give imagenet, none or a file of "
+            f"torchvision {name} weights"
+        )
+
+
+def _small() -> Backbone:
     # The first convolution halves the image: at full size a narrow network spends its time on the
     # pixels of one grey channel.
     stages: list[nn.Module] = [nn.Conv2d(1, SMALL_WIDTHS[0], 5, stride=2, padding=2)]
@@ -129,11 +143,6 @@ def _downloaded(name: str) -> dict[str, Tensor]:
 
 def _load_file(network: nn.Module, name: str, file: str) -> None:
     path = Path(file)
-    if not path.is_file():
-        raise UsageError(
-            f"model.encoder_weights: {file}: no such file; give imagenet, none or a file of "
-            f"torchvision {name} weights"
-        )
     try:
         if path.suffix == ".safetensors":
             state = safetensors.torch.load_file(path)

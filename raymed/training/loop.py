@@ -26,6 +26,7 @@ from raymed.errors import UsageError
 from raymed.generation import Report, generate
 from raymed.metrics.captions import cider
 from raymed.metrics.tags import recall_at
+from raymed.model.encoder import check_weights
 from raymed.model.hierarchical import HierarchicalModel
 from raymed.training.checkpoint import Checkpoint, Row, checkpoints_of, epoch_name, latest
 from raymed.training.log import RunLog
@@ -132,6 +133,7 @@ def check(config: Config) -> PreparedDataset:
     Raises:
         UsageError: naming the key that does not fit.
     """
+    check_weights(config.model.encoder, config.model.encoder_weights)
     dataset = PreparedDataset.open(config.data.path)
     tags = len(dataset.tags)
     if config.model.top_tags > tags:

@@ -305,3 +305,12 @@ def test_paths_are_made_absolute_and_addresses_are_not(
     assert other.data.path == "s3://bucket/data"
     assert other.model.encoder_weights == str(tmp_path / "vgg.pth")
     assert configuration.load(None, ["data.path=s3://bucket/data"]).data == other.data
+
+
+def test_a_run_without_an_epoch_may_start_with_another_configuration(
+    tiny: Config, tmp_path: Path
+) -> None:
+    config = tiny.override({"run.folder": str(tmp_path), "training.epochs": 1})
+    with pytest.raises(UsageError, match="diverged"):
+        run_training(config.override({"loss.word": 1e38, "loss.tag": 1e38}), Console(quiet=True))
+    assert run_training(config, Console(quiet=True)).epoch == 1
