@@ -17,7 +17,7 @@ from raymed.prediction import predict_rows, print_prediction
 from raymed.training.checkpoint import Checkpoint
 from raymed.tuning.sweep import run_sweep
 
-STUDIES = 1200
+STUDIES = 1000
 IMAGE_SIZE = 64
 SHOWN = 3
 MARK = ".raymed-demo"
