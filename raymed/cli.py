@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"raymed: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        said = "interrupted; what was written stays good, and `raymed train` goes on from it"
+        said = "interrupted; what was written stays good; `raymed train` and `table` go on from it"
         print(f"raymed: {said}", file=sys.stderr)
         return 130
     except BrokenPipeError:
@@ -56,12 +56,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("settings", nargs="*", metavar="key=value", help=OVERRIDES)
 
     sub = add("prepare", _prepare, "make a prepared data set of images and reports")
-    sub.add_argument("source", choices=("iu-xray", "table", "phantom"), help="what to read")
+    sources = ("iu-xray", "peir-gross", "table", "phantom")
+    sub.add_argument("source", choices=sources, help="what to read")
     sub.add_argument(
         "settings",
         nargs="*",
         metavar="PATH|key=value",
-        help="the folder of iu-xray or the file of the table (the phantom has none), and settings: "
+        help="the folder of iu-xray or peir-gross, or the table's file (the phantom has none), and "
+        "settings: "
         + "; ".join(
             f"{name}: {field.description}"
             for name, field in configuration.PrepareConfig.model_fields.items()
@@ -92,6 +94,25 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="IMAGE",
         help="image files; out=FOLDER for the figures, and generation keys as key=value",
+    )
+
+    sub = add("table", _table, "train what a table of the paper needs, and print it")
+    sub.add_argument("table", choices=("1", "2", "3", "attention"), help="which table")
+    sub.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE|key=value",
+        help="YAML files with a table section, one for each data set; and settings",
+    )
+
+    sub = add("figure", _figure, "draw figure 3 (several runs) or 4 (one) as PNG and as HTML")
+    sub.add_argument("figure", choices=("3", "4"), help="3: reports compared; 4: attention")
+    sub.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN|key=value",
+        help="runs' folders; split=test, images=ID,ID (else the first with an abnormality), "
+        "data.path and out=FOLDER",
     )
 
     sub = add("demo", _demo, "the whole main job on phantom studies, in a few minutes")
@@ -128,9 +149,10 @@ def _train(options: argparse.Namespace, console: Console) -> None:
 
     checkpoint = run_training(config, console)
     best = checkpoint.history[-1]
+    score = f"{'CIDEr' if 'cider' in best else 'recall@5'} {best['score']:.3f}"
     _say(
         console,
-        f"best: epoch {checkpoint.epoch}, validation CIDEr {best['cider']:.3f}: {checkpoint.path}\n"
+        f"best: epoch {checkpoint.epoch}, validation {score}: {checkpoint.path}\n"
         f"next: raymed evaluate {checkpoint.path.parent.parent} split=test",
     )
 
@@ -178,6 +200,48 @@ def _predict(options: argparse.Namespace, console: Console) -> None:
     out = Path(outs[-1] if outs else "predictions")
     for prediction in predict(checkpoint, config, images, out):
         print_prediction(prediction, console)
+
+
+def _table(options: argparse.Namespace, console: Console) -> None:
+    settings = [s for s in options.files if "=" in s and not Path(s).exists()]
+    files = [s for s in options.files if s not in settings]
+    if not files:
+        raise UsageError("table: no file is given, such as tune_configs/table_phantom.yaml")
+    configs = [configuration.load(file, settings) for file in files]
+    folders = [Path(config.run.folder) / config.run.name for config in configs]
+    for folder in folders:
+        sharing = [file for file, own in zip(files, folders, strict=True) if own == folder]
+        if len(sharing) > 1:
+            raise UsageError(
+                f"run.name: {' and '.join(sharing)} share the folder {folder}; give each its own"
+            )
+    from raymed.tables.make import make_table
+
+    made = [make_table(options.table, config, console) for config in configs]
+    _say(console, "\n".join(f"written: {file} and its runs beside it" for file in made))
+
+
+def _figure(options: argparse.Namespace, console: Console) -> None:
+    runs = [s for s in options.runs if "=" not in s or Path(s).exists()]
+    settings = dict(s.split("=", 1) for s in options.runs if s not in runs)
+    known = {"split": "test", "images": "", "data.path": None, "out": "figures"}
+    for key in settings:
+        if key not in known:
+            raise UsageError(f"{key}: no such key; figure takes {', '.join(known)}")
+    if not runs:
+        raise UsageError("figure: no run is given")
+    values = {**known, **settings}
+    from raymed.figures import make_figure
+
+    files = make_figure(
+        options.figure,
+        runs,
+        values["data.path"],
+        str(values["split"]),
+        str(values["images"]),
+        Path(str(values["out"])),
+    )
+    _say(console, "\n".join(map(str, files)))
 
 
 def _demo(options: argparse.Namespace, console: Console) -> None:

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from raymed.errors import UsageError
 
@@ -20,11 +27,49 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Column = Literal["image", "report", "tags", "study", "split", "view"]
 
+SYSTEMS = tuple(
+    sorted(
+        file.stem
+        for file in (Path(__file__).parent / "model" / "systems").glob("*.py")
+        if file.stem != "__init__"
+    )
+)
+"""The systems there are: each is a file of `raymed.model.systems`."""
 
-NOT_SEARCHED = ("tune.", "run.", "launch.", "data.path", "training.epochs")
+
+def _known_system(name: str) -> str:
+    if name not in SYSTEMS:
+        close = difflib.get_close_matches(name, SYSTEMS, n=1, cutoff=0.4)
+        meant = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"must be one of {', '.join(SYSTEMS)}{meant}")
+    return name
+
+
+SystemName = Annotated[str, AfterValidator(_known_system)]
+
+
+def _different(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    twice = sorted({value for value in values if values.count(value) > 1})
+    if twice:
+        raise ValueError(
+            f"must differ from each other, and {', '.join(map(str, twice))} comes again"
+        )
+    return values
+
+
+def _seeds(values: tuple[int, ...]) -> tuple[int, ...]:
+    if not values:
+        raise ValueError("must be one at least")
+    return _different(values)
+
+
+NOT_SEARCHED = ("tune.", "table.", "run.", "launch.", "data.path", "training.epochs")
 """Keys that a sweep's trials share: who trains them, on what, and how long at most."""
+SHARED = ("tune.", "table.", "run.", "launch.", "data.path", "model.system", "training.seed")
+"""Keys that the settings of a table's single systems cannot have: the table itself sets them."""
 
 
 class Section(BaseModel):
@@ -52,7 +97,7 @@ class DataConfig(Section):
 
 
 class ModelConfig(Section):
-    system: Literal["co_attention"] = "co_attention"
+    system: SystemName = "co_attention"
     """The system to train: a row of the paper's tables."""
     encoder: Literal["vgg11", "vgg13", "vgg16", "vgg19", "small"] = "vgg19"
     """A torchvision VGG, or `small`: four narrow stages for images of about 64 pixels."""
@@ -78,7 +123,7 @@ class LossConfig(Section):
     word: Weight = 1.0
     """Weight of the word cross-entropy (lambda_word, eq. 8)."""
     attention: Weight = 1.0
-    """Weight of the attention regularisation (lambda_re, eq. 9)."""
+    """Weight of the attention regularisation (lambda_re, eq. 9; or the system's own paper's)."""
 
 
 class GenerationConfig(Section):
@@ -88,6 +133,12 @@ class GenerationConfig(Section):
     """The longest report, in sentences, that is learned from and written."""
     max_words: Count = 30
     """The longest sentence, in words, that is learned from and written."""
+    beam_width: Count = 1
+    """Hypotheses that beam search keeps for each sentence (or report); 1 is greedy."""
+    length_penalty: Weight = 0.0
+    """Hypotheses are ranked by log-probability / words^this; 0: by log-probability alone."""
+    block_ngrams: Annotated[int, Field(ge=0)] = 0
+    """No sequence of so many words is written twice in a sentence (or report); 0: any may be."""
 
 
 class TrainingConfig(Section):
@@ -109,7 +160,7 @@ class TrainingConfig(Section):
     """Gradients are scaled down to this Euclidean norm where theirs is larger."""
     precision: Literal["auto", "float32"] = "auto"
     """`auto`: bfloat16 autocast on a GPU that has it; `float32`: full precision everywhere."""
-    seed: int = 0
+    seed: Seed = 0
     """Decides the initial weights, the order of the images and the dropout."""
 
 
@@ -175,7 +226,7 @@ class TuneConfig(Section):
     """How many trials the sweep runs."""
     space: dict[str, Dimension] = {}
     """Searched keys: a dotted key of this file each, with its range."""
-    seed: int = 0
+    seed: Seed = 0
     """Decides what Optuna's sampler proposes."""
     startup_trials: Count = 5
     """Trials proposed at random before the TPE sampler's model takes over."""
@@ -187,6 +238,17 @@ class TuneConfig(Section):
     """Worker groups, each training one trial at a time; empty: as many as there is room for."""
 
 
+class TableConfig(Section):
+    seeds: Annotated[tuple[Seed, ...], AfterValidator(_seeds)] = (0, 1, 2)
+    """Each system is trained once with each of these seeds."""
+    paper: Literal["iu_xray", "peir_gross"] = "iu_xray"
+    """The half of the paper's tables that stands beside: paragraphs, or single sentences."""
+    systems: dict[SystemName, dict[str, Any]] = {}
+    """Settings of single systems: dotted keys and values that the others do not share."""
+    runs: dict[SystemName, Annotated[tuple[str, ...], AfterValidator(_different)]] = {}
+    """Folders of finished runs that are taken for a system, instead of training it."""
+
+
 class PrepareConfig(Section):
     """What `raymed prepare` is told beside the source and its path."""
 
@@ -196,8 +258,10 @@ class PrepareConfig(Section):
     """Side of the square images, in pixels: the longer side is scaled to it, the rest padded."""
     split: Literal["study", "paper", "given", "r2gen"] = "study"
     """Split protocol; `given` takes the source's own split column."""
-    seed: int = 0
+    seed: Seed = 0
     """Decides the random split, and the phantom's studies."""
+    views: Literal["all", "frontal", "lateral"] = "all"
+    """Views to keep, of iu-xray and of a table with a view column; PA and AP count as frontal."""
     overwrite: bool = False
     """Replace a prepared data set that is already there."""
     images: str | None = None
@@ -221,6 +285,7 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
     launch: LaunchConfig = LaunchConfig()
     tune: TuneConfig = TuneConfig()
+    table: TableConfig = TableConfig()
 
     def override(self, values: Mapping[str, Any], origin: str = "override") -> "Config":
         """This configuration with dotted keys replaced, e.g. ``{"loss.tag": 2.0}``.
@@ -347,13 +412,10 @@ def _key_value(text: str, origin: str) -> tuple[str, Any]:
 
 
 def _put(tree: dict[str, Any], dotted: str, value: Any, origin: str) -> None:
-    # Below tune.space the rest of the key is one key: the dotted name of what is searched.
-    prefix = "tune.space."
-    parts = (
-        ["tune", "space", dotted.removeprefix(prefix)]
-        if dotted.startswith(prefix)
-        else dotted.split(".")
-    )
+    # Below tune.space, and below a system of table.systems, the rest is one key: a dotted name.
+    whole = {"tune.space.": 2, "table.systems.": 3}
+    cuts = next((count for prefix, count in whole.items() if dotted.startswith(prefix)), -1)
+    parts = dotted.split(".", cuts)
     node = tree
     for part in parts[:-1]:
         if node.get(part) is None:
@@ -370,7 +432,7 @@ def _validated(tree: dict[str, Any], origin: str) -> Config:
     except ValidationError as error:
         faults = [_fault(dict(item)) for item in error.errors()]
         raise UsageError(_listed(origin, faults)) from None
-    faults = list(_space_faults(config))
+    faults = [*_space_faults(config), *_table_faults(config)]
     if faults:
         raise UsageError(_listed(origin, faults))
     return config
@@ -384,18 +446,44 @@ def _space_faults(config: Config) -> Iterator[str]:
         if key not in known:
             yield f"tune.space: {_unknown(key, known)}"
             continue
-        section, _, name = key.partition(".")
         for value in (*dimension.extremes(), *dimension.between()):
-            candidate = {**tree, section: {**tree[section], name: value}}
-            try:
-                Config.model_validate(candidate)
-            except ValidationError as error:
-                yield f"tune.space: {_fault(dict(error.errors()[0]))}"
+            fault = _value_fault(tree, key, value)
+            if fault:
+                yield f"tune.space: {fault}"
                 break
 
 
+def _table_faults(config: Config) -> Iterator[str]:
+    """Every setting of a single system must be a key's, valid, and not one that all share."""
+    tree = config.model_dump(mode="json", by_alias=True)
+    keys = list(dotted_keys())
+    for system, settings in config.table.systems.items():
+        for key, value in settings.items():
+            if key in Config.model_fields and isinstance(value, dict):
+                names = ", ".join(f"{key}.{name}" for name in value)
+                fault: str | None = f"{key}: is a section; write its keys as {names}"
+            elif key not in keys:
+                fault = _unknown(key, [k for k in keys if not k.startswith(SHARED)])
+            elif key.startswith(SHARED):
+                fault = f"{key}: cannot differ between the systems of a table"
+            else:
+                fault = _value_fault(tree, key, value)
+            if fault:
+                yield f"table.systems.{system}: {fault}"
+
+
+def _value_fault(tree: Mapping[str, Any], key: str, value: Any) -> str | None:
+    section, _, name = key.partition(".")
+    try:
+        Config.model_validate({**tree, section: {**tree[section], name: value}})
+    except ValidationError as error:
+        return _fault(dict(error.errors()[0]))
+    return None
+
+
 def _fault(item: dict[str, Any], known: Sequence[str] | None = None) -> str:
-    location = [str(part) for part in item["loc"]]
+    # pydantic's mark for a mapping's key, which stands before it by its own name.
+    location = [str(part) for part in item["loc"] if part != "[key]"]
     key = ".".join(location)
     if item["type"] == "extra_forbidden":
         if location[:2] == ["tune", "space"]:
@@ -407,7 +495,8 @@ def _fault(item: dict[str, Any], known: Sequence[str] | None = None) -> str:
         return _unknown(key, known)
     if item["type"] == "missing":
         return f"{key}: must be given, as {key}=..."
-    message = item["msg"].removeprefix("Value error, ")
+    # YAML has lists only.
+    message = item["msg"].removeprefix("Value error, ").replace("tuple", "list")
     return f"{key}: {message[0].lower()}{message[1:]} (found {item['input']!r})"
 
 

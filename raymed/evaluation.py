@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -42,34 +42,38 @@ class Written:
     """What one way of writing reports gave for every image of a split.
 
     Attributes:
-        sentences: of each image's report.
+        sentences: of each image's report; None of a system that writes none.
         tags: of each image, the likeliest first; 20 of them, or the whole vocabulary if smaller.
     """
 
-    sentences: list[list[str]]
+    sentences: list[list[str]] | None
     tags: list[list[str]]
 
     @property
     def texts(self) -> list[str]:
-        return [" ".join(sentence for sentence in report if sentence) for report in self.sentences]
+        reports = self.sentences or []
+        return [" ".join(sentence for sentence in report if sentence) for report in reports]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One row of the score table. Shares and scores are from 0 to 1, CIDEr from 0 to 10."""
+    """One row of the score table. Shares and scores are from 0 to 1, CIDEr from 0 to 10.
 
-    bleu_1: float
-    bleu_2: float
-    bleu_3: float
-    bleu_4: float
-    meteor: float | None
-    rouge_l: float
-    cider: float
+    A system that writes no report has tag recall only.
+    """
+
     recall_5: float
     recall_10: float
     recall_20: float
-    normality: float
-    distinct: int
+    bleu_1: float | None = None
+    bleu_2: float | None = None
+    bleu_3: float | None = None
+    bleu_4: float | None = None
+    meteor: float | None = None
+    rouge_l: float | None = None
+    cider: float | None = None
+    normality: float | None = None
+    distinct: int | None = None
 
 
 MEASURES = {
@@ -86,6 +90,13 @@ MEASURES = {
     "normality": "normality share",
     "distinct": "distinct reports",
 }
+
+
+class Baseline(NamedTuple):
+    """A baseline's scores on the images that a run is validated on."""
+
+    cider: float
+    recall_5: float
 
 
 @dataclass(frozen=True)
@@ -190,14 +201,17 @@ def baselines(dataset: PreparedDataset, split: Split) -> dict[str, Written]:
     }
 
 
-def baseline_cider(
+def baseline_scores(
     dataset: PreparedDataset, split_name: str, images: int | None
-) -> dict[str, float]:
-    """CIDEr of the two baselines on the first ``images`` images of a split (None: on all)."""
+) -> dict[str, Baseline]:
+    """Scores of the two baselines on the first ``images`` images of a split (None: on all)."""
     split = dataset.split(split_name)
     references = split.references[:images]
     return {
-        name: cider(references, written.texts[:images])
+        name: Baseline(
+            cider(references, written.texts[:images]),
+            _recalls(split.tags[:images], written.tags[:images])[0],
+        )
         for name, written in baselines(dataset, split).items()
     }
 
@@ -218,20 +232,18 @@ def _by_model(checkpoint: Checkpoint, config: Config, split: Split) -> Written:
         )
     ]
     return Written(
-        [report.sentences for report in reports],
+        [report.sentences for report in reports] if model.writer else None,
         [[tag for tag, _ in report.tags[:RANKED_TAGS]] for report in reports],
     )
 
 
 def _scores(split: Split, written: Written, lexicon: Sequence[str]) -> tuple[Scores, str | None]:
+    recalls = _recalls(split.tags, written.tags)
+    if written.sentences is None:
+        return Scores(*recalls), None
     captions = caption_scores(split.references, written.texts, lexicon)
-    # Tags by number, so that one outside the ranking's vocabulary still counts as missed.
-    numbers: dict[str, int] = {}
-    ranked = np.array(
-        [[numbers.setdefault(tag, len(numbers)) for tag in tags] for tags in written.tags]
-    )
-    truth = [{numbers.setdefault(tag, len(numbers)) for tag in tags} for tags in split.tags]
     scores = Scores(
+        *recalls,
         bleu_1=captions.bleu_1,
         bleu_2=captions.bleu_2,
         bleu_3=captions.bleu_3,
@@ -239,13 +251,21 @@ def _scores(split: Split, written: Written, lexicon: Sequence[str]) -> tuple[Sco
         meteor=captions.meteor,
         rouge_l=captions.rouge_l,
         cider=captions.cider,
-        recall_5=recall_at(5, ranked, truth),
-        recall_10=recall_at(10, ranked, truth),
-        recall_20=recall_at(20, ranked, truth),
         normality=normality_share(s for report in written.sentences for s in report),
         distinct=captions.distinct,
     )
     return scores, captions.meteor_missing
+
+
+def _recalls(
+    truth: Sequence[Sequence[str]], ranked: Sequence[Sequence[str]]
+) -> tuple[float, float, float]:
+    """Tag recall@5, @10 and @20."""
+    # Tags by number, so that one outside the ranking's vocabulary still counts as missed.
+    numbers: dict[str, int] = {}
+    ids = np.array([[numbers.setdefault(tag, len(numbers)) for tag in tags] for tags in ranked])
+    true_ids = [{numbers.setdefault(tag, len(numbers)) for tag in tags} for tags in truth]
+    return recall_at(5, ids, true_ids), recall_at(10, ids, true_ids), recall_at(20, ids, true_ids)
 
 
 def _ranked(tags: Sequence[str]) -> list[str]:
@@ -260,8 +280,11 @@ def _write_predictions(path: Path, split: Split, written: dict[str, Written]) ->
             "image_id": split.image_ids,
             "study": split.studies,
             "reference": split.references,
-            "report": system.texts,
-            "sentences": system.sentences,
+            **(
+                {"report": system.texts, "sentences": system.sentences}
+                if system.sentences is not None
+                else {}
+            ),
             "tags": pa.array(split.tags, pa.list_(pa.string())),
             "predicted_tags": system.tags,
             "constant_report": constant.texts,

@@ -1,19 +1,20 @@
-"""Writing reports: topics first, then all sentences of all images in parallel.
+"""Writing reports: topics first, then all passages of all images in parallel, by beam search.
 
-The words of a sentence depend on its topic alone, never on the stop threshold, and the LSTM's
-state is kept, so no prefix is ever run again.
+A passage is a sentence where sentences are planned, else the whole report. What is written from
+a topic never depends on the stop threshold, and the LSTM's state is kept, so no prefix is ever run
+again.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from raymed.config import GenerationConfig
 from raymed.data.vocabulary import Vocabulary
-from raymed.model.hierarchical import HierarchicalModel, Topics
-from raymed.model.word_lstm import WordLSTM
-from raymed.tokens import END, PAD, START, UNKNOWN
+from raymed.model.system import Context, Reading, System, Writer
+from raymed.tokens import END, PAD, START
 
 
 @dataclass(frozen=True)
@@ -21,32 +22,23 @@ class Generated:
     """Reports for B images.
 
     Attributes:
-        topics: what the model said of the images, over S sentences (see `Topics`).
-        stop_probability: p(STOP) of each sentence, [B, S].
-        lengths: sentences of each report, [B], 1 to S.
-        words: word ids [B, S, T], END and what follows left as PAD; all PAD past a report's
-            length.
+        reading: what the system said of the images (see `Reading`).
+        sentences: of each image's report, as word ids.
     """
 
-    topics: Topics
-    stop_probability: Tensor
-    lengths: Tensor
-    words: Tensor
+    reading: Reading
+    sentences: list[list[list[int]]]
 
     def reports(self, vocabulary: Vocabulary) -> list["Report"]:
         """The reports in words, one per image."""
-        ranked = self.topics.tag_logits.float().softmax(dim=1).sort(dim=1, descending=True)
+        ranked = self.reading.tag_logits.float().softmax(dim=1).sort(dim=1, descending=True)
         return [
             Report(
-                sentences=[vocabulary.decode(ids) for ids in words[:length]],
+                sentences=[vocabulary.decode(ids) for ids in sentences],
                 tags=[(vocabulary.tags[i], p) for i, p in zip(ids, probabilities, strict=True)],
             )
-            for words, length, ids, probabilities in zip(
-                self.words.tolist(),
-                self.lengths.tolist(),
-                ranked.indices.tolist(),
-                ranked.values.tolist(),
-                strict=True,
+            for sentences, ids, probabilities in zip(
+                self.sentences, ranked.indices.tolist(), ranked.values.tolist(), strict=True
             )
         ]
 
@@ -70,20 +62,46 @@ class Report:
 
 
 @torch.inference_mode()
-def generate(model: HierarchicalModel, images: Tensor, settings: GenerationConfig) -> Generated:
-    """Write the reports of uint8 images [B, H, W] greedily; the model must be in eval mode.
+def generate(model: System, images: Tensor, settings: GenerationConfig) -> Generated:
+    """Write the reports of uint8 images [B, H, W]; the model must be in eval mode.
 
     A sentence whose p(STOP) is above the threshold is the last one, as in training, where the
     label STOP stands on the last sentence; without one the report has ``max_sentences``.
     """
     assert not model.training
-    topics = model.read(images, settings.max_sentences)
-    stop_probability = topics.stop_logits.softmax(dim=2)[:, :, 1]
+    reading = model.read(images, settings.max_sentences)
+    if model.writer is None:
+        return Generated(reading, [[] for _ in images])
+    if reading.stop_logits is None:
+        context = tuple(each.squeeze(1) for each in reading.context)
+        limit = settings.max_sentences * (settings.max_words + 1) - 1
+        written = write(model.writer, context, limit, settings).tolist()
+        return Generated(reading, [_sentences(ids)[: settings.max_sentences] for ids in written])
+    stop_probability = reading.stop_logits.softmax(dim=2)[:, :, 1]
     lengths = report_lengths(stop_probability, settings.stop_threshold)
-    written = torch.arange(settings.max_sentences, device=images.device) < lengths.unsqueeze(1)
-    words = torch.full((*written.shape, settings.max_words), PAD, device=images.device)
-    words[written] = write_sentences(model.word_lstm, topics.topics[written], settings.max_words)
-    return Generated(topics, stop_probability, lengths, words)
+    kept = torch.arange(settings.max_sentences, device=images.device) < lengths.unsqueeze(1)
+    context = tuple(each[kept] for each in reading.context)
+    written = write(model.writer, context, settings.max_words, settings).tolist()
+    passages = iter([ids[: ids.index(PAD)] if PAD in ids else ids for ids in written])
+    return Generated(reading, [[next(passages) for _ in range(n)] for n in lengths.tolist()])
+
+
+@torch.inference_mode()
+def attended(model: System, generated: Generated) -> Generated:
+    """The same reports with each sentence's attention in their reading, where the system has any.
+
+    Systems without planned sentences attend while they write, so they read their reports again.
+    """
+    count = max(map(len, generated.sentences))
+    if count == 0:
+        return generated
+    longest = max(len(ids) for sentences in generated.sentences for ids in sentences)
+    shape = len(generated.sentences), count, longest + 2
+    reports = torch.full(shape, PAD, device=generated.reading.tag_logits.device)
+    for image, sentences in enumerate(generated.sentences):
+        for number, ids in enumerate(sentences):
+            reports[image, number, : len(ids) + 2] = torch.tensor([START, *ids, END])
+    return replace(generated, reading=model.attended(generated.reading, reports))
 
 
 def report_lengths(stop_probability: Tensor, threshold: float) -> Tensor:
@@ -93,18 +111,97 @@ def report_lengths(stop_probability: Tensor, threshold: float) -> Tensor:
     return torch.where(stops.any(dim=1), first, stop_probability.shape[1])
 
 
-def write_sentences(word_lstm: WordLSTM, topics: Tensor, max_words: int) -> Tensor:
-    """The likeliest word at each step for topics [K, E] -> ids [K, T], PAD from END on."""
-    words = torch.full((len(topics), max_words), PAD, device=topics.device)
-    logits, state = word_lstm.begin(topics)
-    open_ = torch.ones(len(topics), dtype=torch.bool, device=topics.device)
-    for t in range(max_words):
-        # These three are no words of a report.
-        logits[:, [PAD, START, UNKNOWN]] = -torch.inf
-        next_word = logits.argmax(dim=1)
-        open_ = open_ & (next_word != END)
+class Hypotheses(NamedTuple):
+    """The best passage found for each of K contexts.
+
+    Attributes:
+        words: word ids [K, T], PAD from END on.
+        score: [K], log p(words) / words^length_penalty, with END counted and cut passages as
+            they are.
+    """
+
+    words: Tensor
+    score: Tensor
+
+
+def write(writer: Writer, context: Context, limit: int, settings: GenerationConfig) -> Tensor:
+    """The best passage of up to ``limit`` words for each of K contexts: ids [K, T].
+
+    Beam search may lose the greedy passage on its way, so both are run and the better is taken.
+    """
+    greedy = beam_search(writer, context, limit, settings, width=1)
+    if settings.beam_width == 1:
+        return greedy.words
+    beam = beam_search(writer, context, limit, settings, settings.beam_width)
+    better = (beam.score > greedy.score).unsqueeze(1)
+    return torch.where(better, beam.words, greedy.words)
+
+
+def beam_search(
+    writer: Writer, context: Context, limit: int, settings: GenerationConfig, width: int
+) -> Hypotheses:
+    """Keep the ``width`` best hypotheses of each passage, word by word; all passages at once.
+
+    A finished hypothesis stays among them as it is, and competes with those that go on.
+    """
+    passages, device = len(context[0]), context[0].device
+    context = tuple(each.repeat_interleave(width, dim=0) for each in context)
+    state = writer.begin(context)
+    words = torch.full((passages, width, limit), PAD, device=device)
+    # Under autocast the context may be bfloat16, which cannot tell sums of so many terms apart.
+    dtype = torch.promote_types(context[0].dtype, torch.float32)
+    total = torch.full((passages, width), -torch.inf, device=device, dtype=dtype)
+    total[:, 0] = 0
+    lengths = torch.zeros_like(words[:, :, 0])
+    open_ = torch.ones_like(lengths, dtype=torch.bool)
+    last = torch.full((passages * width,), START, device=device)
+    first_row = torch.arange(passages, device=device).unsqueeze(1) * width
+    for t in range(limit):
+        logits, state = writer.step(last, state, context)
+        log_p = logits.log_softmax(dim=1).view(passages, width, logits.shape[1])
+        log_p[:, :, list(writer.never_written)] = -torch.inf
+        if settings.block_ngrams:
+            _block_repeats(log_p, words[:, :, :t], settings.block_ngrams)
+        log_p[~open_] = -torch.inf
+        log_p[:, :, PAD].masked_fill_(~open_, 0)
+        totals = total.unsqueeze(2) + log_p
+        lengths = lengths + open_
+        scores = totals / lengths.unsqueeze(2) ** settings.length_penalty
+        best = scores.flatten(1).topk(width, dim=1).indices
+        total = totals.flatten(1).gather(1, best)
+        parent, word = best // log_p.shape[2], best % log_p.shape[2]
+        words = words.gather(1, parent.unsqueeze(2).expand_as(words))
+        open_ = open_.gather(1, parent) & (word != END)
+        lengths = lengths.gather(1, parent)
+        words[:, :, t] = word.masked_fill(word == END, PAD)
+        rows = (first_row + parent).flatten()
+        state, last = tuple(each[rows] for each in state), word.flatten()
         if not open_.any():
             break
-        words[:, t] = torch.where(open_, next_word, PAD)
-        logits, state = word_lstm.step(next_word, state)
-    return words
+    score, best = (total / lengths**settings.length_penalty).max(dim=1)
+    return Hypotheses(words[torch.arange(passages, device=device), best], score)
+
+
+def _block_repeats(log_p: Tensor, words: Tensor, n: int) -> None:
+    """Forbid, in log_p [K, W, V], every word that would end an n-gram that words [K, W, t] hold."""
+    t = words.shape[2]
+    if t < n:
+        return
+    grams = words.unfold(2, n, 1)
+    repeated = (grams[..., : n - 1] == words[:, :, None, t - n + 1 :]).all(dim=3)
+    forbidden = torch.zeros_like(log_p, dtype=torch.int32)
+    forbidden.scatter_add_(2, grams[..., n - 1], repeated.int())
+    log_p.masked_fill_(forbidden > 0, -torch.inf)
+
+
+def _sentences(ids: list[int]) -> list[list[int]]:
+    """A report's words, START between its sentences, PAD after them -> its sentences."""
+    sentences: list[list[int]] = [[]]
+    for word in ids:
+        if word == PAD:
+            break
+        if word == START:
+            sentences.append([])
+        else:
+            sentences[-1].append(word)
+    return sentences

@@ -4,17 +4,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
 
-from raymed.config import Config
+from raymed.config import Config, GenerationConfig
 from raymed.data.dataset import Split
 from raymed.data.images import ImageError, read_image
 from raymed.errors import UsageError
-from raymed.generation import Report, generate
+from raymed.generation import Report, attended, generate
+from raymed.model.system import Reading
 from raymed.reports.attention import AttendedSentence, attention_figure
 from raymed.training.checkpoint import Checkpoint
 
@@ -51,57 +53,89 @@ def predict(
         UsageError: a file is missing or no image, or ``out`` cannot be written.
     """
     pictures = [_read(Path(image), checkpoint.image_size) for image in images]
-    write = _Writer(checkpoint, config, out)
+    report, draw = Reporter(checkpoint, config.generation), _Illustrator(out)
     for image, picture in zip(images, pictures, strict=True):
-        yield write(Path(image).name, picture)
+        (written,) = report(picture[None])
+        yield draw(Path(image).name, picture, written)
 
 
 def predict_rows(
     checkpoint: Checkpoint, config: Config, split: Split, rows: Sequence[int], out: Path
 ) -> Iterator[Prediction]:
     """The same for rows of a prepared data set's split; the figures show the ground truth too."""
-    write = _Writer(checkpoint, config, out)
+    report, draw = Reporter(checkpoint, config.generation), _Illustrator(out)
     for row, picture in zip(rows, split.pixels(np.array(rows)), strict=True):
-        truth = ". ".join(split.sentences[row])
-        yield write(split.image_ids[row], picture, truth)
+        (written,) = report(picture[None])
+        yield draw(split.image_ids[row], picture, written, ". ".join(split.sentences[row]))
 
 
-class _Writer:
-    """Writes one image's report and draws its figure; holds the model between images."""
+class AttendedReport(NamedTuple):
+    """A generated report, and its sentences with the attention that the system has."""
 
-    def __init__(self, checkpoint: Checkpoint, config: Config, out: Path) -> None:
+    report: Report
+    sentences: list[AttendedSentence]
+
+
+class Reporter:
+    """Writes the reports of pictures by one checkpoint; holds the model between calls."""
+
+    def __init__(self, checkpoint: Checkpoint, settings: GenerationConfig) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = checkpoint.build_model().to(self.device)
         self.vocabulary = checkpoint.vocabulary
-        self.model = checkpoint.build_model()
-        self.settings = config.generation
+        self.settings = settings
+
+    def __call__(self, pictures: np.ndarray) -> list[AttendedReport]:
+        """The report of each picture, uint8 [B, H, W]."""
+        images = torch.from_numpy(pictures).to(self.device)
+        generated = attended(self.model, generate(self.model, images, self.settings))
+        return [
+            AttendedReport(report, self._attended(generated.reading, image, report.sentences))
+            for image, report in enumerate(generated.reports(self.vocabulary))
+        ]
+
+    def _attended(
+        self, reading: Reading, image: int, sentences: Sequence[str]
+    ) -> list[AttendedSentence]:
+        alpha = None if reading.alpha is None else reading.alpha[image]
+        beta = None if reading.beta is None else reading.beta[image].tolist()
+        ids = [] if reading.tag_ids is None else reading.tag_ids[image].tolist()
+        tags = [self.vocabulary.tags[i] for i in ids]
+        return [
+            AttendedSentence(
+                text,
+                None if alpha is None else _square(alpha[number]),
+                [] if beta is None else list(zip(tags, beta[number], strict=True)),
+            )
+            for number, text in enumerate(sentences)
+        ]
+
+
+class _Illustrator:
+    """Draws the attention figure of one image's report, under a name of its own."""
+
+    def __init__(self, out: Path) -> None:
         self.out = out
         self.names: Counter[str] = Counter()
 
-    def __call__(self, name: str, picture: np.ndarray, truth: str | None = None) -> Prediction:
-        generated = generate(self.model, torch.from_numpy(picture)[None], self.settings)
-        (report,) = generated.reports(self.vocabulary)
-        topics = generated.topics
-        tags = [self.vocabulary.tags[i] for i in topics.tag_ids[0].tolist()]
-        attended = [
-            AttendedSentence(text, _square(alpha), list(zip(tags, beta.tolist(), strict=True)))
-            # Topics go on to the longest report there may be; sentences end where it stopped.
-            for text, alpha, beta in zip(
-                report.sentences, topics.alpha[0], topics.beta[0], strict=False
-            )
-        ]
+    def __call__(
+        self,
+        name: str,
+        picture: np.ndarray,
+        written: AttendedReport,
+        truth: str | None = None,
+    ) -> Prediction:
         stem = Path(name).stem
         self.names[stem] += 1
         number = f"-{self.names[stem]}" if self.names[stem] > 1 else ""
         figure = self.out / f"{stem}{number}-attention.png"
-        try:
-            attention_figure(figure, picture, attended, report.tags, name, truth)
-        except OSError as error:
-            raise UsageError(f"{figure}: cannot be written ({error.strerror or error})") from error
-        return Prediction(name, report, figure)
+        attention_figure(figure, picture, written.sentences, written.report.tags, name, truth)
+        return Prediction(name, written.report, figure)
 
 
 def _square(alpha: Tensor) -> np.ndarray:
     side = round(len(alpha) ** 0.5)
-    return alpha.reshape(side, side).numpy()
+    return alpha.float().reshape(side, side).cpu().numpy()
 
 
 def _read(path: Path, size: int) -> np.ndarray:

@@ -136,6 +136,11 @@ def test_a_prepared_data_set_is_not_overwritten_unasked(table, capsys):
         (["prepare", "iu-xray", "gone", "out=x"], ["gone"]),
         (["evaluate", "gone"], ["gone", "checkpoint"]),
         (["predict", "gone", "image.png"], ["gone", "checkpoint"]),
+        (["table", "1", "gone.yaml"], ["gone.yaml"]),
+        (["table", "1", "table.seeds=[0]"], ["no file is given", "tune_configs/"]),
+        (["figure", "3", "gone"], ["gone", "checkpoint"]),
+        (["figure", "3", "split=test", "images="], ["no run is given"]),
+        (["figure", "3", "gone", "spilt=val"], ["spilt", "split, images, data.path, out"]),
     ],
 )
 def test_a_mistake_gets_one_message_and_code_2(arguments, parts, tmp_path, capsys, monkeypatch):
@@ -227,3 +232,77 @@ def test_missing_encoder_weights_are_refused_before_anything_starts(phantom, tmp
 @pytest.mark.parametrize("key", ["training.epochs", "launch.workers", "data.path"])
 def test_what_all_trials_share_cannot_be_searched(key, capsys):
     refused(capsys, main(["config", f"tune.space.{key}={{choice: [1, 2]}}"]), key)
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        (["table.seeds=[]"], ["table.yaml: table.seeds", "at least"]),
+        (["table.seeds=[1, 1]"], ["table.yaml: table.seeds", "1 comes again"]),
+        (["table.seeds=[-1]"], ["table.seeds.0", "-1"]),
+        (["table.systems.lcrn.loss.tag=2"], ["table.systems.lcrn", "did you mean lrcn?"]),
+        (["table.systems.lrcn.loss.tga=2"], ["table.systems.lrcn: loss.tga", "loss.tag?"]),
+        (["table.runs.lrcn=[gone]"], ["table.runs.lrcn", "gone"]),
+        (["data.path=gone"], ["gone", "prepare"]),
+        (["launch.workers=0"], ["launch.workers", "1 or more"]),
+        (["model.top_tags=99"], ["model.top_tags", "99"]),
+        (["run.name=table.yaml"], ["table.yaml", "no table's", "run.name"]),
+        (["run.name=mine"], ["mine", "no table's", "run.name"]),
+    ],
+)
+def test_a_table_that_cannot_be_made_is_refused_before_anything_is_trained(
+    settings, parts, phantom, tmp_path, capsys
+):
+    file = tmp_path / "table.yaml"
+    file.write_text(
+        f"data: {{path: {phantom}}}\nrun: {{folder: {tmp_path}}}\nmodel: {{encoder: small, "
+        "encoder_weights: none}\n"
+    )
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    before = sorted(tmp_path.rglob("*"))
+    refused(capsys, main(["table", "1", str(file), *settings]), *parts)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_two_tables_cannot_share_a_folder(phantom, tmp_path, capsys):
+    files = [tmp_path / "iu.yaml", tmp_path / "peir.yaml", tmp_path / "own.yaml"]
+    for file, name in zip(files, ("table", "table", "own"), strict=True):
+        file.write_text(f"data: {{path: {phantom}}}\nrun: {{name: {name}, folder: {tmp_path}}}\n")
+    code = main(["table", "1", *map(str, files), "launch.workers=0"])
+    refused(capsys, code, f"{files[0]} and {files[1]} share the folder {tmp_path / 'table'}")
+    code = main(["table", "1", *map(str, files[1:]), "launch.workers=0"])
+    refused(capsys, code, "launch.workers")
+
+
+def test_tables_of_two_files_and_their_figures(trained, tmp_path, capsys):
+    """Of runs that are given, so that nothing is trained."""
+    shutil.copytree(trained, tmp_path / "run")
+    config = json.loads(next((trained / "checkpoints").glob("*/checkpoint.json")).read_text())
+    data = config["config"]["data"]["path"]
+    files = []
+    for name in ("one", "two"):
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(
+            f"data: {{path: {data}}}\nrun: {{name: {name}, folder: {tmp_path}}}\n"
+            "model: {encoder: small, encoder_weights: none}\n"
+            f"table: {{seeds: [0], runs: {{co_attention: [{tmp_path / 'run'}]}}}}\n"
+        )
+        files.append(str(file))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("raymed.tables.make.TABLE_SYSTEMS", {"3": ["co_attention"]})
+        assert main(["table", "3", *files]) == 0
+    out = capsys.readouterr().out
+    for name in ("one", "two"):
+        file = tmp_path / name / "table-3.md"
+        assert f"written: {file} and its runs beside it" in out
+        assert "| co_attention |" in file.read_text()
+    assert out.count("Table 3: tag prediction") == 2
+    run, drawn = str(tmp_path / "run"), tmp_path / "figures"
+    assert main(["figure", "3", run, "split=val", f"out={drawn}"]) == 0
+    assert main(["figure", "4", run, "split=val", f"out={drawn}"]) == 0
+    listed = capsys.readouterr().out.split()
+    assert sorted(listed) == sorted(str(path) for path in drawn.iterdir())
+    assert {"figure-3.png", "figure-3.html", "figure-4.html"} < {p.name for p in drawn.iterdir()}
+    refused(capsys, main(["figure", "4", run, run]), "figure 4", "one run")
+    refused(capsys, main(["figure", "3", run, "images=CXR9"]), "CXR9", "split test")

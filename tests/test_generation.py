@@ -1,31 +1,59 @@
-from dataclasses import fields
+import math
+from itertools import groupby
 
 import pytest
 import torch
 from torch import Tensor
 
-from raymed.config import GenerationConfig, ModelConfig
+from raymed.config import SYSTEMS, GenerationConfig, ModelConfig
 from raymed.data.vocabulary import Vocabulary
-from raymed.generation import Generated, generate, report_lengths, write_sentences
-from raymed.model.hierarchical import HierarchicalModel, Topics
+from raymed.generation import Generated, attended, generate, report_lengths
+from raymed.model.hierarchical import Hierarchical
+from raymed.model.single_lstm import SingleLSTM
+from raymed.model.system import Reading, System
+from raymed.model.systems import build_system
 from raymed.tokens import END, PAD, SPECIAL, START, UNKNOWN
 
 WORDS, TAGS = 14, 6
 SETTINGS = GenerationConfig(stop_threshold=0.5, max_sentences=5, max_words=8)
+# Of weights with which images get reports, and reports sentences, of several lengths.
+SEEDS = {
+    "att_rk": 87,
+    "cnn_rnn": 79,
+    "co_attention": 11,
+    "lrcn": 14,
+    "no_attention": 6,
+    "semantic_only": 89,
+    "soft_att": 8,
+    "vgg19_tags": 0,
+    "visual_only": 2,
+}
+WRITING = [name for name in SYSTEMS if name != "vgg19_tags"]
+
+Report = list[list[int]]
 
 
-@pytest.fixture
-def model() -> HierarchicalModel:
+def build(system: str) -> System:
     """Weights so wide that sentences, lengths and stops differ between images."""
-    torch.manual_seed(17)
-    config = ModelConfig(encoder="small", hidden_size=9, embedding_size=7, top_tags=3)
-    model = HierarchicalModel(config, TAGS, WORDS, pretrained=False).double().eval()
+    torch.manual_seed(SEEDS[system])
+    config = ModelConfig(
+        system=system, encoder="small", hidden_size=9, embedding_size=7, top_tags=3
+    )
+    model = build_system(config, TAGS, WORDS, pretrained=False).double().eval()
     with torch.no_grad():
         for name, p in model.named_parameters():
             if not name.startswith("encoder."):
                 p.normal_(std=3 / p.shape[-1] ** 0.5)
-        # Else most sentences run in circles until they are cut.
-        model.word_lstm.w_out.weight[END] *= 3
+        if isinstance(model, Hierarchical):
+            # Else most sentences run in circles until they are cut.
+            model.writer.w_out.weight[END] *= 3
+    return model
+
+
+@pytest.fixture
+def model() -> Hierarchical:
+    model = build("co_attention")
+    assert isinstance(model, Hierarchical)
     return model
 
 
@@ -36,38 +64,56 @@ def images() -> Tensor:
     return squares.to(torch.uint8).repeat_interleave(8, dim=1).repeat_interleave(8, dim=2)
 
 
-def write_one_by_one(model: HierarchicalModel, image: Tensor, threshold: float) -> list[list[int]]:
-    """A report, sentence by sentence, the whole prefix read again for every word."""
-    sentences: list[list[int]] = []
+def passage(model: System, context: tuple[Tensor, ...], limit: int, never: set[int]) -> list[int]:
+    """The likeliest word after another, the whole prefix read again for each."""
+    words: list[int] = []
+    while len(words) < limit:
+        # A word has to stand behind the prefix for its logits to be given: any but PAD.
+        logits = model.writer(context, torch.tensor([[START, *words, END]])).logits[-1]
+        ranked = logits.argsort(descending=True).tolist()
+        best = next(word for word in ranked if word not in never)
+        if best == END:
+            break
+        words.append(best)
+    return words
+
+
+@torch.no_grad()
+def write_one_by_one(model: System, image: Tensor, threshold: float) -> Report:
+    """The report of one image, passage by passage."""
+    if isinstance(model, SingleLSTM):
+        context = tuple(each[:, 0] for each in model.read(image.unsqueeze(0), 1).context)
+        # Room for five sentences of eight words and for what stands between them.
+        words = passage(model, context, 5 * 8 + 4, {PAD, UNKNOWN})
+        report: Report = [[]]
+        for word in words:
+            if word == START:
+                report.append([])
+            else:
+                report[-1].append(word)
+        return report[: SETTINGS.max_sentences]
+    sentences: Report = []
     while len(sentences) < SETTINGS.max_sentences:
-        topics = model.read(image.unsqueeze(0), sentences=len(sentences) + 1)
-        topic, stop = topics.topics[:, -1], topics.stop_logits[0, -1]
-        words: list[int] = []
-        while len(words) < SETTINGS.max_words:
-            # A word has to stand behind the prefix for its logits to be given: any but PAD.
-            prefix = torch.tensor([[START, *words, END]])
-            ranked = model.word_lstm(topic, prefix)[-1].argsort(descending=True).tolist()
-            best = next(word for word in ranked if word not in (PAD, START, UNKNOWN))
-            if best == END:
-                break
-            words.append(best)
-        sentences.append(words)
-        p_continue, p_stop = torch.exp(stop - stop.max()).tolist()
+        reading = model.read(image.unsqueeze(0), sentences=len(sentences) + 1)
+        context = tuple(each[:, -1] for each in reading.context)
+        never = {PAD, START, UNKNOWN}
+        sentences.append(passage(model, context, SETTINGS.max_words, never))
+        p_continue, p_stop = reading.stop_logits[0, -1].exp().tolist()
         if p_stop / (p_continue + p_stop) > threshold:
             break
     return sentences
 
 
-def as_lists(generated: Generated) -> list[list[list[int]]]:
-    return [
-        [[word for word in ids if word != PAD] for ids in report[:length]]
-        for report, length in zip(generated.words.tolist(), generated.lengths.tolist(), strict=True)
-    ]
+def stop_probability(generated: Generated) -> Tensor:
+    return generated.reading.stop_logits.softmax(dim=2)[:, :, 1]
 
 
-def settings_that_stop(model: HierarchicalModel, images: Tensor, share: float) -> GenerationConfig:
+def settings_that_stop(model: System, images: Tensor, share: float) -> GenerationConfig:
     """With a threshold that about this share of all sentences' p(STOP) lies below."""
-    p_stop = generate(model, images, SETTINGS).stop_probability.flatten().sort().values
+    generated = generate(model, images, SETTINGS)
+    if generated.reading.stop_logits is None:
+        return SETTINGS
+    p_stop = stop_probability(generated).flatten().sort().values
     middle = int(share * len(p_stop))
     # In the widest gap near there: no rounding can push a sentence over the threshold.
     near = range(middle - 5, middle + 5)
@@ -76,40 +122,43 @@ def settings_that_stop(model: HierarchicalModel, images: Tensor, share: float) -
     return SETTINGS.model_copy(update={"stop_threshold": threshold})
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_batched_equals_one_sentence_at_a_time(
-    model: HierarchicalModel, images: Tensor, share: float
-) -> None:
+@pytest.mark.parametrize(
+    ("system", "share"),
+    [(system, 0.5) for system in WRITING] + [("co_attention", 0.1), ("co_attention", 0.9)],
+)
+def test_batched_equals_one_passage_at_a_time(system: str, share: float, images: Tensor) -> None:
+    model = build(system)
     settings = settings_that_stop(model, images, share)
-    written = as_lists(generate(model, images, settings))
-    with torch.no_grad():
-        expected = [write_one_by_one(model, image, settings.stop_threshold) for image in images]
-    assert written == expected
+    written = generate(model, images, settings).sentences
+    assert written == [write_one_by_one(model, image, settings.stop_threshold) for image in images]
     # The case is worth its name: reports and sentences of several lengths.
     if share == 0.5:
         assert len({len(report) for report in written}) > 1
         assert len({len(ids) for report in written for ids in report}) > 1
 
 
-def test_a_report_does_not_depend_on_its_batch(model: HierarchicalModel, images: Tensor) -> None:
-    written = as_lists(generate(model, images, SETTINGS))
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("system", WRITING)
+def test_a_report_does_not_depend_on_its_batch(system: str, width: int, images: Tensor) -> None:
+    model = build(system)
+    settings = SETTINGS.model_copy(update={"beam_width": width, "block_ngrams": 3})
+    written = generate(model, images, settings).sentences
+    assert len(set(map(str, written))) > 2
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(1))
-    assert as_lists(generate(model, images[order], SETTINGS)) == [written[i] for i in order]
+    shuffled = generate(model, images[order], settings).sentences
+    assert shuffled == [written[i] for i in order]
     for i in range(len(images)):
-        assert as_lists(generate(model, images[i : i + 1], SETTINGS)) == [written[i]]
+        assert generate(model, images[i : i + 1], settings).sentences == [written[i]]
 
 
-def test_nothing_is_written_after_the_stop(model: HierarchicalModel, images: Tensor) -> None:
+def test_nothing_is_written_after_the_stop(model: Hierarchical, images: Tensor) -> None:
     settings = settings_that_stop(model, images, 0.5)
     generated = generate(model, images, settings)
-    probabilities = generated.stop_probability.tolist()
-    for p_stop, length, words in zip(
-        probabilities, generated.lengths.tolist(), generated.words.tolist(), strict=True
-    ):
+    lengths = [len(sentences) for sentences in generated.sentences]
+    for p_stop, length in zip(stop_probability(generated).tolist(), lengths, strict=True):
         assert all(p <= settings.stop_threshold for p in p_stop[: length - 1])
         assert length == SETTINGS.max_sentences or p_stop[length - 1] > settings.stop_threshold
-        assert all(word == PAD for sentence in words[length:] for word in sentence)
-    assert generated.lengths.min() < SETTINGS.max_sentences
+    assert min(lengths) < SETTINGS.max_sentences
 
 
 def test_report_lengths() -> None:
@@ -122,55 +171,112 @@ def test_report_lengths() -> None:
     assert report_lengths(p_stop, 0.0).tolist() == [1, 1, 1, 1, 2]
 
 
+@pytest.mark.parametrize("width", [1, 2])
 @pytest.mark.parametrize("favourite", [PAD, START, UNKNOWN])
+@pytest.mark.parametrize("system", ["co_attention", "lrcn"])
 def test_special_words_are_never_written(
-    model: HierarchicalModel, images: Tensor, favourite: int
+    system: str, favourite: int, width: int, images: Tensor
 ) -> None:
-    with torch.no_grad():
-        model.word_lstm.w_out.weight[favourite] = 0
-    h = torch.randn(100, 9, dtype=torch.float64)
+    model = build(system)
+    settings = SETTINGS.model_copy(update={"beam_width": width})
     # Raise the favourite's logit above all others whatever the state is.
-    model.word_lstm.w_out.register_forward_hook(
+    model.writer.w_out.register_forward_hook(
         lambda _, __, logits: logits.index_fill(1, torch.tensor([favourite]), 1e6)
     )
-    assert (model.word_lstm.w_out(h).argmax(dim=1) == favourite).all()
-    written = as_lists(generate(model, images, SETTINGS))
+    h = torch.randn(100, 9, dtype=torch.float64)
+    assert (model.writer.w_out(h).argmax(dim=1) == favourite).all()
+    written = generate(model, images, settings).sentences
     words = {word for report in written for ids in report for word in ids}
-    assert words
-    assert min(words) >= len(SPECIAL)
+    if (system, favourite) == ("lrcn", START):
+        # To a report's writer START is the end of a sentence, here of each without a word.
+        assert written == [[[]] * SETTINGS.max_sentences] * len(images)
+    else:
+        assert words
+        assert min(words) >= len(SPECIAL)
 
 
-def test_a_sentence_has_max_words_at_most_and_ends_at_its_end(
-    model: HierarchicalModel, images: Tensor
-) -> None:
-    topics = model.read(images, sentences=4).topics.detach().flatten(0, 1)
-    whole = write_sentences(model.word_lstm, topics, max_words=8)
-    assert whole.shape == (48, 8)
-    for cut in (1, 3):
-        assert torch.equal(write_sentences(model.word_lstm, topics, cut), whole[:, :cut])
-    for ids in whole.tolist():
-        first = ids.index(PAD) if PAD in ids else len(ids)
-        assert set(ids[first:]) <= {PAD}
-        assert END not in ids
+@pytest.mark.parametrize("system", WRITING)
+def test_a_report_stays_within_its_limits(system: str, images: Tensor) -> None:
+    model = build(system)
+    for sentences, words in ((1, 1), (2, 3), (3, 12)):
+        limits = {"max_sentences": sentences, "max_words": words, "stop_threshold": 1.0}
+        written = generate(model, images, SETTINGS.model_copy(update=limits)).sentences
+        lengths = [len(ids) for report in written for ids in report]
+        assert all(len(report) <= sentences for report in written)
+        assert all(END not in ids and PAD not in ids for report in written for ids in report)
+        if isinstance(model, Hierarchical):
+            assert {len(report) for report in written} == {sentences}
+            assert max(lengths) <= words
+        else:
+            # Between two sentences stands a START, and no sentence has a limit of its own.
+            assert all(
+                sum(len(ids) + 1 for ids in report) <= sentences * (words + 1) for report in written
+            )
+    assert max(lengths) > 1
 
 
-def test_no_topics_make_no_sentences(model: HierarchicalModel) -> None:
-    topics = torch.zeros(0, 7, dtype=torch.float64)
-    assert write_sentences(model.word_lstm, topics, 3).shape == (0, 3)
+@torch.no_grad()
+@pytest.mark.parametrize("system", ["soft_att", "att_rk"])
+def test_attention_of_what_was_written(system: str, images: Tensor) -> None:
+    """Each sentence's is the mean over its words, each attending before it is written."""
+    model = build(system)
+    generated = generate(model, images, SETTINGS)
+    found = attended(model, generated)
+    assert found.sentences == generated.sentences
+    name, width = ("alpha", 4) if system == "soft_att" else ("beta", 3)
+    attention = getattr(found.reading, name)
+    longest = max(map(len, generated.sentences))
+    assert attention.shape == (len(images), longest, width)
+    assert (found.reading.alpha is None) != (found.reading.beta is None)
+    for image, sentences in enumerate(generated.sentences):
+        words = [word for ids in sentences for word in [START, *ids]]
+        passages = [*words, END]
+        context = tuple(each[image].clone() for each in generated.reading.context)
+        rows = getattr(model.writer(context, torch.tensor([passages])), name)[0].tolist()
+        # Words by the number of STARTs before them; a START is read with what comes after it.
+        numbers = [passages[: place + 1].count(START) - 1 for place in range(len(rows))]
+        for number, group in groupby(range(len(rows)), key=lambda place: numbers[place]):
+            of_words = [rows[place] for place in group]
+            assert len(of_words) == len(sentences[number]) + 1
+            mean = [sum(column) / len(of_words) for column in zip(*of_words, strict=True)]
+            assert attention[image, number].tolist() == pytest.approx(mean, abs=1e-12)
+
+
+@pytest.mark.parametrize("system", WRITING)
+def test_attended_adds_attention_only_where_a_system_attends(system: str, images: Tensor) -> None:
+    model = build(system)
+    generated = generate(model, images, SETTINGS)
+    reading, before = attended(model, generated).reading, generated.reading
+    assert (reading.alpha is not None) == (system in ("co_attention", "visual_only", "soft_att"))
+    assert (reading.beta is not None) == (system in ("co_attention", "semantic_only", "att_rk"))
+    if isinstance(model, Hierarchical):
+        assert reading is before
+    assert reading.tag_logits is before.tag_logits
+    assert reading.tag_ids is before.tag_ids
+
+
+def test_a_system_of_tags_alone_writes_nothing(images: Tensor) -> None:
+    model = build("vgg19_tags")
+    generated = generate(model, images, SETTINGS)
+    assert generated.sentences == [[]] * len(images)
+    assert attended(model, generated) is generated
+    words = Vocabulary(tuple("abcdefghij"), tuple("uvwxyz"))
+    for report, logits in zip(
+        generated.reports(words), generated.reading.tag_logits.tolist(), strict=True
+    ):
+        assert (report.sentences, report.text) == ([], "")
+        best = max(range(TAGS), key=lambda tag: logits[tag])
+        assert report.tags[0][0] == "uvwxyz"[best]
 
 
 def test_reports_in_words() -> None:
-    logits = torch.tensor([[0.0, 2.0, 1.0]])
     generated = Generated(
-        topics=Topics(**{f.name: logits for f in fields(Topics)}),
-        stop_probability=torch.tensor([[0.1, 0.2, 0.9, 0.9]]),
-        lengths=torch.tensor([3]),
-        words=torch.tensor([[[4, 5], [PAD, PAD], [6, PAD], [4, 4]]]),
+        reading=Reading(tag_logits=torch.tensor([[0.0, 2.0, 1.0]])),
+        sentences=[[[4, 5], [], [6]]],
     )
     (report,) = generated.reports(Vocabulary(("a", "b", "c"), ("heart", "lung", "rib")))
     assert report.sentences == ["a b", "", "c"]
     assert report.text == "a b c"
-    total = 1 + 2.718281828459045**2 + 2.718281828459045
     assert [tag for tag, _ in report.tags] == ["lung", "rib", "heart"]
-    expected = [2.718281828459045**z / total for z in (2, 1, 0)]
+    expected = [math.exp(z) / (1 + math.exp(2) + math.exp(1)) for z in (2, 1, 0)]
     assert [p for _, p in report.tags] == pytest.approx(expected, rel=1e-6)

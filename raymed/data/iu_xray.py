@@ -48,7 +48,9 @@ def image_id(spelling: str) -> str | None:
     return f"CXR{match[1]}_{match[2]}" if match else None
 
 
-def read(folder: Path, images: Path | None = None) -> Iterator[Example | Rejected]:
+def read(
+    folder: Path, images: Path | None = None, *, need_views: bool = False
+) -> Iterator[Example | Rejected]:
     """Yield every pair of an image and its report, in the order of the studies' numbers.
 
     An image whose file is missing is yielded too, so that the statistics of the text are whole.
@@ -63,15 +65,22 @@ def read(folder: Path, images: Path | None = None) -> Iterator[Example | Rejecte
             ``indiana_reports.csv`` and ``indiana_projections.csv``. Where both lie, the official
             archive is taken. Views come from ``indiana_projections.csv``, if it is there.
         images: folder with the images, anywhere below it; by default ``folder``.
+        need_views: whether the images are to be chosen by their view.
 
     Raises:
-        UsageError: there are no reports, or (after all pairs) no image at all.
+        UsageError: there are no reports, or no views where they are needed, or (after all
+            pairs) no image at all.
     """
     folder = Path(folder)
     images = folder if images is None else Path(images)
     for needed in (folder, images):
         if not needed.is_dir():
             raise UsageError(f"{needed}: the folder does not exist")
+    if need_views and not (folder / PROJECTIONS_CSV).is_file():
+        raise UsageError(
+            f"{folder / PROJECTIONS_CSV}: missing; only this file of the Kaggle copy says which "
+            "images are frontal and which lateral. Put it there, or prepare views=all"
+        )
     return _pairs(folder, images)
 
 

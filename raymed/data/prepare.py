@@ -34,6 +34,7 @@ from raymed.data.schema import (
     part_schema,
 )
 from raymed.data.text import sentences, tag_name
+from raymed.data.views import view_fault
 from raymed.errors import UsageError
 
 PART_ROWS = 1024
@@ -62,6 +63,7 @@ def prepare(
     image_size: int = 224,
     protocol: str = "study",
     seed: int = 0,
+    views: str = "all",
     split_file: Path | None = None,
     overwrite: bool = False,
     total: int | None = None,
@@ -79,6 +81,7 @@ def prepare(
         image_size: side of the square images, in pixels.
         protocol: split protocol: ``study``, ``paper``, ``given`` or ``r2gen``.
         seed: seed of the random protocols.
+        views: ``frontal`` or ``lateral`` leaves out the images of any other view; ``all``.
         split_file: the split file of protocol ``r2gen``.
         overwrite: replace ``out`` if it is a prepared dataset.
         total: how many examples there are, if known, for the progress bar.
@@ -106,7 +109,7 @@ def prepare(
     partial = out.absolute().with_name(f".{out.absolute().name}.{uuid.uuid4().hex}.partial")
     try:
         partial.mkdir(parents=True)
-        writer = _Writer(partial, image_size)
+        writer = _Writer(partial, image_size, views)
         try:
             writer.collect(examples, total, console)
             splits = _assign(writer.rows, protocol, seed, listed)
@@ -115,7 +118,7 @@ def prepare(
             # The text can be whole where the images are not; then its statistics are an answer.
             found = writer.found.statistics()
             if found.images:
-                console.print(statistics.table({"found": found}, paper=source == "iu-xray"))
+                console.print(statistics.table({"found": found}, source))
             raise
         _replace(partial, out)
     except OSError as error:
@@ -129,7 +132,8 @@ def prepare(
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    _summarise(info, out, console)
+    prepared = {name for row in writer.rows for name in (row.image_id, row.study)}
+    _summarise(info, out, split.coverage(listed, writer.names, prepared), console)
     return info
 
 
@@ -174,12 +178,15 @@ def _assign(
 class _Writer:
     """Collects the rows of a dataset, their pixels in a scratch file, and writes the parts."""
 
-    def __init__(self, folder: Path, image_size: int) -> None:
+    def __init__(self, folder: Path, image_size: int, views: str) -> None:
         self.folder = folder
         self.image_size = image_size
+        self.views = views
         self.rows: list[_Row] = []
         self.rejected: list[Rejected] = []
         self.found = statistics.Counts()
+        self.names: set[str] = set()
+        """The ids of all images and studies found, usable or not."""
         self._scratch = folder / "pixels.scratch"
         # Which split a row belongs to is known only when all are read, so the pixels wait on
         # disk, and memory is bounded whatever the number of images.
@@ -224,7 +231,11 @@ class _Writer:
             tags = [tag_name(tag) for tag in example.tags]
             text = sentences(example.report)
             self.found.add(example.study, text, tags)
-            if not example.report.strip():
+            self.names |= {example.image_id, example.study}
+            fault = view_fault(example.view, self.views)
+            if fault:
+                self._reject(example, fault)
+            elif not example.report.strip():
                 self._reject(example, "report is empty")
             elif not text:
                 self._reject(example, "report has no sentence with a word in it")
@@ -359,25 +370,24 @@ def _reasons(rejected: Iterable[Rejected]) -> str:
     return ", ".join(f"{count} ({reason})" for reason, count in counts) or "nothing"
 
 
-def _summarise(info: DatasetInfo, out: Path, console: Console) -> None:
-    console.print(
-        statistics.table(
-            {"found": info.found, "prepared": info.prepared}, paper=info.source == "iu-xray"
-        )
-    )
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
+def _summarise(info: DatasetInfo, out: Path, coverage: str, console: Console) -> None:
+    console.print(statistics.table({"found": info.found, "prepared": info.prepared}, info.source))
     counts = ", ".join(f"{side} {count:,}" for side, count in info.counts.items())
-    say(f"Images per split (protocol {info.protocol}, seed {info.seed}): {counts}")
+    _say(console, f"Images per split (protocol {info.protocol}, seed {info.seed}): {counts}")
+    if coverage:
+        _say(console, f"Listed in the split file: {coverage}")
     if info.leaked or info.protocol == "paper":
         test = info.counts["test"]
-        say(
+        _say(
+            console,
             f"Leakage: {info.leaked:,} of {test:,} test images ({info.leaked / test:.0%}) have "
             "another image of their study in training, with the same report; scores on this "
-            "test split are flattered."
+            "test split are flattered.",
         )
     for reason, count in info.rejected.items():
-        say(f"Left out: {count:,} ({reason}); listed in {out / REJECTED_FILE}")
-    say(f"Prepared dataset: {out}")
+        _say(console, f"Left out: {count:,} ({reason}); listed in {out / REJECTED_FILE}")
+    _say(console, f"Prepared dataset: {out}")

@@ -6,20 +6,31 @@ from pathlib import Path
 from rich.console import Console
 
 from raymed.config import PrepareConfig
-from raymed.data import iu_xray, phantom, table
+from raymed.data import iu_xray, peir_gross, phantom, table
 from raymed.data.examples import Example, Rejected
 from raymed.data.prepare import prepare
 from raymed.data.schema import DatasetInfo
+from raymed.errors import UsageError
 
 
 def prepare_source(
     source: str, path: str | None, settings: PrepareConfig, console: Console
 ) -> DatasetInfo:
-    """Prepare ``iu-xray``, ``table`` or ``phantom`` (which has no path) as the settings say.
+    """Prepare ``iu-xray``, ``peir-gross``, ``table`` or ``phantom`` as the settings say.
+
+    Args:
+        path: the source's folder, or the table; None for the phantom, which has none.
 
     Raises:
-        UsageError: as the source and `raymed.data.prepare.prepare` raise it.
+        UsageError: a view is asked of a source without views, or as the source and
+            `raymed.data.prepare.prepare` raise it.
     """
+    need_views = settings.views != "all"
+    if need_views and source in ("phantom", "peir-gross"):
+        raise UsageError(
+            f"views={settings.views}: the images of {source} have no views to choose by; only "
+            "iu-xray and a table with a view column have. Leave it out, or give views=all"
+        )
     images = Path(settings.images) if settings.images else None
     total = None
     examples: Iterator[Example | Rejected]
@@ -28,13 +39,19 @@ def prepare_source(
         examples = phantom.draw(settings.studies, settings.seed, settings.image_size)
     elif source == "iu-xray":
         assert path is not None
-        examples = iu_xray.read(Path(path), images)
+        examples = iu_xray.read(Path(path), images, need_views=need_views)
+    elif source == "peir-gross":
+        assert path is not None
+        examples = peir_gross.read(Path(path), images)
     else:
         assert path is not None
         columns: dict[str, str | list[str]] = {
             field: name.split(",") if field == "tags" else name
             for field, name in settings.columns.items()
         }
+        if need_views:
+            # A column that may be absent becomes one that must be there.
+            columns.setdefault("view", "view")
         examples = table.read(Path(path), images, columns)
     return prepare(
         examples,
@@ -43,6 +60,7 @@ def prepare_source(
         image_size=settings.image_size,
         protocol=settings.split,
         seed=settings.seed,
+        views=settings.views,
         split_file=Path(settings.split_file) if settings.split_file else None,
         overwrite=settings.overwrite,
         total=total,

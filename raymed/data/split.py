@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,11 +114,21 @@ def by_file(
 
     Args:
         listed: id -> split, from :func:`read_split_file`.
+
+    Raises:
+        UsageError: the file lists none of the images.
     """
-    return [
+    splits = [
         listed.get(image_id, listed.get(study))
         for image_id, study in zip(image_ids, studies, strict=True)
     ]
+    if not any(splits):
+        raise UsageError(
+            f"the split file lists none of the {len(splits):,} images that could be used: its ids "
+            f"are like {next(iter(listed), 'none')!r}, and an image here is {image_ids[0]!r} of "
+            f"study {studies[0]!r}. Take the split file of this data set"
+        )
+    return splits
 
 
 def read_split_file(path: Path) -> dict[str, str]:
@@ -154,6 +164,25 @@ def read_split_file(path: Path) -> dict[str, str]:
             f"{path}: not a split file: it must be a JSON object with the lists train, val and "
             f"test of ids, or of objects with an `id` ({type(error).__name__}: {error})"
         ) from error
+
+
+def coverage(listed: Mapping[str, str], found: Collection[str], prepared: Collection[str]) -> str:
+    """Say of each split how many ids a split file lists, and what became of them; "" without one.
+
+    Args:
+        listed: id -> split, from :func:`read_split_file`.
+        found: ids of the images and studies that the source has.
+        prepared: those of them in the prepared dataset.
+    """
+    counts = {
+        side: [listed_id for listed_id, of in listed.items() if of == side] for side in SPLITS
+    }
+    return ", ".join(
+        f"{side} {len(ids):,} ids ({sum(i in found for i in ids):,} found, "
+        f"{sum(i in prepared for i in ids):,} prepared)"
+        for side, ids in counts.items()
+        if listed
+    )
 
 
 def leakage(studies: Sequence[str], splits: Sequence[str | None]) -> Leakage:

@@ -27,17 +27,34 @@ class Statistics:
     top_words_share: float
     """Share of all word occurrences that the 1,000 most frequent words cover (0 to 1)."""
 
+    @property
+    def words_per_image(self) -> float:
+        """Mean length of an image's report, in words."""
+        return self.sentences_per_image * self.words_per_sentence
 
-PAPER_IU_XRAY: Mapping[str, float] = {
-    "images": 7470,
-    "unique_tags": 572,
-    "tags_per_image": 2.2,
-    "sentences_per_image": 5.7,
-    "words_per_sentence": 6.5,
-    "unique_words": 1915,
-    "top_words_share": 0.99,
+
+PAPER: Mapping[str, Mapping[str, float]] = {
+    "iu-xray": {
+        "images": 7470,
+        "unique_tags": 572,
+        "tags_per_image": 2.2,
+        "sentences_per_image": 5.7,
+        "words_per_sentence": 6.5,
+        "unique_words": 1915,
+        "top_words_share": 0.99,
+    },
+    "peir-gross": {
+        "images": 7442,
+        "unique_tags": TOP_WORDS,
+        "sentences_per_image": 1,
+        "words_per_image": 12.0,
+        "unique_words": 4452,
+    },
 }
-"""Section 4.1 of the paper."""
+"""Source -> its figures in section 4.1 of the paper."""
+
+_ROWS = [field.name for field in fields(Statistics)]
+_ROWS.insert(_ROWS.index("words_per_sentence") + 1, "words_per_image")
 
 
 class Counts:
@@ -85,22 +102,22 @@ def by_frequency(counts: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def table(columns: Mapping[str, Statistics], *, paper: bool) -> Table:
+def table(columns: Mapping[str, Statistics], source: str) -> Table:
     """Return a table for the terminal: one column per entry of ``columns``, then the paper's.
 
     Args:
         columns: title -> statistics.
-        paper: whether to add the paper's figures for IU X-Ray.
+        source: the source's name; the paper has figures for those in `PAPER`.
     """
+    paper = PAPER.get(source, {})
     shown = Table(title="Statistics, counted over images")
     shown.add_column("")
     for title in (*columns, *(["paper"] if paper else [])):
         shown.add_column(title, justify="right")
-    for field in fields(Statistics):
-        name = field.name
+    for name in _ROWS:
         cells = [_cell(name, getattr(statistics, name)) for statistics in columns.values()]
         if paper:
-            cells.append(_cell(name, PAPER_IU_XRAY[name]) if name in PAPER_IU_XRAY else "")
+            cells.append(_cell(name, paper[name]) if name in paper else "")
         title = "covered by the top 1,000" if name == "top_words_share" else name.replace("_", " ")
         shown.add_row(title, *cells)
     return shown

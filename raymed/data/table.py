@@ -52,12 +52,20 @@ def read(
         raise UsageError(f"{images}: the images folder does not exist")
     rows, there = _read_rows(path)
     fields = _fields(path, there, columns or {})
-    return _examples(rows, images, fields)
+    return examples(rows, images, fields)
 
 
-def _examples(
+def examples(
     rows: list[Row], images: Path, fields: Mapping[str, list[str]]
 ) -> Iterator[Example | Rejected]:
+    """Yield rows as examples, in order; without tags, these are the reports' frequent words.
+
+    Args:
+        rows: column -> cell, each.
+        images: folder that image paths are relative to.
+        fields: field -> its columns; ``image`` and ``report`` at least.
+    """
+
     def cell(row: Row, field: str) -> str:
         return _text(row.get(fields[field][0])) if field in fields else ""
 

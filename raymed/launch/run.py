@@ -19,7 +19,7 @@ from raymed.training.log import METRICS_FILE, PROGRESS_FILE, read_metrics, repla
 from raymed.training.loop import check
 
 CONFIG_FILE = "config.yaml"
-FREE_TO_CHANGE = ("run.", "launch.", "tune.", "data.path")
+FREE_TO_CHANGE = ("run.", "launch.", "tune.", "table.", "data.path")
 """Keys that may differ when a run is taken up again: they do not decide its result."""
 
 
@@ -157,11 +157,13 @@ def following(folder: Path, config: Config, console: Console) -> Iterator[None]:
 
 def epoch_line(row: Row, epochs: int) -> str:
     """One epoch's metrics on one line."""
+    scores = f"recall@5 {row['recall_5']:.3f}"
+    if "cider" in row:
+        scores = f"CIDEr {row['cider']:.3f}, {scores}, {row['distinct']:.0f} distinct"
     return (
         f"epoch {row['epoch']:.0f}/{epochs}  loss {row['loss']:.2f} (tag {row['loss_tag']:.2f}, "
         f"sent {row['loss_sent']:.2f}, word {row['loss_word']:.2f}, "
-        f"attention {row['loss_attention']:.2f})  val CIDEr {row['cider']:.3f}, "
-        f"recall@5 {row['recall_5']:.3f}, {row['distinct']:.0f} distinct  "
+        f"attention {row['loss_attention']:.2f})  val {scores}  "
         f"{row['images_per_second']:.0f} images/s"
     )
 

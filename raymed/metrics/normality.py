@@ -5,8 +5,17 @@ from collections.abc import Iterable
 NORMALITY_WORDS = frozenset(("no", "normal", "clear", "stable"))
 
 
+def describes_normality(sentence: str) -> bool:
+    """Whether ``no``, ``normal``, ``clear`` or ``stable`` is among the words.
+
+    Args:
+        sentence: lower-case words separated by spaces.
+    """
+    return not NORMALITY_WORDS.isdisjoint(sentence.split())
+
+
 def normality_share(sentences: Iterable[str]) -> float:
-    """Share of sentences that describe normality: ``no``, ``normal``, ``clear`` or ``stable``.
+    """Share of sentences that describe normality.
 
     Args:
         sentences: all sentences of all reports, each lower-case words separated by spaces.
@@ -14,5 +23,5 @@ def normality_share(sentences: Iterable[str]) -> float:
     Returns:
         The share, from 0 to 1; NaN if there is no sentence.
     """
-    describes = [not NORMALITY_WORDS.isdisjoint(sentence.split()) for sentence in sentences]
+    describes = [describes_normality(sentence) for sentence in sentences]
     return sum(describes) / len(describes) if describes else float("nan")

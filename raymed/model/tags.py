@@ -29,16 +29,19 @@ class TagClassifier(nn.Module):
         self.pool = pool
         self.hidden = nn.ModuleList(fully_connected)
         self.dropout = SeededDropout(dropout)
-        self.output = nn.Linear(fully_connected[-1].out_features, tags)
+        self.width = fully_connected[-1].out_features
+        self.output = nn.Linear(self.width, tags)
 
-    def forward(self, feature_map: Tensor, seeds: Tensor | None = None) -> Tensor:
-        """Feature map [B, D, h, w] -> logits [B, L]; ``seeds`` [B] draw the dropout masks."""
+    def forward(self, feature_map: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Feature map [B, D, h, w] -> (logits [B, L], last hidden layer [B, F]).
+
+        ``seeds`` [B] draw the dropout masks.
+        """
         x = self.pool(feature_map).flatten(1)
         for position, layer in enumerate(self.hidden):
             layer_seeds = None if seeds is None else seeds + position
             x = self.dropout(torch.relu(layer(x)), layer_seeds)
-        logits: Tensor = self.output(x)
-        return logits
+        return self.output(x), x
 
 
 class SemanticFeatures(nn.Module):

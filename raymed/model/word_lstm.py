@@ -3,16 +3,15 @@
 import torch
 from torch import Tensor, nn
 
-from raymed.tokens import PAD, START
+from raymed.model.system import Context, State, Writer, Written
+from raymed.tokens import PAD
 
-State = tuple[Tensor, Tensor]
 
-
-class WordLSTM(nn.Module):
+class WordLSTM(Writer):
     """Writes a sentence from its topic: p(word) = softmax(W_out h), eq. 7.
 
     The first input is the topic vector, the second START, then the words. What the LSTM says
-    after the topic alone is not used.
+    after the topic alone is not used. Its context is (topics [K, E],).
 
     Args:
         words: V, the number of word ids, special ones included.
@@ -26,30 +25,24 @@ class WordLSTM(nn.Module):
         self.lstm = nn.LSTM(size, hidden, batch_first=True)
         self.w_out = nn.Linear(hidden, words, bias=False)
 
-    def forward(self, topics: Tensor, sentences: Tensor) -> Tensor:
-        """Teacher-forced logits of all real next words of K sentences, in one call.
+    def forward(self, context: Context, passages: Tensor) -> Written:
+        """Teacher-forced logits of all real next words, in one call over all passages.
 
-        Args:
-            topics: [K, E].
-            sentences: [K, T + 1] word ids, START first, padded with PAD on the right.
-
-        Returns:
-            [X, V]: a row for each position of ``sentences[:, 1:]`` that is not PAD, in row-major
-            order. Padding stands on the right of a causal LSTM, so it changes nothing before it.
+        Padding stands on the right of a causal LSTM, so it changes nothing before it.
         """
-        inputs, targets = sentences[:, :-1], sentences[:, 1:]
+        (topics,) = context
+        inputs, targets = passages[:, :-1], passages[:, 1:]
         x = torch.cat([topics.unsqueeze(1), self.embedding(inputs)], dim=1)
         h, _ = self.lstm(x)
-        logits: Tensor = self.w_out(h[:, 1:][targets != PAD])
-        return logits
+        return Written(self.w_out(h[:, 1:][targets != PAD]))
 
-    def begin(self, topics: Tensor) -> tuple[Tensor, State]:
-        """Read topics [K, E] and START -> (logits of the first word [K, V], state)."""
-        _, state = self.lstm(topics.unsqueeze(1))
-        start = torch.full((len(topics),), START, device=topics.device)
-        return self.step(start, state)
+    def begin(self, context: Context) -> State:
+        """Read the topics."""
+        _, (h, c) = self.lstm(context[0].unsqueeze(1))
+        return h[0], c[0]
 
-    def step(self, words: Tensor, state: State) -> tuple[Tensor, State]:
+    def step(self, words: Tensor, state: State, context: Context) -> tuple[Tensor, State]:  # noqa: ARG002
         """Read one word per sentence, ids [K] -> (logits of the next word [K, V], state)."""
-        h, state = self.lstm(self.embedding(words).unsqueeze(1), state)
-        return self.w_out(h.squeeze(1)), state
+        x = self.embedding(words).unsqueeze(1)
+        _, (h, c) = self.lstm(x, (state[0].unsqueeze(0), state[1].unsqueeze(0)))
+        return self.w_out(h[0]), (h[0], c[0])

@@ -1,7 +1,7 @@
 """Checkpoints: tensors and JSON only, written whole or not at all, open without the data set.
 
 A run keeps two: the one of its last epoch, with the optimiser's state, and the one of its best
-epoch by validation CIDEr. Each is a folder ``epoch-0007`` of ``model.safetensors``,
+epoch by validation score. Each is a folder ``epoch-0007`` of ``model.safetensors``,
 ``checkpoint.json`` and, for the last, ``optimizer.pt``.
 """
 
@@ -21,9 +21,10 @@ import torch
 from raymed.config import Config
 from raymed.data.vocabulary import Vocabulary
 from raymed.errors import UsageError
-from raymed.model.hierarchical import HierarchicalModel
+from raymed.model.system import System
+from raymed.model.systems import build_system
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 INFO_FILE = "checkpoint.json"
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.pt"
@@ -93,13 +94,13 @@ class Checkpoint:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise _damaged(folder / INFO_FILE, error) from error
 
-    def build_model(self) -> HierarchicalModel:
+    def build_model(self) -> System:
         """The model with this checkpoint's weights, in eval mode, on the CPU.
 
         Raises:
             UsageError: the weights are damaged.
         """
-        model = HierarchicalModel(
+        model = build_system(
             self.config.model, len(self.vocabulary.tags), len(self.vocabulary), pretrained=False
         )
         try:
@@ -184,8 +185,8 @@ def latest(run_folder: Path) -> Path | None:
 
 
 def best_epoch(history: list[Row]) -> int:
-    """The epoch, from 1, of the highest validation CIDEr; the earliest of equals."""
-    return max(range(len(history)), key=lambda i: (history[i]["cider"], -i)) + 1
+    """The epoch, from 1, of the highest validation score; the earliest of equals."""
+    return max(range(len(history)), key=lambda i: (history[i]["score"], -i)) + 1
 
 
 def _flush(file: Path) -> None:

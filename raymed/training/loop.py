@@ -27,7 +27,8 @@ from raymed.generation import Report, generate
 from raymed.metrics.captions import cider
 from raymed.metrics.tags import recall_at
 from raymed.model.encoder import check_weights
-from raymed.model.hierarchical import HierarchicalModel
+from raymed.model.system import System
+from raymed.model.systems import build_system
 from raymed.training.checkpoint import Checkpoint, Row, checkpoints_of, epoch_name, latest
 from raymed.training.log import RunLog
 from raymed.training.loss import Terms, terms
@@ -68,7 +69,7 @@ def train(config: Config, folder: Path, worker: Worker, report: Callable[[Row], 
 
     torch.manual_seed(config.training.seed)
     last = latest(folder)
-    model = HierarchicalModel(
+    model = build_system(
         config.model, len(vocabulary.tags), len(vocabulary), pretrained=last is None
     ).to(worker.device)
     optimizer = build_optimizer(model, config.training)
@@ -110,7 +111,7 @@ def train(config: Config, folder: Path, worker: Worker, report: Callable[[Row], 
 
         row = _epoch_row(epoch, sums / len(training), worker)
         row |= validate(model, validation, vocabulary, config, worker)
-        row["best_cider"] = max(r["cider"] for r in [*history, row])
+        row["best_score"] = max(r["score"] for r in [*history, row])
         row["learning_rate"] = optimizer.param_groups[0]["lr"]
         row["images_per_second"] = len(training) / seconds
         row["seconds"] = time.perf_counter() - began
@@ -152,13 +153,17 @@ def check(config: Config) -> PreparedDataset:
 
 
 def validate(
-    model: HierarchicalModel,
+    model: System,
     split: TokenisedSplit,
     vocabulary: Vocabulary,
     config: Config,
     worker: Worker,
 ) -> Row:
-    """CIDEr, tag recall and distinct reports of free-running generation, over all workers."""
+    """CIDEr, tag recall and distinct reports of free-running generation, over all workers.
+
+    The score, by which epochs and trials are ranked, is the CIDEr; for a system that writes no
+    report, the recall.
+    """
     count = min(config.data.validation_images or len(split), len(split))
     rows = np.arange(count)[worker.rank :: worker.world]
     written = list(write_reports(model, split, rows, vocabulary, config, worker))
@@ -170,15 +175,16 @@ def validate(
     reports = [report for _, report in in_order]
     texts = [report.text for report in reports]
     ranked = np.array([[vocabulary.tag_ids[tag] for tag, _ in r.tags[:5]] for r in reports])
-    return {
-        "cider": cider(split.split.references[:count], texts),
-        "recall_5": recall_at(5, ranked, [set(ids) for ids in split.tag_ids[:count]]),
-        "distinct": float(len(set(texts))),
-    }
+    recall_5 = recall_at(5, ranked, [set(ids) for ids in split.tag_ids[:count]])
+    if model.writer is None:
+        return {"score": recall_5, "recall_5": recall_5}
+    score = cider(split.split.references[:count], texts)
+    distinct = float(len(set(texts)))
+    return {"score": score, "cider": score, "recall_5": recall_5, "distinct": distinct}
 
 
 def write_reports(
-    model: HierarchicalModel,
+    model: System,
     split: TokenisedSplit,
     rows: np.ndarray,
     vocabulary: Vocabulary,
@@ -197,7 +203,7 @@ def write_reports(
 
 def save(
     checkpoint: Checkpoint,
-    model: HierarchicalModel,
+    model: System,
     optimizer: torch.optim.Optimizer,
     log: RunLog | None,
     worker: Worker,
@@ -216,7 +222,7 @@ def save(
         raise TrainingStopped(problem[0])
 
 
-def build_optimizer(model: HierarchicalModel, config: TrainingConfig) -> torch.optim.AdamW:
+def build_optimizer(model: System, config: TrainingConfig) -> torch.optim.AdamW:
     """AdamW with a rate for the encoder's network and one for the rest; only matrices decay.
 
     The network's own fully connected layers, which serve the tag classifier, come with its

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from raymed.config import LossConfig
 from raymed.data.batches import IGNORED, Batch
-from raymed.model.hierarchical import Outputs
-from raymed.tokens import PAD
+from raymed.model.system import Outputs, Words
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,9 @@ class Terms:
         sent: sum_s CE(stop_s, [s = S]).
         word: sum_s sum_t CE(word_s,t), the END of each sentence included.
         attention: sum_n (1 - sum_s alpha_n,s)^2 + sum_m (1 - sum_s beta_m,s)^2, over the report's
-            own sentences.
+            own sentences; or the regularisation of the system's own paper.
+
+    A term that a system has not is 0.
     """
 
     tag: Tensor
@@ -41,13 +42,14 @@ class Terms:
 
 def terms(outputs: Outputs, batch: Batch) -> Terms:
     """The terms of eqs. 8 and 9 for each image of the batch."""
-    topics = outputs.topics
-    real = (batch.stops != IGNORED).unsqueeze(2)
+    tag = tag_loss(outputs.tag_logits, batch.tags)
+    none = torch.zeros_like(tag)
+    stops, words, penalty = outputs.stop_logits, outputs.words, outputs.attention_penalty
     return Terms(
-        tag=tag_loss(topics.tag_logits, batch.tags),
-        sent=stop_loss(topics.stop_logits, batch.stops),
-        word=word_loss(outputs.word_logits, batch.reports),
-        attention=attention_loss(topics.alpha * real) + attention_loss(topics.beta * real),
+        tag=tag,
+        sent=none if stops is None else stop_loss(stops, batch.stops),
+        word=none if words is None else word_loss(words, len(tag)),
+        attention=none if penalty is None else penalty,
     )
 
 
@@ -63,15 +65,7 @@ def stop_loss(logits: Tensor, stops: Tensor) -> Tensor:
     return losses.sum(dim=1)
 
 
-def word_loss(logits: Tensor, reports: Tensor) -> Tensor:
-    """Logits [X, V] of the real next words and reports [B, S, T + 2] -> [B]."""
-    targets = reports[:, :, 1:]
-    real = targets != PAD
-    losses = F.cross_entropy(logits, targets[real], reduction="none")
-    image = real.nonzero()[:, 0]
-    return losses.new_zeros(len(reports)).index_add(0, image, losses)
-
-
-def attention_loss(attention: Tensor) -> Tensor:
-    """Attention [B, S, N], 0 past a report's last sentence -> sum_n (1 - sum_s)^2, [B]."""
-    return (1 - attention.sum(dim=1)).square().sum(dim=1)
+def word_loss(words: Words, images: int) -> Tensor:
+    """The words of so many images -> [B]."""
+    losses = F.cross_entropy(words.logits, words.targets, reduction="none")
+    return losses.new_zeros(images).index_add(0, words.images, losses)

@@ -1,4 +1,4 @@
-"""The sweep's trials ranked by the best validation CIDEr each has reported."""
+"""The sweep's trials ranked by the best validation score each has reported."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.markup import escape
 from rich.table import Table
+
+from raymed.evaluation import Baseline
 
 LEADERBOARD_FILE = "leaderboard.parquet"
 
@@ -22,7 +24,9 @@ class TrialResult:
         values: the searched keys and what was tried.
         state: ``completed``, ``stopped`` (by ASHA) or ``failed``.
         epochs: reported epochs.
-        cider: the highest validation CIDEr of these; None if there is none.
+        score: the highest validation score of these, by which trials are ranked: the CIDEr, or of
+            a system that writes no report the tag recall@5; None if there is none.
+        cider: at that epoch.
         recall_5: tag recall@5 at that epoch.
         seconds: from the trial's start to its end.
         reason: why it failed.
@@ -32,6 +36,7 @@ class TrialResult:
     values: dict[str, Any]
     state: str
     epochs: int
+    score: float | None
     cider: float | None
     recall_5: float | None
     seconds: float
@@ -39,13 +44,13 @@ class TrialResult:
 
 
 def ranked(results: Sequence[TrialResult]) -> list[TrialResult]:
-    """By CIDEr, highest first; trials without a score come last."""
-    return sorted(results, key=lambda r: (r.cider is None, -(r.cider or 0.0), r.trial))
+    """By score, highest first; trials without one come last."""
+    return sorted(results, key=lambda r: (r.score is None, -(r.score or 0.0), r.trial))
 
 
-def leaderboard_table(results: Sequence[TrialResult], baselines: Mapping[str, float]) -> Table:
-    """The ranked trials for the terminal, the baselines' validation CIDEr beneath them."""
-    table = Table(title="trials by validation CIDEr", box=None, padding=(0, 2, 0, 0))
+def leaderboard_table(results: Sequence[TrialResult], baselines: Mapping[str, Baseline]) -> Table:
+    """The ranked trials for the terminal, the baselines' beneath them."""
+    table = Table(title="trials by validation score", box=None, padding=(0, 2, 0, 0))
     table.add_column("trial", no_wrap=True)
     for head in ("CIDEr", "R@5", "epochs"):
         table.add_column(head, justify="right", no_wrap=True)
@@ -61,7 +66,7 @@ def leaderboard_table(results: Sequence[TrialResult], baselines: Mapping[str, fl
             escape(", ".join(f"{k} {_value(v)}" for k, v in result.values.items()) + state),
         )
     for name, value in baselines.items():
-        table.add_row(name, _shown(value))
+        table.add_row(name, _shown(value.cider), _shown(value.recall_5))
     return table
 
 
@@ -73,6 +78,7 @@ def write_leaderboard(path: Path, results: Sequence[TrialResult]) -> None:
             "trial": r.trial,
             "state": r.state,
             "epochs": r.epochs,
+            "score": r.score,
             "cider": r.cider,
             "recall_5": r.recall_5,
             "seconds": r.seconds,

@@ -12,11 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from raymed.config import Config
-from raymed.tuning.groups import trial_name
-from raymed.tuning.trial import NUMBER, why_failed
+from raymed.tuning.trial import NUMBER, trial_name, why_failed
 
-METRIC = "best_cider"
-"""What trials are ranked by: the highest validation CIDEr so far, as each epoch reports it."""
+METRIC = "best_score"
+"""What trials are ranked by: the highest validation score so far, as each epoch reports it."""
 
 
 class SweepProgress(tune.Callback):
@@ -75,7 +74,7 @@ class SweepProgress(tune.Callback):
         result = trial.last_result
         epoch = int(result.get("epoch", 0))
         note = "" if epoch >= self.epochs else ", stopped early"
-        self._ended(trial, f"CIDEr {result.get(METRIC, float('nan')):.3f}, epoch {epoch}{note}")
+        self._ended(trial, f"score {result.get(METRIC, float('nan')):.3f}, epoch {epoch}{note}")
 
     def on_trial_error(self, *, trial: Trial, **_: Any) -> None:
         # Tune copies it to the trial's folder, where `get_pickled_error` looks, only later.

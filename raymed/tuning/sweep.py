@@ -20,14 +20,14 @@ from rich.console import Console
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
-from raymed.evaluation import baseline_cider
+from raymed.evaluation import Baseline, baseline_scores
 from raymed.launch.cluster import connected
+from raymed.launch.groups import worker_groups
 from raymed.launch.run import located, taken
 from raymed.launch.trainer import check_room
 from raymed.training.checkpoint import best_epoch
 from raymed.training.log import METRICS_FILE, read_metrics, replace
 from raymed.training.loop import check
-from raymed.tuning.groups import TRIALS, trial_name, worker_groups
 from raymed.tuning.leaderboard import (
     LEADERBOARD_FILE,
     TrialResult,
@@ -37,7 +37,7 @@ from raymed.tuning.leaderboard import (
 )
 from raymed.tuning.progress import METRIC, SweepProgress
 from raymed.tuning.space import propose
-from raymed.tuning.trial import NUMBER, run_trial, why_failed
+from raymed.tuning.trial import NUMBER, TRIALS, run_trial, trial_name, why_failed
 
 SWEEP_FILE = "sweep.yaml"
 BEST_FILE = "best.yaml"
@@ -54,11 +54,11 @@ NOISY = (
 
 @dataclass(frozen=True)
 class Sweep:
-    """A finished sweep: its folder, its trials from best to worst, the baselines' CIDEr."""
+    """A finished sweep: its folder, its trials from best to worst, the baselines' scores."""
 
     folder: Path
     results: list[TrialResult]
-    baselines: dict[str, float]
+    baselines: dict[str, Baseline]
 
     @property
     def leaderboard(self) -> Path:
@@ -95,7 +95,7 @@ def run_sweep(config: Config, console: Console) -> Sweep:
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written ({error.strerror})") from error
     _quiet()
-    baselines = baseline_cider(dataset, "val", config.data.validation_images)
+    baselines = baseline_scores(dataset, "val", config.data.validation_images)
     with connected(config.launch.address):
         room = check_room(config)
         groups = min(room, config.tune.groups or room, config.tune.trials)
@@ -104,13 +104,13 @@ def run_sweep(config: Config, console: Console) -> Sweep:
             f"{groups}, of {config.launch.workers} worker(s) each"
         )
         with (
-            worker_groups(config, folder, groups) as queue,
+            worker_groups(config, folder, groups, jobs=config.tune.trials) as queue,
             SweepProgress(config, console, queue) as progress,
         ):
             grid = _outcome(_tuner(config, folder, groups, queue, progress), folder)
     shutil.rmtree(folder / "ray", ignore_errors=True)
     results = ranked([_result(folder, config, one) for one in grid])
-    if results[0].cider is None:
+    if results[0].score is None:
         raise UsageError(f"{folder}: no trial has reported a score; the first {results[0].reason}")
     write_leaderboard(folder / LEADERBOARD_FILE, results)
     best = config.override(results[0].values | {"run.name": f"{config.run.name}-best"})
@@ -189,7 +189,7 @@ def _tuner(
         grace_period=min(config.tune.grace_epochs, config.training.epochs),
         reduction_factor=config.tune.reduction_factor,
     )
-    trial = partial(run_trial, queue=queue, keys=list(config.tune.space))
+    trial = partial(run_trial, queue=queue, trials=folder / TRIALS, keys=list(config.tune.space))
     return tune.Tuner(
         # A trial only waits: a processor reserved for it would be one that the workers lack. Ray
         # wants something reserved, so it is a little memory.
@@ -219,7 +219,8 @@ def _result(folder: Path, config: Config, one: tune.Result) -> TrialResult:
         values=_searched(config, one.config or {}),
         state="failed" if one.error else "completed" if finished else "stopped",
         epochs=len(history),
-        cider=best["cider"] if best else None,
+        score=best["score"] if best else None,
+        cider=best.get("cider") if best else None,
         recall_5=best["recall_5"] if best else None,
         seconds=sum(row["seconds"] for row in history),
         reason=why_failed(one.error) if one.error else "",

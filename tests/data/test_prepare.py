@@ -160,11 +160,21 @@ def test_paper_split_prints_its_leakage(tmp_path: Path) -> None:
 
 def test_r2gen_split(tmp_path: Path) -> None:
     ids = tmp_path / "ids.json"
-    ids.write_text(json.dumps({"train": ["s0", "s1", "s4"], "val": ["s2"], "test": ["s3"]}))
+    ids.write_text(
+        json.dumps({"train": ["s0", "s1", "s4", "s7", "gone"], "val": ["s2"], "test": ["s3"]})
+    )
     options = {"source": "x", "image_size": 8, "protocol": "r2gen", "console": quiet()}
-    info = prepare(examples(12), tmp_path / "o", split_file=ids, **options)  # type: ignore[arg-type]
+    console = Console(width=200, force_terminal=False)
+    options["console"] = console
+    data = [*examples(12), example(14, report=""), example(40)]
+    with console.capture() as capture:
+        info = prepare(data, tmp_path / "o", split_file=ids, **options)  # type: ignore[arg-type]
     assert info.counts == {"train": 6, "val": 2, "test": 2}
-    assert info.rejected == {"no split is named for it": 2}
+    assert info.rejected == {"no split is named for it": 3, "report is empty": 1}
+    assert (
+        "Listed in the split file: train 5 ids (4 found, 3 prepared), val 1 ids (1 found, 1 "
+        "prepared), test 1 ids (1 found, 1 prepared)"
+    ) in capture.get()
     with pytest.raises(UsageError, match="`r2gen` needs a split file"):
         prepare(examples(12), tmp_path / "o2", **options)  # type: ignore[arg-type]
 

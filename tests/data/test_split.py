@@ -1,12 +1,17 @@
 import json
+import math
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from raymed.data import split
+from raymed.data import iu_xray, split
+from raymed.data.examples import Example
+from raymed.data.text import sentences
 from raymed.errors import UsageError
+
+REAL = Path(__file__).resolve().parents[2] / "../shared/data/iu_xray"
 
 
 def studies_of(count: int, seed: int = 0) -> list[str]:
@@ -107,3 +112,49 @@ def test_wrong_split_files(tmp_path: Path, content: str, message: str) -> None:
 def test_missing_split_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no\.json: cannot read"):
         split.read_split_file(tmp_path / "no.json")
+
+
+def test_a_split_file_of_another_data_set(tmp_path: Path) -> None:
+    path = tmp_path / "ids.json"
+    path.write_text(json.dumps({"train": ["CXR1_IM-1"], "val": ["CXR2"], "test": []}))
+    listed = split.read_split_file(path)
+    with pytest.raises(UsageError, match=r"none of the 2 images.*'CXR1'.*'a' of study 's'"):
+        split.by_file(["a", "b"], ["s", "s"], listed)
+
+
+def test_coverage_of_a_split_file() -> None:
+    listed = {"a": "train", "b": "train", "c": "train", "d": "val"}
+    assert split.coverage(listed, {"a", "b", "d", "x"}, {"a"}) == (
+        "train 3 ids (2 found, 1 prepared), val 1 ids (1 found, 0 prepared), "
+        "test 0 ids (0 found, 0 prepared)"
+    )
+    assert split.coverage({}, {"a"}, {"a"}) == ""
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the official IU X-Ray report archive is not there")
+def test_the_protocols_on_the_official_archive() -> None:
+    pairs = [pair for pair in iu_xray.read(REAL) if isinstance(pair, Example)]
+    studies = [pair.study for pair in pairs if sentences(pair.report)]
+    total = len(studies)
+    # Of a study with k images one is in test: its k - 1 sisters miss training if all are among
+    # the 999 other images of validation and test.
+    missed = [
+        math.comb(999, size - 1) / math.comb(total - 1, size - 1)
+        for size in (Counter(studies)[study] for study in studies)
+    ]
+    expected = 1 - sum(missed) / total
+    shares = [split.leakage(studies, split.by_image(total, seed)).share for seed in range(20)]
+    assert np.mean(shares) == pytest.approx(expected, abs=0.01)
+    assert round(expected, 2) == 0.82
+
+    sides = split.by_study(studies, 0)
+    assert split.leakage(studies, sides).images == 0
+    assert all(
+        abs(count - total / 10) < 5 for side, count in Counter(sides).items() if side != "train"
+    )
+
+    listed = split.read_split_file(REAL / "r2gen_split_ids.json")
+    given = split.by_file([pair.image_id for pair in pairs], [pair.study for pair in pairs], listed)
+    published = dict(zip((pair.study for pair in pairs), given, strict=True))
+    assert Counter(published.values()) == {"train": 2069, "val": 296, "test": 590, None: 896}
+    assert split.leakage([pair.study for pair in pairs], given).images == 0

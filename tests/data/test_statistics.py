@@ -1,6 +1,6 @@
 from rich.console import Console
 
-from raymed.data.statistics import PAPER_IU_XRAY, Counts, by_frequency, table
+from raymed.data.statistics import PAPER, Counts, by_frequency, table
 
 ROWS = [
     ("a", ["the heart is normal", "no effusion"], ["normal"]),
@@ -19,6 +19,7 @@ def test_statistics_are_counted_over_images() -> None:
     assert (found.unique_tags, found.tags_per_image) == (3, 5 / 4)
     assert found.sentences_per_image == 5 / 4
     assert found.words_per_sentence == (6 + 6 + 2) / 5
+    assert found.words_per_image == (6 + 6 + 2) / 4
     assert (found.unique_words, found.top_words_share) == (6, 1.0)
 
 
@@ -38,10 +39,17 @@ def test_by_frequency_breaks_ties_by_the_alphabet() -> None:
 
 
 def test_table_shows_the_paper() -> None:
-    console = Console(width=100, record=True, quiet=False, file=None)
-    with console.capture() as capture:
-        console.print(table({"found": Counts().statistics()}, paper=True))
-    text = capture.get()
-    for shown in ("7,470", "572", "1,915", "2.2", "5.7", "6.5", "99.0%"):
-        assert shown in text
-    assert len(PAPER_IU_XRAY) == 7
+    figures = {
+        "iu-xray": ("7,470", "572", "1,915", "2.2", "5.7", "6.5", "99.0%"),
+        "peir-gross": ("7,442", "1,000", "1.0", "12.0", "4,452"),
+        "phantom": (),
+    }
+    for source, shown in figures.items():
+        console = Console(width=100, force_terminal=False)
+        with console.capture() as capture:
+            console.print(table({"found": Counts().statistics()}, source))
+        rows = [line.split("│")[1:-1] for line in capture.get().splitlines() if "│" in line]
+        paper = [row[2].strip() for row in rows if len(row) == 3]
+        assert sorted(filter(None, paper)) == sorted(shown)
+        assert len(shown) == len(PAPER.get(source, {}))
+        assert any(row[0].strip() == "words per image" for row in rows)

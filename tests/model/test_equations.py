@@ -1,6 +1,6 @@
-"""Equations 1 to 9 of the paper, and their gradients, against plain loops over Python floats."""
+"""A training step of each system, against its equations in plain loops over Python floats."""
 
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,195 +8,32 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raymed.config import LossConfig, ModelConfig
+from raymed.config import SYSTEMS, ModelConfig
 from raymed.data.batches import Batch
 from raymed.model import encoder
-from raymed.model.hierarchical import HierarchicalModel
+from raymed.model.system import System
+from raymed.model.systems import build_system
 from raymed.tokens import END, PAD, START, UNKNOWN
 from raymed.training.loss import Terms, terms
+from tests.model import hierarchical_by_hand, single_lstm_by_hand
+from tests.model.by_hand import (
+    DROPOUT,
+    LAMBDAS,
+    TAGS,
+    TOP,
+    WORDS,
+    Answer,
+    Image,
+    Vector,
+    Weights,
+    tags_alone,
+)
 
-TAGS, WORDS, TOP, DROPOUT = 5, 9, 3, 0.3
-LAMBDAS = LossConfig(tag=0.7, sent=1.3, word=0.4, attention=0.9)
-
-Vector = list[float]
-Matrix = list[Vector]
-Weights = dict[str, list]
-
-
-def linear(w: Matrix, x: Vector, bias: Vector | None = None) -> Vector:
-    return [
-        sum(w_ij * x_j for w_ij, x_j in zip(row, x, strict=True)) + (bias[i] if bias else 0.0)
-        for i, row in enumerate(w)
-    ]
-
-
-def plus(x: Vector, y: Vector) -> Vector:
-    return [a + b for a, b in zip(x, y, strict=True)]
-
-
-def tanh(x: Vector) -> Vector:
-    return [math.tanh(a) for a in x]
-
-
-def softmax(x: Vector) -> Vector:
-    total = sum(math.exp(a) for a in x)
-    return [math.exp(a) / total for a in x]
-
-
-def sigmoid(a: float) -> float:
-    return 1 / (1 + math.exp(-a))
-
-
-CELL = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-
-
-def lstm(
-    w_x: Matrix, w_h: Matrix, b_x: Vector, b_h: Vector, x: Vector, h: Vector, c: Vector
-) -> tuple[Vector, Vector]:
-    """i, f, o = sigmoid(W x + U h + b), g = tanh(...); c' = f c + i g; h' = o tanh(c')."""
-    gates = plus(linear(w_x, x, b_x), linear(w_h, h, b_h))
-    size = len(h)
-    i, f, g, o = (gates[k * size : (k + 1) * size] for k in range(4))
-    c = [sigmoid(f[k]) * c[k] + sigmoid(i[k]) * math.tanh(g[k]) for k in range(size)]
-    return [sigmoid(o[k]) * math.tanh(c[k]) for k in range(size)], c
-
-
-def attend(w: Matrix, w_h: Matrix, w_att: Matrix, xs: Matrix, h: Vector) -> tuple[Vector, Vector]:
-    """Eqs. 2 and 3."""
-    scores = [linear(w_att, tanh(plus(linear(w, x), linear(w_h, h))))[0] for x in xs]
-    alpha = softmax(scores)
-    attended = [sum(alpha[n] * x[d] for n, x in enumerate(xs)) for d in range(len(xs[0]))]
-    return attended, alpha
-
-
-def adaptive_max(channel: Matrix, out: int) -> Vector:
-    """The largest value in each of out x out cells that cover the channel."""
-
-    def span(i: int, size: int) -> range:
-        return range(i * size // out, -(-(i + 1) * size // out))
-
-    return [
-        max(channel[y][x] for y in span(i, len(channel)) for x in span(j, len(channel[0])))
-        for i in range(out)
-        for j in range(out)
-    ]
-
-
-@dataclass
-class Image:
-    """One training example: what goes into the equations."""
-
-    feature_map: list[Matrix]
-    report: list[list[int]]
-    stops: list[int]
-    tags: list[int]
-    kept: list[list[bool]]
-    """Units that dropout keeps, for both hidden layers of the classifier."""
-
-
-@dataclass
-class Answer:
-    tag_logits: Vector
-    tag_ids: list[int]
-    topics: Matrix
-    stops: Matrix
-    alpha: Matrix
-    beta: Matrix
-    words: Matrix
-    tag: float
-    sent: float
-    word: float
-    attention: float
-
-    @property
-    def total(self) -> float:
-        return (
-            LAMBDAS.tag * self.tag
-            + LAMBDAS.sent * self.sent
-            + LAMBDAS.word * self.word
-            + LAMBDAS.attention * self.attention
-        )
-
-
-def by_hand(w: Weights, image: Image) -> Answer:
-    # Eq. 1
-    cells = len(w["tag_classifier.hidden.0.weight"][0]) // len(image.feature_map)
-    x = [a for channel in image.feature_map for a in adaptive_max(channel, math.isqrt(cells))]
-    for layer in range(2):
-        name = f"tag_classifier.hidden.{layer}"
-        x = [max(a, 0.0) for a in linear(w[f"{name}.weight"], x, w[f"{name}.bias"])]
-        kept = zip(x, image.kept[layer], strict=True)
-        x = [a / (1 - DROPOUT) if keep else 0.0 for a, keep in kept]
-    tag_logits = linear(w["tag_classifier.output.weight"], x, w["tag_classifier.output.bias"])
-    tag_p = softmax(tag_logits)
-    tag_ids = sorted(range(TAGS), key=lambda i: -tag_p[i])[:TOP]
-
-    height, width = len(image.feature_map[0]), len(image.feature_map[0][0])
-    v = [
-        [channel[y][x] for channel in image.feature_map]
-        for y in range(height)
-        for x in range(width)
-    ]
-    a = [w["semantic_features.embedding.weight"][i] for i in tag_ids]
-    size = len(w["co_attention.w_fc.weight"])
-    h, c = [0.0] * size, [0.0] * size
-    topics, stops, alphas, betas, words = [], [], [], [], []
-    for sentence in image.report:
-        names = ("w.weight", "w_h.weight", "w_att.weight")
-        v_att, alpha = attend(*(w[f"co_attention.visual.{n}"] for n in names), v, h)
-        a_att, beta = attend(*(w[f"co_attention.semantic.{n}"] for n in names), a, h)
-        ctx = linear(w["co_attention.w_fc.weight"], v_att + a_att)  # eq. 4
-        cell = (w[f"sentence_lstm.cell.{n}"] for n in CELL)
-        h_previous = h
-        h, c = lstm(*cell, ctx, h, c)
-        topic = tanh(  # eq. 5
-            plus(
-                linear(w["sentence_lstm.w_t_h.weight"], h),
-                linear(w["sentence_lstm.w_t_ctx.weight"], ctx),
-            )
-        )
-        stop = linear(  # eq. 6
-            w["sentence_lstm.w_stop.weight"],
-            tanh(
-                plus(
-                    linear(w["sentence_lstm.w_stop_previous.weight"], h_previous),
-                    linear(w["sentence_lstm.w_stop_current.weight"], h),
-                )
-            ),
-        )
-        topics.append(topic)
-        stops.append(stop)
-        alphas.append(alpha)
-        betas.append(beta)
-        words.append(word_logits(w, topic, sentence))
-
-    # Eq. 8
-    tag = -sum(math.log(tag_p[i]) / len(image.tags) for i in image.tags)
-    sent = -sum(math.log(softmax(z)[s]) for z, s in zip(stops, image.stops, strict=True))
-    word = -sum(
-        math.log(softmax(z)[target])
-        for sentence, logits in zip(image.report, words, strict=True)
-        for z, target in zip(logits, sentence[1:], strict=True)
-    )
-    # Eq. 9
-    attention = sum((1 - sum(row[n] for row in alphas)) ** 2 for n in range(len(v)))
-    attention += sum((1 - sum(row[m] for row in betas)) ** 2 for m in range(TOP))
-    flat = [logits for sentence in words for logits in sentence]
-    return Answer(
-        tag_logits, tag_ids, topics, stops, alphas, betas, flat, tag, sent, word, attention
-    )
-
-
-def word_logits(w: Weights, topic: Vector, sentence: list[int]) -> Matrix:
-    """Eq. 7: the logits of every word of a sentence after START."""
-    cell = [w[f"word_lstm.lstm.{n}_l0"] for n in CELL]
-    size = len(cell[1][0])
-    h, c = lstm(*cell, topic, [0.0] * size, [0.0] * size)
-    logits = []
-    for word in sentence[:-1]:
-        h, c = lstm(*cell, w["word_lstm.embedding.weight"][word], h, c)
-        logits.append(linear(w["word_lstm.w_out.weight"], h))
-    return logits
+BY_HAND = {
+    **hierarchical_by_hand.SYSTEMS,
+    **single_lstm_by_hand.SYSTEMS,
+    "vgg19_tags": tags_alone,
+}
 
 
 def draws(seed: int, count: int) -> Vector:
@@ -216,7 +53,8 @@ class Fixed(nn.Module):
 
 @dataclass
 class Case:
-    model: HierarchicalModel
+    system: str
+    model: System
     batch: Batch
 
     def weights(self) -> Weights:
@@ -234,7 +72,9 @@ class Case:
                 kept=[
                     [draw >= DROPOUT for draw in draws(seed + layer, width)]
                     for layer, width in enumerate(widths)
-                ],
+                ]
+                if self.model.training
+                else None,
             )
             for i, (report, seed) in enumerate(
                 zip(self.batch.reports.tolist(), self.batch.seeds.tolist(), strict=True)
@@ -242,22 +82,27 @@ class Case:
         ]
 
     def answers(self, w: Weights) -> list[Answer]:
-        return [by_hand(w, image) for image in self.images(w)]
+        return [BY_HAND[self.system](w, image) for image in self.images(w)]
 
     def terms(self) -> Terms:
         outputs = self.model(self.batch.images, self.batch.reports, self.batch.seeds)
         return terms(outputs, self.batch)
 
 
-@pytest.fixture
-def case(monkeypatch: pytest.MonkeyPatch) -> Case:
+@pytest.fixture(params=SYSTEMS)
+def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Case:
     """Three images: a whole report; one cut in its words; one cut in its sentences, untagged."""
     monkeypatch.setattr(encoder, "SMALL_WIDTHS", (8, 8, 8, 8))
     torch.manual_seed(1)
     config = ModelConfig(
-        encoder="small", hidden_size=6, embedding_size=5, top_tags=TOP, dropout=DROPOUT
+        system=request.param,
+        encoder="small",
+        hidden_size=6,
+        embedding_size=5,
+        top_tags=TOP,
+        dropout=DROPOUT,
     )
-    model = HierarchicalModel(config, TAGS, WORDS, pretrained=False).double()
+    model = build_system(config, TAGS, WORDS, pretrained=False).double()
     with torch.no_grad():
         for p in model.parameters():
             # Wide enough that attention, gates and stops are far from uniform.
@@ -282,26 +127,50 @@ def case(monkeypatch: pytest.MonkeyPatch) -> Case:
         seeds=torch.tensor([11, 2**61, 5]),
     )
     model.encoder = Fixed(torch.rand(3, 8, 3, 3, dtype=torch.float64))  # type: ignore[assignment]
-    return Case(model.train(), batch)
+    return Case(request.param, model.train(), batch)
+
+
+def assert_close(ours: Tensor, expected: list) -> None:
+    np.testing.assert_allclose(ours.detach(), expected, rtol=0, atol=1e-9)
 
 
 def test_forward_pass(case: Case) -> None:
     answers = case.answers(case.weights())
     outputs = case.model(case.batch.images, case.batch.reports, case.batch.seeds)
-    topics = outputs.topics
+    assert_close(outputs.tag_logits, [answer.tag_logits for answer in answers])
+    assert (outputs.stop_logits is None) == (not answers[0].stops)
     for i, answer in enumerate(answers):
+        if answer.stops:
+            assert_close(outputs.stop_logits[i, : len(answer.stops)], answer.stops)
+    assert (outputs.words is None) == (not answers[0].words)
+    if outputs.words:
+        assert_close(outputs.words.logits, [z for answer in answers for z in answer.words])
+        owned = [(i, word) for i, answer in enumerate(answers) for word in answer.targets]
+        found = zip(outputs.words.images.tolist(), outputs.words.targets.tolist(), strict=True)
+        assert list(found) == owned
+
+
+def test_reading(case: Case) -> None:
+    """What is said before any word is written, without dropout."""
+    case.model.eval()
+    sentences = case.batch.reports.shape[1]
+    reading = case.model.read(case.batch.images, sentences)
+    for i, answer in enumerate(case.answers(case.weights())):
+        assert_close(reading.tag_logits[i], answer.tag_logits)
+        if answer.tag_ids:
+            assert reading.tag_ids[i].tolist() == answer.tag_ids
+        else:
+            assert reading.tag_ids is None
+        if not answer.topics:
+            continue
         real = len(answer.topics)
-        assert topics.tag_ids[i].tolist() == answer.tag_ids
-        for ours, expected in (
-            (topics.tag_logits[i], answer.tag_logits),
-            (topics.topics[i, :real], answer.topics),
-            (topics.stop_logits[i, :real], answer.stops),
-            (topics.alpha[i, :real], answer.alpha),
-            (topics.beta[i, :real], answer.beta),
-        ):
-            np.testing.assert_allclose(ours.detach(), expected, rtol=0, atol=1e-9)
-    words = [logits for answer in answers for logits in answer.words]
-    np.testing.assert_allclose(outputs.word_logits.detach(), words, rtol=0, atol=1e-9)
+        (topics,) = reading.context
+        assert_close(topics[i, :real], answer.topics)
+        assert_close(reading.stop_logits[i, :real], answer.stops)
+        for ours, expected in ((reading.alpha, answer.alpha), (reading.beta, answer.beta)):
+            assert (ours is None) == (not expected)
+            if expected:
+                assert_close(ours[i, :real], expected)
 
 
 def test_terms_of_the_loss(case: Case) -> None:
@@ -314,6 +183,12 @@ def test_terms_of_the_loss(case: Case) -> None:
     assert ours.total(LAMBDAS).tolist() == pytest.approx(totals, abs=1e-9, rel=0)
 
 
+def picked(gradient: Tensor) -> Iterator[int]:
+    """The entry that matters most, and some spread over the tensor."""
+    size = len(gradient)
+    yield from {int(gradient.abs().argmax()), *range(0, size, size // 4 + 1)}
+
+
 def test_gradients(case: Case) -> None:
     """Autograd's against central differences of the plain loops, for every parameter tensor."""
     case.terms().total(LAMBDAS).sum().backward()
@@ -322,11 +197,7 @@ def test_gradients(case: Case) -> None:
     for name, parameter in case.model.named_parameters():
         assert parameter.grad is not None
         gradient = parameter.grad.flatten()
-        # The entry that matters most, and some spread over the tensor.
-        for entry in {
-            int(gradient.abs().argmax()),
-            *range(0, len(gradient), len(gradient) // 4 + 1),
-        }:
+        for entry in picked(gradient):
             *path, last = np.unravel_index(entry, parameter.shape)
             row = weights[name]
             for i in path:

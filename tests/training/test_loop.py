@@ -18,7 +18,7 @@ from raymed.data.vocabulary import Vocabulary
 from raymed.errors import UsageError
 from raymed.generation import generate
 from raymed.metrics.captions import cider
-from raymed.model.hierarchical import HierarchicalModel
+from raymed.model.systems import build_system
 from raymed.training import loop
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, Row, checkpoints_of, latest
 from raymed.training.log import METRICS_FILE, read_metrics
@@ -153,6 +153,8 @@ def test_metrics_of_an_epoch(tiny: Config, whole: tuple[Path, list[Row]]) -> Non
         reports += generate(model, image, tiny.generation).reports(checkpoint.vocabulary)
     texts = [report.text for report in reports]
     assert rows[-1]["cider"] == pytest.approx(cider(split.references, texts))
+    for row, best in zip(rows, np.maximum.accumulate([r["cider"] for r in rows]), strict=True):
+        assert (row["score"], row["best_score"]) == (row["cider"], best)
     assert rows[-1]["distinct"] == len(set(texts))
     recalls = [
         len(set(tags) & {tag for tag, _ in report.tags[:5]}) / len(tags)
@@ -171,7 +173,7 @@ def test_loss_of_an_epoch_is_the_mean_over_its_images(tiny: Config, tmp_path: Pa
     vocabulary = Vocabulary.most_frequent(dataset.words, dataset.tags, config.data.vocabulary)
     split = TokenisedSplit(dataset.split("train"), vocabulary, 12, 30)
     torch.manual_seed(config.training.seed)
-    model = HierarchicalModel(config.model, len(dataset.tags), len(vocabulary), pretrained=True)
+    model = build_system(config.model, len(dataset.tags), len(vocabulary), pretrained=True)
     sums = dict.fromkeys((f.name for f in fields(Terms)), 0.0)
     for image in range(len(split)):
         batch = split.batch(np.array([image]), np.array([0]), np.ones(1, np.float32))
@@ -273,7 +275,7 @@ def test_checks_name_the_key(tiny: Config) -> None:
 
 
 def test_optimizer_groups(tiny: Config) -> None:
-    model = HierarchicalModel(tiny.model, tags=5, words=9, pretrained=False)
+    model = build_system(tiny.model, tags=5, words=9, pretrained=False)
     config = TrainingConfig(learning_rate=1e-3, encoder_learning_rate=1e-5, weight_decay=0.1)
     groups = build_optimizer(model, config).param_groups
     found = {

@@ -1,6 +1,6 @@
 """Each term of the loss, and its gradient, against plain loops over Python floats.
 
-The whole model's loss is recomputed in tests/model/test_equations.py.
+A whole system's loss is recomputed in tests/model/test_equations.py.
 """
 
 import math
@@ -11,8 +11,12 @@ import torch
 from torch import Tensor
 
 from raymed.config import LossConfig
+from raymed.data.batches import Batch
+from raymed.model.attention import coverage_penalty
+from raymed.model.system import Outputs, Words
+from raymed.model.systems.att_rk import spread
 from raymed.tokens import PAD
-from raymed.training.loss import Terms, attention_loss, stop_loss, tag_loss, word_loss
+from raymed.training.loss import Terms, stop_loss, tag_loss, terms, word_loss
 
 
 def log_p(logits: list[float], target: int) -> float:
@@ -93,21 +97,65 @@ def test_word_loss() -> None:
         return found
 
     torch.manual_seed(2)
-    assert_equals(lambda z: word_loss(z, reports), by_hand, 2 * torch.randn(len(targets), 7))
+    images, words = torch.tensor(targets).T
+    logits = 2 * torch.randn(len(targets), 7)
+    assert_equals(lambda z: word_loss(Words(z, words, images), len(reports)), by_hand, logits)
+    # In whatever order they come, and of images without a word too.
+    order = torch.randperm(len(targets))
+    shuffled = word_loss(Words(logits[order], words[order], images[order]), len(reports) + 1)
+    expected = [*word_loss(Words(logits, words, images), len(reports)).tolist(), 0]
+    assert shuffled.tolist() == pytest.approx(expected, rel=1e-5)
 
 
-def test_attention_loss() -> None:
-    torch.manual_seed(3)
-    attention = torch.rand(2, 3, 4)
-    attention[1, 2:] = 0  # the second report has two sentences
+# The second report has two sentences.
+REAL = torch.tensor([[True, True, True], [True, True, False]])
 
+
+def test_coverage_penalty() -> None:
     def by_hand(attention: list[list[list[float]]]) -> list[float]:
         return [
-            sum((1 - sum(sentence[n] for sentence in image)) ** 2 for n in range(4))
-            for image in attention
+            sum((1 - sum(image[s][n] for s in range(3) if real[s])) ** 2 for n in range(4))
+            for image, real in zip(attention, REAL.tolist(), strict=True)
         ]
 
-    assert_equals(attention_loss, by_hand, attention)
+    torch.manual_seed(3)
+    assert_equals(lambda x: coverage_penalty(x, REAL), by_hand, torch.rand(2, 3, 4))
+    assert coverage_penalty(None, REAL).tolist() == [0, 0]
+
+
+def test_spread() -> None:
+    """Eq. 12 of You et al. with exponents 2 and 1/2."""
+
+    def by_hand(attention: list[list[list[float]]]) -> list[float]:
+        found = []
+        for image, real in zip(attention, REAL.tolist(), strict=True):
+            rows = [row for row, is_real in zip(image, real, strict=True) if is_real]
+            over_report = math.sqrt(sum(sum(column) ** 2 for column in zip(*rows, strict=True)))
+            found.append(over_report + sum(sum(map(math.sqrt, row)) ** 2 for row in rows))
+        return found
+
+    torch.manual_seed(4)
+    assert_equals(lambda x: spread(x, REAL), by_hand, torch.rand(2, 3, 4) + 0.1)
+
+
+def test_attention_on_one_tag_alone_has_a_finite_gradient() -> None:
+    attention = torch.tensor([[[1.0, 0.0, 0.0]]], requires_grad=True)
+    value = spread(attention, torch.tensor([[True]]))
+    value.sum().backward()
+    # (1 + 2 sqrt(1e-6))^2, because attention is taken as 1e-6 at least, and 1 over the report.
+    assert value.item() == pytest.approx(1 + 1.002**2, rel=1e-6)
+    assert attention.grad.isfinite().all()
+
+
+def test_a_term_that_a_system_has_not_is_zero() -> None:
+    reports = torch.tensor([[[1, 4, 2]], [[1, 2, PAD]]])
+    images, weights = torch.zeros(2, 4, 4, dtype=torch.uint8), torch.full((2,), 0.5)
+    tags, stops = torch.eye(2), torch.ones(2, 1, dtype=torch.int64)
+    batch = Batch(images, reports, stops, tags, weights, seeds=torch.zeros(2, dtype=torch.int64))
+    found = terms(Outputs(torch.tensor([[0.0, 0.0], [0.0, math.log(3)]])), batch)
+    assert found.tag.tolist() == pytest.approx([math.log(2), math.log(4 / 3)])
+    for absent in (found.sent, found.word, found.attention):
+        assert absent.tolist() == [0, 0]
 
 
 def test_total_is_the_weighted_sum_per_image() -> None:

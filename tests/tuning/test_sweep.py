@@ -180,6 +180,7 @@ def test_states_tell_who_completed_was_stopped_and_failed(seen: Seen) -> None:
 def test_a_failed_trial_is_recorded_with_its_reason_and_the_sweep_goes_on(seen: Seen) -> None:
     (failed,) = (row for row in seen.table if row["state"] == "failed")
     reason = str(failed["reason"])
+    assert failed["score"] is None
     assert failed["cider"] is None
     assert reason.startswith("training diverged at epoch 1, step 2: a gradient is not finite")
     assert f"trial-002: failed: {reason}" in seen.printed
@@ -216,12 +217,12 @@ def test_optunas_study_holds_the_same_values(seen: Seen) -> None:
             assert trial.state == optuna.trial.TrialState.FAIL
         else:
             assert trial.state == optuna.trial.TrialState.COMPLETE
-            assert trial.value == row["cider"]
+            assert trial.value == row["score"] == row["cider"]
             # The last row is the trial's result, told at its end.
-            *steps, last = [r["best_cider"] for r in seen.metrics[str(row["trial"])]]
+            *steps, last = [r["best_score"] for r in seen.metrics[str(row["trial"])]]
             assert list(trial.intermediate_values.values())[: len(steps)] == steps
             assert trial.value == last
-    assert study.best_value == seen.table[0]["cider"]
+    assert study.best_value == seen.table[0]["score"]
 
 
 def test_training_the_best_configuration_gives_the_best_trials_scores(seen: Seen) -> None:
@@ -241,11 +242,12 @@ def test_baselines_stand_beneath_the_trials(seen: Seen) -> None:
     dataset = PreparedDataset.open(seen.config.data.path)
     truth = dataset.split("val").references
     constant = best_constant(dataset.split("train").references)
-    assert seen.sweep.baselines["constant report"] == cider(truth, [constant] * len(truth))
+    assert seen.sweep.baselines["constant report"].cider == cider(truth, [constant] * len(truth))
     assert set(seen.sweep.baselines) == {"constant report", "nearest image"}
     lines = seen.printed.splitlines()
-    for name, score in seen.sweep.baselines.items():
-        assert any(line.startswith(name) and f"{score:.3f}" in line for line in lines)
+    for name, (score, recall) in seen.sweep.baselines.items():
+        shown = [f"{score:.3f}", f"{recall:.3f}"]
+        assert any(line.startswith(name) and line.split()[2:] == shown for line in lines)
 
 
 def test_nothing_stays_reserved_in_ray(seen: Seen) -> None:

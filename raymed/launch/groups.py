@@ -1,7 +1,7 @@
-"""Worker groups that stay up for a whole sweep and train one trial after the other.
+"""Worker groups that stay up and train one run after the other: a sweep's trials, a table's runs.
 
 Each is a Ray Train run of ``launch.workers`` workers. Libraries stay loaded and the data set
-mapped between trials, so a trial costs its training and little else.
+mapped between them, so a run costs its training and little else.
 """
 
 from collections.abc import Iterator
@@ -19,26 +19,37 @@ from ray.actor import ActorHandle
 
 from raymed.config import Config
 from raymed.errors import UsageError
+from raymed.evaluation import evaluate
+from raymed.launch.queue import ATTEMPTS, Delivery, Job, JobQueue
 from raymed.launch.run import CONFIG_FILE
 from raymed.launch.trainer import build_trainer
-from raymed.training.checkpoint import Row
+from raymed.localisation import measure_attention
+from raymed.training.checkpoint import Checkpoint, Row
 from raymed.training.log import METRICS_FILE, read_metrics, replace
 from raymed.training.loop import TrainingStopped, Worker, train
-from raymed.tuning.queue import ATTEMPTS, Delivery, Job, JobQueue
 
-TRIALS = "trials"
+SCORED = "scored"
+"""Folder of a run for the scores that `score` leaves; `raymed evaluate`, which may be told other
+settings, leaves its own elsewhere."""
 
 
-class TrialEnded(Exception):
-    """The trial wants no further epoch; raised on all workers of a group at once."""
+class JobEnded(Exception):
+    """No further epoch is wanted; raised on all workers of a group at once."""
 
 
 @contextmanager
-def worker_groups(config: Config, sweep_folder: Path, groups: int) -> Iterator[ActorHandle]:
-    """Start so many groups, and send them home in the end; gives the queue they take jobs from."""
+def worker_groups(config: Config, folder: Path, groups: int, jobs: int) -> Iterator[ActorHandle]:
+    """Start so many groups, and send them home in the end; gives the queue they take jobs from.
+
+    Args:
+        config: what a job's values alter.
+        folder: takes Ray's own state while they are up.
+        groups: how many.
+        jobs: how many there will be.
+    """
     queue = ray.remote(JobQueue).options(num_cpus=0, max_concurrency=1000).remote(groups)
     threads = [
-        Thread(target=_keep_up, args=(config, sweep_folder, queue, group), daemon=True)
+        Thread(target=_keep_up, args=(config, folder, queue, group, jobs), daemon=True)
         for group in range(groups)
     ]
     for thread in threads:
@@ -51,17 +62,15 @@ def worker_groups(config: Config, sweep_folder: Path, groups: int) -> Iterator[A
             thread.join()
 
 
-def _keep_up(config: Config, sweep_folder: Path, queue: ActorHandle, group: int) -> None:
-    """Run one group until the sweep is over; Ray Train starts dead workers again."""
+def _keep_up(config: Config, folder: Path, queue: ActorHandle, group: int, jobs: int) -> None:
+    """Run one group until the queue is closed; Ray Train starts dead workers again."""
     settings = {
         "config": config.model_dump(mode="json", by_alias=True),
-        "folder": str(sweep_folder),
         "queue": queue,
         "group": group,
     }
     # The queue limits a job's attempts; no group is given up while it keeps to that.
-    failures = ATTEMPTS * config.tune.trials
-    trainer = build_trainer(serve, settings, config, sweep_folder, failures)
+    trainer = build_trainer(serve, settings, config, folder, max_failures=ATTEMPTS * jobs)
     try:
         trainer.fit()
     # Whatever it is: without word of it, the trials would wait for ever.
@@ -72,8 +81,8 @@ def _keep_up(config: Config, sweep_folder: Path, queue: ActorHandle, group: int)
 
 def serve(settings: dict[str, Any]) -> None:
     """What each worker of a group runs: job after job, until there is none."""
-    sweep = Config.model_validate(settings["config"])
-    torch.set_num_threads(sweep.launch.cpus_per_worker)
+    base = Config.model_validate(settings["config"])
+    torch.set_num_threads(base.launch.cpus_per_worker)
     context = ray.train.get_context()
     worker = Worker(
         ray.train.torch.get_device(), context.get_world_rank(), context.get_world_size()
@@ -85,7 +94,7 @@ def serve(settings: dict[str, Any]) -> None:
             return
         if delivery.job is not None:
             try:
-                failure = _train_job(delivery.job, sweep, Path(settings["folder"]), worker, queue)
+                failure = _train_job(delivery.job, base, worker, queue)
             except UsageError as error:
                 # Others may be waiting for this worker in the middle of a step, so the group is
                 # started anew; but not to try this job again.
@@ -95,19 +104,28 @@ def serve(settings: dict[str, Any]) -> None:
                 ray.get(queue.finish.remote(group, failure))
 
 
-def _train_job(
-    job: Job, sweep: Config, sweep_folder: Path, worker: Worker, queue: ActorHandle
-) -> str:
-    """Train one trial, from its last checkpoint if it has one; why it failed, or nothing."""
-    name = trial_name(job.number)
-    folder = sweep_folder / TRIALS / name
-    run = {"run.folder": str(folder.parent), "run.name": name, "tune.space": {}}
-    config = sweep.override(job.values | run)
+def score(folder: Path, config: Config, split: str) -> None:
+    """Leave the scores of a finished run's best checkpoint in its folder, in ``scored/``.
+
+    Raises:
+        UsageError: the checkpoint cannot be opened, or does not fit the data set.
+    """
+    checkpoint = Checkpoint.open(folder)
+    # The scores come last: where they lie, a run is whole.
+    measure_attention(checkpoint, config, split, folder / SCORED)
+    evaluate(checkpoint, config, split, folder / SCORED)
+
+
+def _train_job(job: Job, base: Config, worker: Worker, queue: ActorHandle) -> str:
+    """Train one run, from its last checkpoint if it has one; why it failed, or nothing."""
+    folder = Path(job.folder)
+    run = {"run.folder": str(folder.parent), "run.name": folder.name, "tune.space": {}}
+    config = base.override(job.values | run)
 
     def report(row: Row) -> None:
         go_on = _from_first(worker, lambda: ray.get(queue.report.remote(job.number, row)))
         if not go_on:
-            raise TrialEnded
+            raise JobEnded
 
     if worker.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +135,9 @@ def _train_job(
         for row in read_metrics(folder / METRICS_FILE)[len(job.rows) :]:
             report(row)
         train(config, folder, worker, report)
-    except TrialEnded:
+        if job.score and worker.rank == 0:
+            score(folder, config, job.score)
+    except JobEnded:
         return ""
     except TrainingStopped as stopped:
         return str(stopped)
@@ -143,8 +163,3 @@ def _from_first(worker: Worker, ask: Any) -> Any:
     if worker.world > 1:
         dist.broadcast_object_list(answer)
     return answer[0]
-
-
-def trial_name(number: int) -> str:
-    """The name of a trial and of its folder, by Optuna's number: ``trial-004``."""
-    return f"trial-{number:03d}"

@@ -1,11 +1,13 @@
-"""The queue between Tune's trials and the worker groups that train them.
+"""The queue between those who want runs trained and the worker groups that train them.
 
-One Ray actor holds it. A trial submits a job and asks for its rows of metrics one by one; asking
-for the next row is the leave to train the next epoch. A worker group takes a job, reports rows,
-and waits for that leave, so ASHA's verdict on an epoch comes before the next one is begun.
+One Ray actor holds it. A sweep's trial submits a job and asks for its rows of metrics one by one;
+asking for the next row is the leave to train the next epoch. A worker group takes a job, reports
+rows, and waits for that leave, so ASHA's verdict on an epoch comes before the next one is begun. A
+table's jobs are submitted free: they are trained to their end without leave, and then scored.
 """
 
 import asyncio
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,11 +22,13 @@ ATTEMPTS = 3
 
 @dataclass
 class Job:
-    """One trial's training.
+    """One run to train.
 
     Attributes:
-        number: the trial's.
+        number: the job's.
+        folder: of the run; its last part is the run's name.
         values: dotted keys of the configuration and their values.
+        score: the split on which the trained run is to be scored, if any.
         rows: reported so far, one per epoch.
         allowed: rows after which the trial has given leave to go on.
         attempts: how often it was delivered to a group.
@@ -34,9 +38,11 @@ class Job:
     """
 
     number: int
+    folder: str
     values: dict[str, Any]
+    score: str | None = None
     rows: list[Row] = field(default_factory=list)
-    allowed: int = 0
+    allowed: float = 0
     attempts: int = 0
     stopped: bool = False
     ended: bool = False
@@ -49,7 +55,7 @@ class Delivery:
 
     Attributes:
         job: to train, from its last checkpoint if it has one.
-        closed: the sweep is over.
+        closed: there will be none.
     """
 
     job: Job | None
@@ -72,11 +78,12 @@ class JobQueue:
         self.lost_reason = ""
         self.changed = asyncio.Condition()
 
-    async def submit(self, number: int, values: dict[str, Any]) -> None:
-        """A trial asks for training."""
+    async def submit(self, job: Job, free: bool = False) -> None:
+        """A run is to be trained; a free one needs no leave for its epochs."""
         async with self.changed:
-            job = Job(number, values)
-            self.jobs[number] = job
+            self.jobs[job.number] = job
+            if free:
+                job.allowed = math.inf
             if self.groups:
                 self.waiting.append(job)
             else:
@@ -91,6 +98,10 @@ class JobQueue:
             self.changed.notify_all()
             await self.changed.wait_for(lambda: len(job.rows) > known or job.ended)
             return (job.rows[known], "") if len(job.rows) > known else (None, job.failure)
+
+    async def states(self) -> list[Job]:
+        """All jobs, as far as they are."""
+        return list(self.jobs.values())
 
     async def stop(self, number: int) -> None:
         """The trial is over: its job is not to train another epoch."""
@@ -153,7 +164,7 @@ class JobQueue:
             self.changed.notify_all()
 
     async def close(self) -> None:
-        """The sweep is over: jobs stop at their next report, and groups that ask are sent home."""
+        """All is over: jobs stop at their next report, and groups that ask are sent home."""
         async with self.changed:
             self.closed = True
             self.waiting.clear()

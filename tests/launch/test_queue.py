@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from raymed.tuning import queue as queue_module
-from raymed.tuning.queue import ATTEMPTS, Delivery, JobQueue
+from raymed.launch import queue as queue_module
+from raymed.launch.queue import ATTEMPTS, Delivery, Job, JobQueue
 
 
 def play(scene: Coroutine[Any, Any, None]) -> None:
@@ -32,7 +32,7 @@ def test_jobs_go_out_in_the_order_they_came_in() -> None:
     async def scene() -> None:
         queue = JobQueue(2)
         for number in (4, 2, 7):
-            await queue.submit(number, {"loss.tag": number})
+            await queue.submit(Job(number, "run", {"loss.tag": number}))
         delivery = await queue.next_job(0)
         assert delivery.job is not None
         assert (delivery.job.number, delivery.job.values) == (4, {"loss.tag": 4})
@@ -48,7 +48,7 @@ def test_a_group_waits_for_a_job() -> None:
         queue = JobQueue(1)
         asked = asyncio.create_task(queue.next_job(0))
         assert await waits(asked)
-        await queue.submit(3, {})
+        await queue.submit(Job(3, "run", {}))
         delivery = await asked
         assert delivery.job is not None
         assert delivery.job.number == 3
@@ -65,7 +65,7 @@ def test_a_group_is_told_now_and_then_that_there_is_no_job(
         queue = JobQueue(1)
         assert await queue.next_job(0) == Delivery(None)
         # The queue works on after the question was given up.
-        await queue.submit(1, {})
+        await queue.submit(Job(1, "run", {}))
         assert await number_for(queue, 0) == 1
 
     play(scene())
@@ -74,7 +74,7 @@ def test_a_group_is_told_now_and_then_that_there_is_no_job(
 def test_the_next_epoch_waits_for_the_trials_leave() -> None:
     async def scene() -> None:
         queue = JobQueue(1)
-        await queue.submit(1, {})
+        await queue.submit(Job(1, "run", {}))
         await queue.next_job(0)
         first = asyncio.create_task(queue.next_row(1, 0))
         assert await waits(first)
@@ -99,7 +99,7 @@ def test_the_next_epoch_waits_for_the_trials_leave() -> None:
 def test_a_failure_reaches_its_trial_after_the_rows() -> None:
     async def scene() -> None:
         queue = JobQueue(1)
-        await queue.submit(1, {})
+        await queue.submit(Job(1, "run", {}))
         await queue.next_job(0)
         reported = asyncio.create_task(queue.report(1, {"epoch": 1}))
         assert await waits(reported)
@@ -116,7 +116,7 @@ def test_a_stopped_trial_gets_no_further_epoch() -> None:
     async def scene() -> None:
         queue = JobQueue(1)
         await queue.stop(9)  # of a trial that never came to submit: nothing to stop
-        await queue.submit(1, {})
+        await queue.submit(Job(1, "run", {}))
         await queue.next_job(0)
         reported = asyncio.create_task(queue.report(1, {"epoch": 1}))
         assert await waits(reported)
@@ -132,7 +132,7 @@ def test_a_group_that_died_gets_its_job_again_before_others() -> None:
     async def scene() -> None:
         queue = JobQueue(2)
         for number in (1, 2, 3):
-            await queue.submit(number, {})
+            await queue.submit(Job(number, "run", {}))
         assert [await number_for(queue, 0), await number_for(queue, 1)] == [1, 2]
         reported = asyncio.create_task(queue.report(1, {"epoch": 1}))
         assert await waits(reported)
@@ -149,8 +149,8 @@ def test_a_group_that_died_gets_its_job_again_before_others() -> None:
 def test_a_job_whose_workers_keep_dying_fails_and_the_next_one_comes() -> None:
     async def scene() -> None:
         queue = JobQueue(1)
-        await queue.submit(1, {})
-        await queue.submit(2, {})
+        await queue.submit(Job(1, "run", {}))
+        await queue.submit(Job(2, "run", {}))
         for _ in range(ATTEMPTS):
             assert await number_for(queue, 0) == 1
         assert await number_for(queue, 0) == 2
@@ -162,8 +162,8 @@ def test_a_job_whose_workers_keep_dying_fails_and_the_next_one_comes() -> None:
 def test_a_stopped_job_is_not_tried_again() -> None:
     async def scene() -> None:
         queue = JobQueue(1)
-        await queue.submit(1, {})
-        await queue.submit(2, {})
+        await queue.submit(Job(1, "run", {}))
+        await queue.submit(Job(2, "run", {}))
         assert await number_for(queue, 0) == 1
         await queue.stop(1)
         assert await number_for(queue, 0) == 2
@@ -176,7 +176,7 @@ def test_without_any_group_left_every_job_fails() -> None:
     async def scene() -> None:
         queue = JobQueue(2)
         for number in (1, 2, 3):
-            await queue.submit(number, {})
+            await queue.submit(Job(number, "run", {}))
         await number_for(queue, 0)
         await number_for(queue, 1)
         third = asyncio.create_task(queue.next_row(3, 0))
@@ -187,7 +187,7 @@ def test_without_any_group_left_every_job_fails() -> None:
         await queue.lose_group(1, "the other node is gone")
         assert await queue.next_row(2, 0) == (None, "the other node is gone")
         assert await third == (None, "the other node is gone")
-        await queue.submit(4, {})
+        await queue.submit(Job(4, "run", {}))
         assert await queue.next_row(4, 0) == (None, "the other node is gone")
 
     play(scene())
@@ -196,7 +196,7 @@ def test_without_any_group_left_every_job_fails() -> None:
 def test_closing_sends_everyone_home() -> None:
     async def scene() -> None:
         queue = JobQueue(2)
-        await queue.submit(1, {})
+        await queue.submit(Job(1, "run", {}))
         await number_for(queue, 0)
         reported = asyncio.create_task(queue.report(1, {"epoch": 1}))
         asked = asyncio.create_task(queue.next_job(1))
@@ -215,11 +215,92 @@ def test_closing_sends_everyone_home() -> None:
 def test_jobs_of_a_sweep_that_was_broken_off_are_not_begun() -> None:
     async def scene() -> None:
         queue = JobQueue(1)
-        await queue.submit(1, {})
-        await queue.submit(2, {})
+        await queue.submit(Job(1, "run", {}))
+        await queue.submit(Job(2, "run", {}))
         assert await number_for(queue, 0) == 1
         await queue.close()
         await queue.finish(0)
         assert await queue.next_job(0) == Delivery(None, closed=True)
+
+    play(scene())
+
+
+def test_a_free_job_trains_on_without_leave() -> None:
+    async def scene() -> None:
+        queue = JobQueue(1)
+        await queue.submit(Job(1, "run", {}, "test"), free=True)
+        delivery = await queue.next_job(0)
+        assert delivery.job is not None
+        assert delivery.job.score == "test"
+        for epoch in range(1, 4):
+            assert await queue.report(1, {"epoch": epoch}) is True
+        (job,) = await queue.states()
+        assert [row["epoch"] for row in job.rows] == [1, 2, 3]
+        assert not job.ended
+        await queue.finish(0)
+        assert job.ended
+        assert job.failure == ""
+
+    play(scene())
+
+
+def test_a_free_job_whose_group_died_stays_free_and_keeps_its_rows() -> None:
+    async def scene() -> None:
+        queue = JobQueue(1)
+        await queue.submit(Job(1, "run", {}), free=True)
+        assert await number_for(queue, 0) == 1
+        assert await queue.report(1, {"epoch": 1}) is True
+        delivery = await queue.next_job(0)
+        assert delivery.job is not None
+        assert (delivery.job.attempts, delivery.job.rows) == (2, [{"epoch": 1}])
+        assert await queue.report(1, {"epoch": 2}) is True
+
+    play(scene())
+
+
+def test_states_are_of_all_jobs_waiting_in_training_and_ended() -> None:
+    async def scene() -> None:
+        queue = JobQueue(1)
+        assert await queue.states() == []
+        for number in (5, 6, 7):
+            await queue.submit(Job(number, f"run-{number}", {}), free=True)
+        assert await number_for(queue, 0) == 5
+        await queue.finish(0, "diverged")
+        assert await number_for(queue, 0) == 6
+        states = await queue.states()
+        assert [(j.folder, j.attempts, j.ended, j.failure) for j in states] == [
+            ("run-5", 1, True, "diverged"),
+            ("run-6", 1, False, ""),
+            ("run-7", 0, False, ""),
+        ]
+
+    play(scene())
+
+
+def test_closing_stops_a_free_job_at_its_next_report() -> None:
+    async def scene() -> None:
+        queue = JobQueue(1)
+        await queue.submit(Job(1, "run", {}), free=True)
+        await queue.submit(Job(2, "run", {}), free=True)
+        assert await number_for(queue, 0) == 1
+        assert await queue.report(1, {"epoch": 1}) is True
+        await queue.close()
+        assert await queue.report(1, {"epoch": 2}) is False
+        await queue.finish(0)
+        assert await queue.next_job(0) == Delivery(None, closed=True)
+
+    play(scene())
+
+
+def test_free_jobs_end_with_the_reason_when_no_group_is_left() -> None:
+    async def scene() -> None:
+        queue = JobQueue(1)
+        for number in (1, 2):
+            await queue.submit(Job(number, "run", {}), free=True)
+        assert await number_for(queue, 0) == 1
+        await queue.lose_group(0, "a node is gone")
+        await queue.submit(Job(3, "run", {}), free=True)
+        states = [(job.ended, job.failure) for job in await queue.states()]
+        assert states == [(True, "a node is gone")] * 3
 
     play(scene())

@@ -1,0 +1,136 @@
+"""`raymed figure`: the paper's figures 3 and 4 for studies of a prepared data set."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from raymed.data.dataset import PreparedDataset, Split
+from raymed.errors import UsageError
+from raymed.metrics.normality import describes_normality
+from raymed.prediction import Reporter
+from raymed.reports.attention import AttendedStudy, attention_figure, attention_page
+from raymed.reports.comparison import ComparedStudy, comparison_figure, comparison_page
+from raymed.training.checkpoint import Checkpoint
+
+SHOWN = 4
+"""Studies in a figure where none are named, as many as in the paper's."""
+
+
+def make_figure(
+    figure: str, runs: Sequence[str], data: str | None, split_name: str, names: str, out: Path
+) -> list[Path]:
+    """Draw a figure as PNG and as one HTML page.
+
+    Args:
+        figure: ``3`` (reports of several systems beside the truth, one PNG) or ``4`` (the
+            attention of each sentence, a PNG for each study).
+        runs: folders of runs or checkpoints; figure 4 takes one.
+        data: the prepared data set; None: the one that the first run was trained on.
+        split_name: ``train``, ``val`` or ``test``.
+        names: ids of images, separated by commas; empty: the first ones of the split whose report
+            describes an abnormality.
+        out: folder to write to.
+
+    Returns:
+        The files written, the page last.
+
+    Raises:
+        UsageError: a run, the data set or an image is not there, no report describes an
+            abnormality, the runs' images have different sizes, or a file cannot be written.
+    """
+    checkpoints = [Checkpoint.open(run) for run in runs]
+    path = data or checkpoints[0].config.data.path
+    dataset = PreparedDataset.open(path)
+    for run, checkpoint in zip(runs, checkpoints, strict=True):
+        if checkpoint.image_size != dataset.info.image_size:
+            raise UsageError(
+                f"{run}: was trained on images of {checkpoint.image_size} pixels, and those of "
+                f"{path} have {dataset.info.image_size}"
+            )
+    split = dataset.split(split_name)
+    rows = _chosen(split, split_name, names)
+    if figure == "3":
+        return _figure_3(checkpoints, split, rows, _note(checkpoints, path, split_name), out)
+    if len(runs) != 1:
+        raise UsageError(f"figure 4: takes one run, not {len(runs)}")
+    return _figure_4(checkpoints[0], split, rows, _note(checkpoints, path, split_name), out)
+
+
+def _chosen(split: Split, split_name: str, names: str) -> list[int]:
+    if not names:
+        abnormal = [
+            row
+            for row, sentences in enumerate(split.sentences)
+            if not all(describes_normality(sentence) for sentence in sentences)
+        ]
+        if not abnormal:
+            raise UsageError(
+                f"images: no report of split {split_name} describes an abnormality; name the "
+                f"images to show, such as images={split.image_ids[0]}"
+            )
+        return abnormal[:SHOWN]
+    rows = {name: row for row, name in enumerate(split.image_ids)}
+    wanted = names.split(",")
+    for name in wanted:
+        if name not in rows:
+            raise UsageError(
+                f"images: no image {name!r} in split {split_name}; its first is "
+                f"{split.image_ids[0]!r}"
+            )
+    return [rows[name] for name in wanted]
+
+
+def _figure_3(
+    checkpoints: Sequence[Checkpoint], split: Split, rows: list[int], note: str, out: Path
+) -> list[Path]:
+    pictures = split.pixels(np.array(rows))
+    written = {}
+    for number, checkpoint in enumerate(checkpoints, start=1):
+        name = checkpoint.config.model.system
+        if name in written:
+            name = f"{name} ({number}: {checkpoint.path.parent.parent.name})"
+        written[name] = Reporter(checkpoint, checkpoint.config.generation)(pictures)
+    studies = [
+        ComparedStudy(
+            split.image_ids[row],
+            picture,
+            split.sentences[row],
+            {name: reports[place].report.sentences for name, reports in written.items()},
+        )
+        for place, (row, picture) in enumerate(zip(rows, pictures, strict=True))
+    ]
+    files = [out / "figure-3.png", out / "figure-3.html"]
+    comparison_figure(files[0], studies, note)
+    comparison_page(files[1], studies, note)
+    return files
+
+
+def _figure_4(
+    checkpoint: Checkpoint, split: Split, rows: list[int], note: str, out: Path
+) -> list[Path]:
+    pictures = split.pixels(np.array(rows))
+    reports = Reporter(checkpoint, checkpoint.config.generation)(pictures)
+    studies = [
+        AttendedStudy(
+            split.image_ids[row], picture, one.sentences, one.report.tags, split.sentences[row]
+        )
+        for row, picture, one in zip(rows, pictures, reports, strict=True)
+    ]
+    # An id may be a path, and files of one name may lie in several folders.
+    names = ["-".join(Path(study.name).with_suffix("").parts) for study in studies]
+    files = [out / f"figure-4-{name}.png" for name in names]
+    for file, study in zip(files, studies, strict=True):
+        truth = ". ".join(study.truth or ())
+        attention_figure(file, study.image, study.sentences, study.tags, study.name, truth)
+    page = out / "figure-4.html"
+    attention_page(page, studies, note)
+    return [*files, page]
+
+
+def _note(checkpoints: Sequence[Checkpoint], path: str, split_name: str) -> str:
+    listed = ", ".join(
+        f"{one.config.model.system}: {one.path.parent.parent.name}, epoch {one.epoch}"
+        for one in checkpoints
+    )
+    return f"{listed}; {split_name} split of {path}"

@@ -1,0 +1,134 @@
+"""Attention measured: does it look at the finding that the sentence is about?
+
+Where the place of every finding is known, as on the phantom, the strongest region of a sentence
+falls on the finding or beside it (the pointing game of Zhang et al. 2016), and the tag of the
+strongest semantic attention is the finding's or another.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from raymed.config import Config
+from raymed.data.dataset import PreparedDataset
+from raymed.data.examples import Finding
+from raymed.errors import UsageError
+from raymed.metrics.normality import describes_normality
+from raymed.prediction import Reporter
+from raymed.reports.attention import AttendedSentence
+from raymed.training.checkpoint import Checkpoint
+from raymed.training.log import replace
+
+ATTENTION_FILE = "attention.json"
+
+
+@dataclass(frozen=True)
+class AttentionScores:
+    """Over the abnormal sentences of a split: those that name a finding and no normality.
+
+    Attributes:
+        sentences: how many were written.
+        right: share of them that name a finding which the image has; the rest is over these.
+        region: share whose strongest region falls on the finding; None without visual attention.
+        region_chance: the same share for a region drawn at random.
+        region_fixed: the same share for the one region that scores best for all images alike.
+        tag: share whose strongest tag is the finding's; None without semantic attention.
+        tag_chance: the same share for one of the attended tags drawn at random.
+    """
+
+    sentences: int
+    right: float | None = None
+    region: float | None = None
+    region_chance: float | None = None
+    region_fixed: float | None = None
+    tag: float | None = None
+    tag_chance: float | None = None
+
+
+def measure_attention(
+    checkpoint: Checkpoint, config: Config, split_name: str, out: Path
+) -> AttentionScores | None:
+    """Write the reports of a split, score their attention, and leave the scores in ``out``.
+
+    Returns:
+        None where the data set does not know the place of any finding.
+
+    Raises:
+        UsageError: ``out`` cannot be written.
+    """
+    split = PreparedDataset.open(config.data.path).split(split_name)
+    if not any(split.findings):
+        return None
+    report = Reporter(checkpoint, config.generation)
+    size = config.training.batch_size
+    batches = np.array_split(np.arange(len(split)), -(-len(split) // size))
+    reports = [written.sentences for rows in batches for written in report(split.pixels(rows))]
+    scores = attention_scores(reports, split.findings)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        replace(out / ATTENTION_FILE, json.dumps(asdict(scores), indent=1))
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be written ({error.strerror or error})") from error
+    return scores
+
+
+def attention_scores(
+    reports: Sequence[Sequence[AttendedSentence]], findings: Sequence[Sequence[Finding]]
+) -> AttentionScores:
+    """Score the attention of generated reports against the images' findings.
+
+    Args:
+        reports: the attended sentences of each image's report.
+        findings: of each image, with their places.
+    """
+    names = {finding.tag for image in findings for finding in image}
+    written, hits, tag_hits, tag_chances = 0, [], [], []
+    right = 0
+    for sentences, present in zip(reports, findings, strict=True):
+        for sentence in sentences:
+            if describes_normality(sentence.text) or not _named(sentence.text, names):
+                continue
+            written += 1
+            there = [one for one in present if _named(sentence.text, {one.tag})]
+            if not there:
+                continue
+            right += 1
+            if sentence.alpha is not None:
+                on_finding = np.any([covered(one, sentence.alpha.shape) for one in there], axis=0)
+                hits.append((sentence.alpha.argmax(), on_finding.flatten()))
+            if sentence.tags:
+                tags = [tag for tag, _ in sentence.tags]
+                strongest = max(sentence.tags, key=lambda pair: pair[1])[0]
+                wanted = {one.tag for one in there}
+                tag_hits.append(strongest in wanted)
+                tag_chances.append(len(wanted.intersection(tags)) / len(tags))
+    if not written:
+        return AttentionScores(0)
+    masks = np.array([mask for _, mask in hits])
+    return AttentionScores(
+        sentences=written,
+        right=right / written,
+        region=float(np.mean([mask[cell] for cell, mask in hits])) if hits else None,
+        region_chance=float(masks.mean()) if hits else None,
+        region_fixed=float(masks.mean(axis=0).max()) if hits else None,
+        tag=float(np.mean(tag_hits)) if tag_hits else None,
+        tag_chance=float(np.mean(tag_chances)) if tag_hits else None,
+    )
+
+
+def covered(finding: Finding, grid: tuple[int, ...]) -> np.ndarray:
+    """Which regions of a grid [h, w] the finding's box reaches into: bool [h, w]."""
+    # A region's end is the next one's begin to the last bit; a sum of two fractions would not be.
+    rows, columns = (np.arange(size + 1) / size for size in grid)
+    in_rows = (rows[:-1] < finding.bottom) & (rows[1:] > finding.top)
+    in_columns = (columns[:-1] < finding.right) & (columns[1:] > finding.left)
+    mask: np.ndarray = in_rows[:, None] & in_columns[None, :]
+    return mask
+
+
+def _named(sentence: str, tags: set[str]) -> bool:
+    padded = f" {sentence} "
+    return any(f" {tag} " in padded for tag in tags)

@@ -1,0 +1,189 @@
+"""What every system is: images in, tags and words out, behind one interface.
+
+A system of the paper's tables is one file of `raymed.model.systems`. Training calls it with
+images and reports and gets `Outputs`; generation calls `read` and has the system's `Writer` write
+from what `read` gave. All systems share the encoder and the tag classifier, so that their
+comparison is one of what follows them.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+from raymed.config import ModelConfig
+from raymed.model.encoder import build_backbone, regions
+from raymed.model.tags import TagClassifier
+from raymed.tokens import PAD, START, UNKNOWN
+
+State = tuple[Tensor, ...]
+"""A writer's memory between two words, each [K, ...]."""
+Context = tuple[Tensor, ...]
+"""What K passages are written from, each [K, ...]."""
+
+
+class Seen(NamedTuple):
+    """What the encoder and the tag classifier make of B images.
+
+    Attributes:
+        v: visual features [B, N, D].
+        feature: the overall image feature [B, F]: the classifier's last hidden layer, 4,096 wide
+            in VGG-19.
+        tag_logits: [B, L].
+    """
+
+    v: Tensor
+    feature: Tensor
+    tag_logits: Tensor
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a system says of B images before any word is written.
+
+    Attributes:
+        tag_logits: [B, L].
+        context: what each of a report's P passages is written from, each [B, P, ...]; a passage is
+            a sentence where sentences are planned, else (P = 1) the whole report; empty for a
+            system that writes nothing.
+        stop_logits: [B, S, 2]; class 1 is STOP. None where the words themselves end the report.
+        tag_ids: [B, M], the tags behind the semantic features, best first.
+        alpha: [B, S, N], visual attention of each planned sentence.
+        beta: [B, S, M], semantic attention of each planned sentence.
+    """
+
+    tag_logits: Tensor
+    context: Context = ()
+    stop_logits: Tensor | None = None
+    tag_ids: Tensor | None = None
+    alpha: Tensor | None = None
+    beta: Tensor | None = None
+
+
+class Words(NamedTuple):
+    """The next words of a training pass, X in all.
+
+    Attributes:
+        logits: [X, V].
+        targets: word ids [X].
+        images: [X], the image each belongs to.
+    """
+
+    logits: Tensor
+    targets: Tensor
+    images: Tensor
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """A training pass over B images; what a system has not is None.
+
+    Attributes:
+        tag_logits: [B, L].
+        stop_logits: [B, S, 2], over as many sentences as the longest report of the batch has.
+        words: the logits of every real next word.
+        attention_penalty: [B], the attention regularisation of the system's paper.
+    """
+
+    tag_logits: Tensor
+    stop_logits: Tensor | None = None
+    words: Words | None = None
+    attention_penalty: Tensor | None = None
+
+
+class Written(NamedTuple):
+    """A teacher-forced pass over K passages of T next words.
+
+    Attributes:
+        logits: [X, V]: a row for each next word that is not PAD, in row-major order.
+        alpha: [K, T, N], visual attention of each word, where the writer has it.
+        beta: [K, T, M], semantic attention of each word, where the writer has it.
+        beta_read: [K, T, M], the same for the word that was read, where the writer attends twice.
+    """
+
+    logits: Tensor
+    alpha: Tensor | None = None
+    beta: Tensor | None = None
+    beta_read: Tensor | None = None
+
+
+class Writer(nn.Module, ABC):
+    """Writes a passage word by word. A passage begins after START and ends with END."""
+
+    never_written: ClassVar[tuple[int, ...]] = (PAD, START, UNKNOWN)
+    """Ids that are no words of a passage."""
+
+    @abstractmethod
+    def forward(self, context: Context, passages: Tensor) -> Written:
+        """Teacher-forced pass over passages [K, T + 1]: START first, PAD on the right."""
+
+    @abstractmethod
+    def begin(self, context: Context) -> State:
+        """The state before START is read."""
+
+    @abstractmethod
+    def step(self, words: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
+        """Read one word per passage, ids [K] -> (logits of the next word [K, V], state)."""
+
+
+class System(nn.Module, ABC):
+    """A system: encoder, tag classifier, and what a subclass writes reports with.
+
+    Args:
+        config: the model section of the configuration.
+        tags: L, the size of the tag vocabulary.
+        words: V, the number of word ids, special ones included.
+        pretrained: load the weights that the configuration names; without it they stay random,
+            as when a checkpoint is about to fill them.
+    """
+
+    def __init__(self, config: ModelConfig, tags: int, words: int, pretrained: bool) -> None:  # noqa: ARG002
+        super().__init__()
+        self.writer: Writer | None = None
+        weights = config.encoder_weights if pretrained else "none"
+        encoder, pool, fully_connected = build_backbone(config.encoder, weights)
+        self.encoder = encoder.requires_grad_(config.train_encoder)
+        self.tag_classifier = TagClassifier(pool, fully_connected, tags, config.dropout)
+
+    def look(self, images: Tensor, seeds: Tensor | None) -> Seen:
+        """Images uint8 [B, H, W] -> features and tags; ``seeds`` [B] draw the dropout masks."""
+        feature_map = self.encoder(images)
+        tag_logits, feature = self.tag_classifier(feature_map, seeds)
+        return Seen(regions(feature_map), feature, tag_logits)
+
+    @abstractmethod
+    def forward(self, images: Tensor, reports: Tensor, seeds: Tensor | None = None) -> Outputs:
+        """A training pass over images and their reports.
+
+        Args:
+            images: uint8 [B, H, W].
+            reports: word ids [B, S, T + 2]: START, words, END, PAD; all PAD past the last sentence.
+            seeds: int64 [B], drawing the dropout masks; none: no dropout.
+        """
+
+    @abstractmethod
+    def read(self, images: Tensor, sentences: int) -> Reading:
+        """Images uint8 [B, H, W] -> tags, and what reports of so many sentences come from."""
+
+    def attended(self, reading: Reading, reports: Tensor) -> Reading:  # noqa: ARG002
+        """The reading with the attention of each sentence of the reports that were written.
+
+        Args:
+            reading: of B images.
+            reports: what was written, as in `forward`.
+        """
+        return reading
+
+
+def glorot(*parts: nn.Module) -> None:
+    """Give the linear maps of these parts Glorot's scale.
+
+    Image and words meet in the word LSTM. With torch's default the image arrives there, after
+    three matrices, at a tenth of a word embedding's size, and reports hardly depend on it for many
+    epochs.
+    """
+    for part in parts:
+        for layer in part.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)

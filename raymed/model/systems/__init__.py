@@ -1,0 +1,14 @@
+"""The systems of the paper's tables, a file each; a file's name is the system's."""
+
+from importlib import import_module
+
+from raymed.config import ModelConfig
+from raymed.model.system import System
+
+
+def build_system(config: ModelConfig, tags: int, words: int, pretrained: bool) -> System:
+    """The system that ``config.system`` names; the arguments are those of `System`."""
+    system: System = import_module(f"{__name__}.{config.system}").Model(
+        config, tags, words, pretrained
+    )
+    return system

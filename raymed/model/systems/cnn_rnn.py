@@ -1,0 +1,29 @@
+"""``cnn_rnn``: Show and Tell (Vinyals, Toshev, Bengio and Erhan 2015)."""
+
+from torch import Tensor, nn
+
+from raymed.config import ModelConfig
+from raymed.model.single_lstm import ReportWriter, SingleLSTM
+from raymed.model.system import Context, Seen, glorot
+from raymed.model.word_lstm import WordLSTM
+
+
+class ImageThenWords(WordLSTM, ReportWriter):
+    """The word LSTM's own form, eqs. 10 to 12 of Vinyals et al.: x_-1 = CNN(I), x_t = W_e S_t."""
+
+
+class Model(SingleLSTM):
+    """The image is the LSTM's first input and is not seen again: x_-1 = W_I f.
+
+    Choices: f is the overall image feature, as for Ours-no-Attention, which the paper says differs
+    from this system by the hierarchy alone; no dropout on the words and no ensemble.
+    """
+
+    def __init__(self, config: ModelConfig, tags: int, words: int, pretrained: bool) -> None:
+        super().__init__(config, tags, words, pretrained)
+        self.w_image = nn.Linear(self.tag_classifier.width, config.embedding_size, bias=False)
+        self.writer = ImageThenWords(words, config.embedding_size, config.hidden_size)
+        glorot(self.w_image, self.writer)
+
+    def describe(self, seen: Seen) -> tuple[Context, Tensor | None]:
+        return (self.w_image(seen.feature),), None

@@ -1,0 +1,60 @@
+"""``lrcn``: long-term recurrent convolutional network (Donahue et al. 2015), LRCN-2f."""
+
+import torch
+from torch import Tensor, nn
+
+from raymed.config import ModelConfig
+from raymed.model.single_lstm import ReportWriter, SingleLSTM
+from raymed.model.system import Context, Seen, State, Written, glorot
+from raymed.tokens import PAD
+
+
+class FactoredLSTM(ReportWriter):
+    """Two stacked LSTMs; the image enters the second one, at every step, and never the first:
+
+    h1_t = LSTM_1(W_e w_t),    h2_t = LSTM_2([h1_t ; f]),    p(word) = softmax(W_out h2_t)
+
+    Args:
+        words: V.
+        size: E, width of word embeddings.
+        feature: F, width of the image feature.
+        hidden: H, of both LSTMs.
+    """
+
+    def __init__(self, words: int, size: int, feature: int, hidden: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(words, size)
+        self.lstm_1 = nn.LSTM(size, hidden, batch_first=True)
+        self.lstm_2 = nn.LSTM(hidden + feature, hidden, batch_first=True)
+        self.w_out = nn.Linear(hidden, words)
+
+    def forward(self, context: Context, passages: Tensor) -> Written:
+        inputs, targets = passages[:, :-1], passages[:, 1:]
+        h1, _ = self.lstm_1(self.embedding(inputs))
+        feature = context[0].unsqueeze(1).expand(-1, inputs.shape[1], -1)
+        h2, _ = self.lstm_2(torch.cat([h1, feature], dim=2))
+        return Written(self.w_out(h2[targets != PAD]))
+
+    def begin(self, context: Context) -> State:
+        zeros = context[0].new_zeros(len(context[0]), self.lstm_1.hidden_size)
+        return zeros, zeros, zeros, zeros
+
+    def step(self, words: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
+        h1, c1, h2, c2 = (each.unsqueeze(0) for each in state)
+        out, (h1, c1) = self.lstm_1(self.embedding(words).unsqueeze(1), (h1, c1))
+        seen = torch.cat([out, context[0].unsqueeze(1)], dim=2)
+        out, (h2, c2) = self.lstm_2(seen, (h2, c2))
+        return self.w_out(out[:, 0]), (h1[0], c1[0], h2[0], c2[0])
+
+
+class Model(SingleLSTM):
+    """Choices: f is the overall image feature (Donahue et al. take their CNN's fc7 or fc8)."""
+
+    def __init__(self, config: ModelConfig, tags: int, words: int, pretrained: bool) -> None:
+        super().__init__(config, tags, words, pretrained)
+        width = self.tag_classifier.width
+        self.writer = FactoredLSTM(words, config.embedding_size, width, config.hidden_size)
+        glorot(self.writer)
+
+    def describe(self, seen: Seen) -> tuple[Context, Tensor | None]:
+        return (seen.feature,), None

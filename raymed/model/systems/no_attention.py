@@ -1,0 +1,24 @@
+"""``no_attention``: the ablation Ours-no-Attention of Jing et al. (2018), section 4.3."""
+
+from torch import Tensor, nn
+
+from raymed.config import ModelConfig
+from raymed.model.hierarchical import Attend, Hierarchical
+from raymed.model.system import Seen, glorot
+
+
+class Model(Hierarchical):
+    """The context vector of every sentence is made of the overall image feature: ctx = W_fc f.
+
+    The paper gives the input (the 4,096-wide feature of VGG-19) and no equation; W_fc, which
+    brings it to the sentence LSTM's width, stands where eq. 4 has it.
+    """
+
+    def __init__(self, config: ModelConfig, tags: int, words: int, pretrained: bool) -> None:
+        super().__init__(config, tags, words, pretrained)
+        self.w_fc = nn.Linear(self.tag_classifier.width, config.hidden_size, bias=False)
+        glorot(self.w_fc)
+
+    def attention(self, seen: Seen) -> tuple[Attend, Tensor | None]:
+        ctx = self.w_fc(seen.feature)
+        return lambda _: (ctx, None, None), None

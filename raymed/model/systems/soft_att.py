@@ -1,0 +1,88 @@
+"""``soft_att``: Show, Attend and Tell with soft attention (Xu et al. 2015)."""
+
+import torch
+from torch import Tensor, nn
+
+from raymed.config import ModelConfig
+from raymed.model.attention import Attention, coverage_penalty
+from raymed.model.single_lstm import ReportWriter, SingleLSTM
+from raymed.model.system import Context, Seen, State, Written, glorot
+from raymed.tokens import PAD
+
+
+class AttendingLSTM(ReportWriter):
+    """Attends to the regions a_i anew for every word:
+
+    alpha_t = softmax(f_att(a_i, h_t-1)),   z_t = sigmoid(f_beta(h_t-1)) sum_i alpha_t,i a_i
+    h_t = LSTM([E y_t-1 ; z_t], h_t-1),     p(y_t) = softmax(L_o(E y_t-1 + L_h h_t + L_z z_t))
+    c_0 = tanh(f_init,c(mean a)),           h_0 = tanh(f_init,h(mean a))
+
+    Eqs. 1 to 7, 13 and section 4.2.1 of Xu et al.; f_att is the one of eqs. 2 and 3 of Jing et
+    al. Its context is (a [K, N, D], W a [K, N, H]).
+
+    Args:
+        words: V.
+        size: E, width of word embeddings.
+        visual: D, width of a region's features.
+        hidden: H.
+    """
+
+    def __init__(self, words: int, size: int, visual: int, hidden: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(words, size)
+        self.attention = Attention(visual, hidden)
+        self.init_h = nn.Linear(visual, hidden)
+        self.init_c = nn.Linear(visual, hidden)
+        self.gate = nn.Linear(hidden, 1)
+        self.cell = nn.LSTMCell(size + visual, hidden)
+        self.l_h = nn.Linear(hidden, size, bias=False)
+        self.l_z = nn.Linear(visual, size, bias=False)
+        self.l_o = nn.Linear(size, words)
+
+    def forward(self, context: Context, passages: Tensor) -> Written:
+        inputs, targets = passages[:, :-1], passages[:, 1:]
+        state, steps = self.begin(context), []
+        for embedded in self.embedding(inputs).unbind(dim=1):
+            said, alpha, state = self._attend(embedded, state, context)
+            steps.append((said, alpha))
+        said, alpha = (torch.stack(each, dim=1) for each in zip(*steps, strict=True))
+        return Written(self.l_o(said[targets != PAD]), alpha=alpha)
+
+    def begin(self, context: Context) -> State:
+        mean = context[0].mean(dim=1)
+        return torch.tanh(self.init_h(mean)), torch.tanh(self.init_c(mean))
+
+    def step(self, words: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
+        said, _, state = self._attend(self.embedding(words), state, context)
+        return self.l_o(said), state
+
+    def _attend(
+        self, embedded: Tensor, state: State, context: Context
+    ) -> tuple[Tensor, Tensor, State]:
+        """E y_t-1 [K, E] -> (what L_o reads [K, E], alpha_t [K, N], state)."""
+        attended, alpha = self.attention(*context, state[0])
+        z = torch.sigmoid(self.gate(state[0])) * attended
+        h, c = self.cell(torch.cat([embedded, z], dim=1), state)
+        return embedded + self.l_h(h) + self.l_z(z), alpha, (h, c)
+
+
+class Model(SingleLSTM):
+    """Choices: one-layer f_att, f_init and f_beta; no dropout on the words.
+
+    The doubly stochastic regularisation, eq. 14, is the attention term of the loss.
+    """
+
+    writer: AttendingLSTM
+
+    def __init__(self, config: ModelConfig, tags: int, words: int, pretrained: bool) -> None:
+        super().__init__(config, tags, words, pretrained)
+        self.writer = AttendingLSTM(
+            words, config.embedding_size, self.encoder.width, config.hidden_size
+        )
+        glorot(self.writer)
+
+    def describe(self, seen: Seen) -> tuple[Context, Tensor | None]:
+        return (seen.v, self.writer.attention.keys(seen.v)), None
+
+    def penalty(self, written: Written, real: Tensor) -> Tensor | None:
+        return coverage_penalty(written.alpha, real)

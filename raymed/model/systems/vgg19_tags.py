@@ -1,0 +1,15 @@
+"""``vgg19_tags``: the tag classifier alone, the row VGG-19 of Table 3 in Jing et al. (2018)."""
+
+from torch import Tensor
+
+from raymed.model.system import Outputs, Reading, System
+
+
+class Model(System):
+    """Predicts tags and writes nothing; the network is the one that ``model.encoder`` names."""
+
+    def forward(self, images: Tensor, reports: Tensor, seeds: Tensor | None = None) -> Outputs:  # noqa: ARG002
+        return Outputs(self.look(images, seeds).tag_logits)
+
+    def read(self, images: Tensor, sentences: int) -> Reading:  # noqa: ARG002
+        return Reading(self.look(images, seeds=None).tag_logits)

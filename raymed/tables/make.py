@@ -1,0 +1,76 @@
+"""`raymed table`: from a file to the paper's table with our figures."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from raymed.config import Config
+from raymed.data.dataset import PreparedDataset
+from raymed.errors import UsageError
+from raymed.tables.paper import TABLE_SYSTEMS
+from raymed.tables.render import markdown_table, terminal_table
+from raymed.tables.results import RUNS_FILE, table_rows, write_runs
+from raymed.tables.runs import RUNS, SPLIT, finished_runs
+from raymed.training.log import replace
+
+HALVES = {"iu_xray": "IU X-Ray", "peir_gross": "PEIR Gross"}
+
+
+def make_table(table: str, config: Config, console: Console) -> Path:
+    """Train what is missing, print the table, and leave it as Markdown and its runs as Parquet.
+
+    Args:
+        table: ``1``, ``2``, ``3`` or ``attention``.
+        config: of the runs; see its table section.
+        console: to print on.
+
+    Returns:
+        The Markdown file.
+
+    Raises:
+        UsageError: as `finished_runs`; the data set knows no place of a finding, and the
+            attention is to be measured; or the folder cannot be written.
+    """
+    dataset = PreparedDataset.open(config.data.path)
+    if table == "attention" and not any(dataset.split(SPLIT).findings):
+        raise UsageError(
+            f"data.path: {config.data.path} does not know the place of any finding, so attention "
+            "cannot be measured on it; give a phantom data set"
+        )
+    runs = finished_runs(config, TABLE_SYSTEMS[table], console)
+    rows = table_rows(table, config.table.paper, runs)
+    note = _note(table, config, dataset)
+    missing = {run.scores()["meteor_missing"] for run in runs} - {None}
+    if table == "1" and missing:
+        note += f" METEOR is absent where it could not be run: {'; '.join(sorted(missing))}."
+    console.print(terminal_table(table, rows))
+    console.print(note, highlight=False, markup=False)
+    folder = Path(config.run.folder) / config.run.name
+    file = folder / f"table-{table}.md"
+    try:
+        # A table whose runs are all given has no folder yet; its runs' makes it known as a table's.
+        (folder / RUNS).mkdir(parents=True, exist_ok=True)
+        replace(file, markdown_table(table, rows, note))
+        write_runs(folder / f"table-{table}-{RUNS_FILE}", runs)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    return file
+
+
+def _note(table: str, config: Config, dataset: PreparedDataset) -> str:
+    info = dataset.info
+    what = (
+        f"{info.source} ({config.data.path}), {info.counts['train']:,} training and "
+        f"{info.counts[SPLIT]:,} test images of {info.image_size} pixels; encoder "
+        f"{config.model.encoder}, weights {config.model.encoder_weights}; "
+        f"{config.training.epochs} epochs. Mean ± standard deviation over the runs"
+    )
+    if table == "attention":
+        return (
+            what + ". Over the test sentences that name a finding. true: share that name one "
+            "which the image has; over these, region: share whose strongest region falls on the "
+            "finding, fixed: the same for the best single region for all images, chance: for a "
+            "random one; tag: share whose strongest tag is the finding's, chance: for a random "
+            "one of the attended tags."
+        )
+    return f"{what}. The paper's figures are of {HALVES[config.table.paper]}."

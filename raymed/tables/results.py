@@ -1,0 +1,118 @@
+"""From a table's runs to its rows: mean and standard deviation over the seeds."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raymed.tables.paper import MEASURES, TABLE_SYSTEMS, TRUTH, paper_figures
+from raymed.tables.runs import Run
+
+RUNS_FILE = "runs.parquet"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure: the mean over runs and, with two runs or more, the sample standard deviation."""
+
+    mean: float
+    deviation: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table.
+
+    Attributes:
+        name: as the table shows it.
+        cells: measure -> ours.
+        paper: measure -> the paper's figure, where it has one.
+        distinct: how many different reports were written, the mean over the runs.
+        runs: how many runs the row stands on; 0 for a baseline or the ground truth.
+    """
+
+    name: str
+    cells: Mapping[str, Cell]
+    paper: Mapping[str, float]
+    distinct: float | None = None
+    runs: int = 0
+
+
+def table_rows(table: str, half: str, runs: Sequence[Run]) -> list[Row]:
+    """The rows of a table: the baselines, the systems in the paper's order, the ground truth.
+
+    Args:
+        table: ``1``, ``2``, ``3`` or ``attention``.
+        half: of the paper's tables, ``iu_xray`` or ``peir_gross``.
+        runs: finished.
+    """
+    measures, paper = MEASURES[table], paper_figures(table, half)
+    scored = [(run, run.scores()) for run in runs]
+    rows = []
+    if table != "attention":
+        # Every run was scored beside the same baselines.
+        _, first = scored[0]
+        for name in ("constant report", "nearest image"):
+            values = _with_abnormality(first["rows"][name])
+            cells = _cells([values], measures)
+            rows.append(Row(name, cells, {}, values["distinct"]))
+    for system in TABLE_SYSTEMS[table]:
+        own = [_values(table, run, scores) for run, scores in scored if run.system == system]
+        if own:
+            cells = _cells(own, measures)
+            written = [values["distinct"] for values in own if values["distinct"] is not None]
+            distinct = statistics.fmean(written) if written else None
+            rows.append(Row(system, cells, paper.get(system, {}), distinct, len(own)))
+    if table in ("1", "2"):
+        _, first = scored[0]
+        truth = _with_abnormality({"normality": first["truth_normality"]})
+        cells = _cells([truth], measures)
+        rows.append(Row(TRUTH, cells, paper.get(TRUTH, {}), first["truth_distinct"]))
+    return rows
+
+
+def write_runs(path: Path, runs: Sequence[Run]) -> None:
+    """All runs as Parquet, a row each: every score on the test split, and where the run lies."""
+    rows = []
+    for run in runs:
+        scores = run.scores()
+        attention = scores["attention"] or {}
+        rows.append(
+            {
+                "system": run.system,
+                "seed": run.seed,
+                "folder": str(run.folder),
+                **scores["rows"][run.system],
+                **{f"attention_{key}": value for key, value in attention.items()},
+            }
+        )
+    partial = path.with_suffix(".partial")
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    pq.write_table(pa.table({key: [row.get(key) for row in rows] for key in keys}), partial)
+    partial.replace(path)
+
+
+def _values(table: str, run: Run, scores: Mapping[str, Any]) -> dict[str, float | None]:
+    own = _with_abnormality(scores["rows"][run.system])
+    if table == "attention":
+        own |= scores["attention"] or {}
+    return own
+
+
+def _with_abnormality(scores: Mapping[str, Any]) -> dict[str, Any]:
+    share = scores.get("normality")
+    return {**scores, "abnormality": None if share is None else 1 - share}
+
+
+def _cells(runs: Sequence[Mapping[str, Any]], measures: Sequence[str]) -> dict[str, Cell]:
+    cells = {}
+    for measure in measures:
+        values = [run[measure] for run in runs if run.get(measure) is not None]
+        if values:
+            deviation = statistics.stdev(values) if len(values) > 1 else None
+            cells[measure] = Cell(statistics.fmean(values), deviation)
+    return cells
