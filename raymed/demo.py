@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from raymed.config import Config, PrepareConfig
+from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.data.sources import prepare_source
 from raymed.errors import UsageError
@@ -14,6 +14,7 @@ from raymed.evaluation import PREDICTIONS_FILE, evaluate
 from raymed.launch.cluster import connected
 from raymed.launch.run import run_training
 from raymed.prediction import predict_rows, print_prediction
+from raymed.sections import PrepareConfig
 from raymed.training.checkpoint import Checkpoint
 from raymed.tuning.sweep import run_sweep
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from raymed.config import GenerationConfig
 from raymed.data.vocabulary import Vocabulary
 from raymed.model.system import Context, Reading, System, Writer
+from raymed.sections import GenerationConfig
 from raymed.tokens import END, PAD, START
 
 

@@ -11,13 +11,14 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from raymed.config import Config, GenerationConfig
+from raymed.config import Config
 from raymed.data.dataset import Split
 from raymed.data.images import ImageError, read_image
 from raymed.errors import UsageError
 from raymed.generation import Report, attended, generate
 from raymed.model.system import Reading
 from raymed.reports.attention import AttendedSentence, attention_figure
+from raymed.sections import GenerationConfig
 from raymed.training.checkpoint import Checkpoint
 
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from raymed.config import GenerationConfig
 from raymed.generation import beam_search, write
 from raymed.model.system import Context, Writer
 from raymed.model.systems.att_rk import SemanticLSTM
@@ -14,6 +13,7 @@ from raymed.model.systems.cnn_rnn import ImageThenWords
 from raymed.model.systems.lrcn import FactoredLSTM
 from raymed.model.systems.soft_att import AttendingLSTM
 from raymed.model.word_lstm import WordLSTM
+from raymed.sections import GenerationConfig
 from raymed.tokens import END, PAD, START, UNKNOWN
 
 WORDS, SIZE, HIDDEN, PASSAGES = 7, 5, 6, 5

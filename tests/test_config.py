@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import yaml
 
-from raymed.config import SYSTEMS, Config, Section, altered, dotted_keys, load, load_prepare
+from raymed.config import Config, altered, dotted_keys, load, load_prepare
 from raymed.errors import UsageError
+from raymed.sections import SYSTEMS, Section
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from raymed.config import SYSTEMS, GenerationConfig, ModelConfig
 from raymed.data.vocabulary import Vocabulary
 from raymed.generation import Generated, attended, generate, report_lengths
 from raymed.model.hierarchical import Hierarchical
 from raymed.model.single_lstm import SingleLSTM
 from raymed.model.system import Reading, System
 from raymed.model.systems import build_system
+from raymed.sections import SYSTEMS, GenerationConfig, ModelConfig
 from raymed.tokens import END, PAD, SPECIAL, START, UNKNOWN
 
 WORDS, TAGS = 14, 6

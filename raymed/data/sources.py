@@ -5,12 +5,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from raymed.config import PrepareConfig
 from raymed.data import iu_xray, peir_gross, phantom, table
 from raymed.data.examples import Example, Rejected
 from raymed.data.prepare import prepare
 from raymed.data.schema import DatasetInfo
 from raymed.errors import UsageError
+from raymed.sections import PrepareConfig
 
 
 def prepare_source(

@@ -10,12 +10,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from raymed.config import ModelConfig
 from raymed.model.attention import CoAttention, coverage_penalty
 from raymed.model.sentence_lstm import SentenceLSTM
 from raymed.model.system import Outputs, Reading, Seen, System, Words, glorot
 from raymed.model.tags import SemanticFeatures
 from raymed.model.word_lstm import WordLSTM
+from raymed.sections import ModelConfig
 from raymed.tokens import PAD, START
 
 Attend = Callable[[Tensor], tuple[Tensor, Tensor | None, Tensor | None]]

@@ -12,9 +12,9 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from raymed.config import ModelConfig
 from raymed.model.encoder import build_backbone, regions
 from raymed.model.tags import TagClassifier
+from raymed.sections import ModelConfig
 from raymed.tokens import PAD, START, UNKNOWN
 
 State = tuple[Tensor, ...]

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from raymed.config import Config, TrainingConfig
+from raymed.config import Config
 from raymed.data.batches import TokenisedSplit, steps_per_epoch
 from raymed.data.dataset import PreparedDataset
 from raymed.data.vocabulary import Vocabulary
@@ -29,6 +29,7 @@ from raymed.metrics.tags import recall_at
 from raymed.model.encoder import check_weights
 from raymed.model.system import System
 from raymed.model.systems import build_system
+from raymed.sections import TrainingConfig
 from raymed.training.checkpoint import Checkpoint, Row, checkpoints_of, epoch_name, latest
 from raymed.training.log import RunLog
 from raymed.training.loss import Terms, terms

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raymed.config import LossConfig
 from raymed.data.batches import IGNORED, Batch
 from raymed.model.system import Outputs, Words
+from raymed.sections import LossConfig
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 import optuna
 
-from raymed.config import Dimension
+from raymed.sections import Dimension
 from raymed.tuning.trial import NUMBER
 
 Proposal = dict[str, Any]

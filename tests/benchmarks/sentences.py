@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import torch
 
-from raymed.config import GenerationConfig
 from raymed.generation import write
 from raymed.model.word_lstm import WordLSTM
+from raymed.sections import GenerationConfig
 from raymed.tokens import START
 
 IMAGES, SENTENCES, WORDS, SIZE, VOCABULARY, ROUNDS = 16, 6, 12, 512, 1004, 3

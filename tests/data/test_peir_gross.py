@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from raymed.config import PrepareConfig
 from raymed.data import peir_gross
 from raymed.data.examples import Example, Rejected
 from raymed.data.sources import prepare_source
 from raymed.errors import UsageError
+from raymed.sections import PrepareConfig
 
 CAPTIONS = {
     "00000001.jpg": "HEART: Infarct: Gross, fixed tissue. Excellent example, Dr. Smith.",

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from raymed.config import PrepareConfig
 from raymed.data.sources import prepare_source
 from raymed.errors import UsageError
+from raymed.sections import PrepareConfig
 
 REAL = Path(__file__).resolve().parents[2] / "../shared/data/iu_xray"
 VIEWS = ["PA", "ap", "Frontal", "LATERAL", "ll", "", "oblique", "frontal", "lateral", "rl"]

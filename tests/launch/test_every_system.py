@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from raymed.config import SYSTEMS, Config
+from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.evaluation import PREDICTIONS_FILE, evaluate
 from raymed.generation import generate
@@ -17,6 +17,7 @@ from raymed.launch.run import run_training
 from raymed.metrics.captions import cider
 from raymed.metrics.tags import recall_at
 from raymed.prediction import predict
+from raymed.sections import SYSTEMS
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.log import METRICS_FILE, read_metrics
 

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from raymed.config import LossConfig
+from raymed.sections import LossConfig
 
 TAGS, WORDS, TOP, DROPOUT = 5, 9, 3, 0.3
 LAMBDAS = LossConfig(tag=0.7, sent=1.3, word=0.4, attention=0.9)

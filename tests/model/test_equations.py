@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raymed.config import SYSTEMS, ModelConfig
 from raymed.data.batches import Batch
 from raymed.model import encoder
 from raymed.model.system import System
 from raymed.model.systems import build_system
+from raymed.sections import SYSTEMS, ModelConfig
 from raymed.tokens import END, PAD, START, UNKNOWN
 from raymed.training.loss import Terms, terms
 from tests.model import hierarchical_by_hand, single_lstm_by_hand

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from raymed.config import ModelConfig
 from raymed.model.hierarchical import Hierarchical
 from raymed.model.systems import build_system
+from raymed.sections import ModelConfig
 
 WORDS, TAGS = 12, 7
 HIERARCHICAL = ("co_attention", "visual_only", "semantic_only", "no_attention")

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from raymed.config import ModelConfig
 from raymed.model.single_lstm import SingleLSTM, as_sequences
 from raymed.model.systems import build_system
+from raymed.sections import ModelConfig
 from raymed.tokens import END, PAD, START, UNKNOWN
 
 TAGS, WORDS, TOP = 6, 11, 3

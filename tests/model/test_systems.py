@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from raymed.config import SYSTEMS, ModelConfig
 from raymed.data.batches import IGNORED, Batch
 from raymed.model.system import System
 from raymed.model.systems import build_system
+from raymed.sections import SYSTEMS, ModelConfig
 from raymed.tokens import END, PAD, START
 from raymed.training.loss import Terms, terms
 

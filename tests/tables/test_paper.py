@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from raymed.config import SYSTEMS
+from raymed.sections import SYSTEMS
 from raymed.tables.paper import MEASURES, SYSTEM_NAMES, TABLE_SYSTEMS, paper_figures
 
 FOLDER = Path(__file__).resolve().parents[2] / "../shared/paper"

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from raymed.config import SYSTEMS, Config
+from raymed.config import Config
 from raymed.data.vocabulary import Vocabulary
 from raymed.errors import UsageError
 from raymed.generation import attended, generate
 from raymed.model.system import Reading
 from raymed.model.systems import build_system
+from raymed.sections import SYSTEMS
 from raymed.training import checkpoint as module
 from raymed.training.checkpoint import (
     INFO_FILE,

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from raymed.config import Config, TrainingConfig
+from raymed.config import Config
 from raymed.data.batches import TokenisedSplit
 from raymed.data.dataset import PreparedDataset
 from raymed.data.vocabulary import Vocabulary
@@ -19,6 +19,7 @@ from raymed.errors import UsageError
 from raymed.generation import generate
 from raymed.metrics.captions import cider
 from raymed.model.systems import build_system
+from raymed.sections import TrainingConfig
 from raymed.training import loop
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, Row, checkpoints_of, latest
 from raymed.training.log import METRICS_FILE, read_metrics

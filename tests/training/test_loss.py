@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from raymed.config import LossConfig
 from raymed.data.batches import Batch
 from raymed.model.attention import coverage_penalty
 from raymed.model.system import Outputs, Words
 from raymed.model.systems.att_rk import spread
+from raymed.sections import LossConfig
 from raymed.tokens import PAD
 from raymed.training.loss import Terms, stop_loss, tag_loss, terms, word_loss
 

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from raymed.config import SYSTEMS, Config
+from raymed.config import Config
 from raymed.data.batches import Batch, TokenisedSplit
 from raymed.data.dataset import PreparedDataset
 from raymed.data.phantom import draw
@@ -19,6 +19,7 @@ from raymed.generation import generate
 from raymed.model.encoder import Encoder
 from raymed.model.system import System
 from raymed.model.systems import build_system
+from raymed.sections import SYSTEMS
 from raymed.training.loop import build_optimizer
 from raymed.training.loss import terms
 

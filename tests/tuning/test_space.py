@@ -3,7 +3,7 @@ import math
 import optuna
 import pytest
 
-from raymed.config import Dimension
+from raymed.sections import Dimension
 from raymed.tuning.space import propose
 from raymed.tuning.trial import NUMBER
 

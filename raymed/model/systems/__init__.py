@@ -2,8 +2,8 @@
 
 from importlib import import_module
 
-from raymed.config import ModelConfig
 from raymed.model.system import System
+from raymed.sections import ModelConfig
 
 
 def build_system(config: ModelConfig, tags: int, words: int, pretrained: bool) -> System:

@@ -2,10 +2,10 @@
 
 from torch import Tensor, nn
 
-from raymed.config import ModelConfig
 from raymed.model.single_lstm import ReportWriter, SingleLSTM
 from raymed.model.system import Context, Seen, glorot
 from raymed.model.word_lstm import WordLSTM
+from raymed.sections import ModelConfig
 
 
 class ImageThenWords(WordLSTM, ReportWriter):

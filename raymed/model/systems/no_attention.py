@@ -2,9 +2,9 @@
 
 from torch import Tensor, nn
 
-from raymed.config import ModelConfig
 from raymed.model.hierarchical import Attend, Hierarchical
 from raymed.model.system import Seen, glorot
+from raymed.sections import ModelConfig
 
 
 class Model(Hierarchical):

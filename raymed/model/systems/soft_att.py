@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from raymed.config import ModelConfig
 from raymed.model.attention import Attention, coverage_penalty
 from raymed.model.single_lstm import ReportWriter, SingleLSTM
 from raymed.model.system import Context, Seen, State, Written, glorot
+from raymed.sections import ModelConfig
 from raymed.tokens import PAD
 
 

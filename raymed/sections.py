@@ -1,0 +1,257 @@
+"""The sections of the configuration: every setting, typed, with its meaning and its limits.
+
+The defaults are the settings of Jing, Xie and Xing (2018), section 4.2, wherever the paper gives
+one.
+"""
+
+import difflib
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Column = Literal["image", "report", "tags", "study", "split", "view"]
+
+SYSTEMS = tuple(
+    sorted(
+        file.stem
+        for file in (Path(__file__).parent / "model" / "systems").glob("*.py")
+        if file.stem != "__init__"
+    )
+)
+"""The systems there are: each is a file of `raymed.model.systems`."""
+
+
+def _known_system(name: str) -> str:
+    if name not in SYSTEMS:
+        close = difflib.get_close_matches(name, SYSTEMS, n=1, cutoff=0.4)
+        meant = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"must be one of {', '.join(SYSTEMS)}{meant}")
+    return name
+
+
+SystemName = Annotated[str, AfterValidator(_known_system)]
+
+
+def _different(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    twice = sorted({value for value in values if values.count(value) > 1})
+    if twice:
+        raise ValueError(
+            f"must differ from each other, and {', '.join(map(str, twice))} comes again"
+        )
+    return values
+
+
+def _seeds(values: tuple[int, ...]) -> tuple[int, ...]:
+    if not values:
+        raise ValueError("must be one at least")
+    return _different(values)
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, complete, closed to unknown keys."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
+    )
+
+
+class RunConfig(Section):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
+    """Name of the run or sweep: its folder below `run.folder`, and what resumes it."""
+    folder: str = "runs"
+    """Where runs and sweeps are kept. On a cluster: a folder that every node sees."""
+
+
+class DataConfig(Section):
+    path: str = "data/phantom"
+    """The prepared data set (made by `raymed prepare`)."""
+    vocabulary: Count = 1000
+    """How many of the most frequent words of the training split the model can write."""
+    validation_images: Count | None = None
+    """Score only the first so many validation images after each epoch (empty: all of them)."""
+
+
+class ModelConfig(Section):
+    system: SystemName = "co_attention"
+    """The system to train: a row of the paper's tables."""
+    encoder: Literal["vgg11", "vgg13", "vgg16", "vgg19", "small"] = "vgg19"
+    """A torchvision VGG, or `small`: three narrow stages for images of about 64 pixels."""
+    encoder_weights: str = "imagenet"
+    """`imagenet` (downloaded by torchvision), `none`, or a file of torchvision VGG weights."""
+    train_encoder: bool = True
+    """Whether the encoder's convolutions are trained or stay as loaded."""
+    hidden_size: Count = 512
+    """Width of hidden states and of the context vector (H in the paper)."""
+    embedding_size: Count = 512
+    """Width of word and tag embeddings and of the topic vector (E in the paper)."""
+    top_tags: Count = 10
+    """How many tags of highest probability become semantic features (M in the paper)."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Dropout between the tag classifier's fully connected layers, as in VGG."""
+
+
+class LossConfig(Section):
+    tag: Weight = 1.0
+    """Weight of the tag cross-entropy (lambda_tag, eq. 8)."""
+    sent: Weight = 1.0
+    """Weight of the stop-control cross-entropy (lambda_sent, eq. 8)."""
+    word: Weight = 1.0
+    """Weight of the word cross-entropy (lambda_word, eq. 8)."""
+    attention: Weight = 1.0
+    """Weight of the attention regularisation (lambda_re, eq. 9; or the system's own paper's)."""
+
+
+class GenerationConfig(Section):
+    stop_threshold: Fraction = 0.5
+    """A sentence whose p(STOP) is above this is the report's last (eq. 6)."""
+    max_sentences: Count = 12
+    """The longest report, in sentences, that is learned from and written."""
+    max_words: Count = 30
+    """The longest sentence, in words, that is learned from and written."""
+    beam_width: Count = 1
+    """Hypotheses that beam search keeps for each sentence (or report); 1 is greedy."""
+    length_penalty: Weight = 0.0
+    """Hypotheses are ranked by log-probability / words^this; 0: by log-probability alone."""
+    block_ngrams: Annotated[int, Field(ge=0)] = 0
+    """No sequence of so many words is written twice in a sentence (or report, where
+    the start of a sentence counts as a word); 0: any may be."""
+
+
+class TrainingConfig(Section):
+    epochs: Count = 30
+    """Passes over the training split."""
+    batch_size: Count = 16
+    """Images per optimiser step, over all workers together."""
+    learning_rate: Rate = 5e-4
+    """AdamW's rate for everything but the encoder."""
+    encoder_learning_rate: Rate = 1e-5
+    """AdamW's rate for the encoder's network: convolutions and its fully connected layers."""
+    warmup: Fraction = 0.05
+    """Both rates rise from zero over this fraction of all steps."""
+    final_rate: Fraction = 0.1
+    """After that both fall along a half cosine to this fraction of themselves; 1 keeps them."""
+    weight_decay: Weight = 0.01
+    """AdamW's decoupled weight decay, on matrices only."""
+    clip_norm: Rate = 5.0
+    """Gradients are scaled down to this Euclidean norm where theirs is larger."""
+    precision: Literal["auto", "float32"] = "auto"
+    """`auto`: bfloat16 autocast on a GPU that has it; `float32`: full precision everywhere."""
+    seed: Seed = 0
+    """Decides the initial weights, the order of the images and the dropout."""
+
+
+class LaunchConfig(Section):
+    workers: Annotated[int, Field(ge=0)] = 1
+    """Ray Train workers (data-parallel); 0 trains in the calling process, without Ray actors."""
+    cpus_per_worker: Count = 1
+    """Processors reserved for a worker, and the threads torch may use in it."""
+    gpus_per_worker: Annotated[int, Field(ge=0)] | None = None
+    """GPUs reserved for a worker; empty: one wherever Ray sees enough of them, else none."""
+    max_failures: Annotated[int, Field(ge=0)] = 2
+    """How often Ray Train restarts the workers from the last checkpoint when one dies."""
+    address: str | None = None
+    """Address of a running Ray cluster; empty: RAY_ADDRESS, or else a Ray of its own here."""
+
+
+class Dimension(Section):
+    """One searched key. Exactly one of the four kinds is given."""
+
+    uniform: tuple[float, float] | None = None
+    """Bounds, both included."""
+    log_uniform: tuple[float, float] | None = None
+    """Bounds, both included and above 0, searched on a logarithmic scale."""
+    integer: tuple[int, int] | None = None
+    """Bounds, both included."""
+    choice: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
+    """Any values."""
+    or_value: Annotated[float | None, Field(alias="or")] = None
+    """A value outside the range that is offered as well, such as 0 beside `log_uniform`."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        kinds = [k for k in ("uniform", "log_uniform", "integer", "choice") if getattr(self, k)]
+        if len(kinds) != 1:
+            raise ValueError(
+                "exactly one of uniform, log_uniform, integer, choice must be given, "
+                f"not {' and '.join(kinds) or 'none'}"
+            )
+        bounds = self.uniform or self.log_uniform or self.integer
+        if bounds and bounds[0] >= bounds[1]:
+            raise ValueError(f"the lower bound must be below the upper, not {list(bounds)}")
+        if self.log_uniform and self.log_uniform[0] <= 0:
+            raise ValueError(
+                f"log_uniform needs bounds above 0, not {list(self.log_uniform)}; "
+                "write `or: 0` beside it to offer 0 as well"
+            )
+        return self
+
+    def extremes(self) -> tuple[Any, ...]:
+        """The values at the dimension's ends (all of them for a choice)."""
+        values = self.choice or self.uniform or self.log_uniform or self.integer
+        assert values is not None
+        return (*values, self.or_value) if self.or_value is not None else tuple(values)
+
+    def between(self) -> tuple[float, ...]:
+        """A fraction of a continuous range: what a key that takes whole numbers only refuses."""
+        bounds = self.uniform or self.log_uniform
+        return (bounds[0] + (bounds[1] - bounds[0]) / math.pi,) if bounds else ()
+
+
+class TuneConfig(Section):
+    trials: Count = 20
+    """How many trials the sweep runs."""
+    space: dict[str, Dimension] = {}
+    """Searched keys: a dotted key of this file each, with its range."""
+    seed: Seed = 0
+    """Decides what Optuna's sampler proposes."""
+    startup_trials: Count = 5
+    """Trials proposed at random before the TPE sampler's model takes over."""
+    grace_epochs: Count = 2
+    """ASHA stops no trial before so many epochs."""
+    reduction_factor: Annotated[int, Field(ge=2)] = 3
+    """ASHA lets one trial in so many go on at each of its rungs."""
+    groups: Count | None = None
+    """Worker groups, each training one trial at a time; empty: as many as there is room for."""
+
+
+class TableConfig(Section):
+    seeds: Annotated[tuple[Seed, ...], AfterValidator(_seeds)] = (0, 1, 2)
+    """Each system is trained once with each of these seeds."""
+    paper: Literal["iu_xray", "peir_gross"] = "iu_xray"
+    """The half of the paper's tables that stands beside: paragraphs, or single sentences."""
+    systems: dict[SystemName, dict[str, Any]] = {}
+    """Settings of single systems: dotted keys and values that the others do not share."""
+    runs: dict[SystemName, Annotated[tuple[str, ...], AfterValidator(_different)]] = {}
+    """Folders of finished runs that are taken for a system, instead of training it."""
+
+
+class PrepareConfig(Section):
+    """What `raymed prepare` is told beside the source and its path."""
+
+    out: str
+    """Folder of the prepared data set to write."""
+    image_size: Annotated[int, Field(ge=8)] = 224
+    """Side of the square images, in pixels: the longer side is scaled to it, the rest padded."""
+    split: Literal["study", "paper", "given", "r2gen"] = "study"
+    """Split protocol; `given` takes the source's own split column."""
+    seed: Seed = 0
+    """Decides the random split, and the phantom's studies."""
+    views: Literal["all", "frontal", "lateral"] = "all"
+    """Views to keep, of iu-xray and of a table with a view column; PA and AP count as frontal."""
+    overwrite: bool = False
+    """Replace a prepared data set that is already there."""
+    images: str | None = None
+    """Folder of the images; empty: where the reports or the table lie."""
+    split_file: str | None = None
+    """Study ids per split, for the protocol `r2gen`."""
+    studies: Count = 1200
+    """How many phantom studies to draw."""
+    columns: dict[Column, str] = {}
+    """A table's columns, where they bear other names; several tag columns are joined by commas."""
