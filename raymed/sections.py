@@ -248,7 +248,7 @@ class PrepareConfig(Section):
     overwrite: bool = False
     """Replace a prepared data set that is already there."""
     images: str | None = None
-    """Folder of the images; empty: where the reports or the table lie."""
+    """Folder of the images; empty: where the reports, the table or the captions lie."""
     split_file: str | None = None
     """Study ids per split, for the protocol `r2gen`."""
     studies: Count = 1200

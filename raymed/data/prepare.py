@@ -313,6 +313,7 @@ class _Writer:
             prepared=prepared.statistics(),
             parts=parts,
             content_hash=content.hexdigest(),
+            views=self.views,
         )
         # Last of all: a folder without it is no prepared dataset.
         (self.folder / INFO_FILE).write_text(info.to_json(), encoding="utf-8")

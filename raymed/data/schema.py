@@ -74,6 +74,8 @@ class DatasetInfo:
     parts: dict[str, list[Part]]
     content_hash: str
     """SHA-256 over the rows of each split, the words and the tags; nothing else goes in."""
+    views: str = "all"
+    """Views that were kept: all, frontal or lateral."""
 
     def to_json(self) -> str:
         """Return the text of ``dataset.json``."""
