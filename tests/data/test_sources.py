@@ -109,3 +109,4 @@ def test_frontal_images_of_the_real_archive_with_the_split_of_r2gen(tmp_path: Pa
     lateral = "view is lateral, and only frontal is wanted"
     assert info.rejected[lateral] == Counter(views.values())["Lateral"] == 3648
     assert info.rejected["view is not known, and only frontal is wanted"] == 7470 - len(views)
+    assert info.views == "frontal"
