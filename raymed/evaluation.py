@@ -23,6 +23,7 @@ from raymed.config import Config
 from raymed.data.batches import TokenisedSplit
 from raymed.data.dataset import PreparedDataset, Split
 from raymed.errors import UsageError
+from raymed.files import written_whole
 from raymed.generation import Report
 from raymed.metrics.baselines import best_constant, nearest
 from raymed.metrics.captions import caption_scores, cider
@@ -291,9 +292,8 @@ def _write_predictions(path: Path, split: Split, written: dict[str, Written]) ->
             "nearest_report": neighbour.texts,
         }
     )
-    partial = path.with_suffix(".partial")
-    pq.write_table(table, partial)
-    partial.replace(path)
+    with written_whole(path) as partial:
+        pq.write_table(table, partial)
 
 
 def _shown(value: float | None) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raymed.files import written_whole
 from raymed.tables.paper import MEASURES, TABLE_SYSTEMS, TRUTH, paper_figures
 from raymed.tables.runs import Run
 
@@ -90,10 +91,9 @@ def write_runs(path: Path, runs: Sequence[Run]) -> None:
                 **{f"attention_{key}": value for key, value in attention.items()},
             }
         )
-    partial = path.with_suffix(".partial")
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    pq.write_table(pa.table({key: [row.get(key) for row in rows] for key in keys}), partial)
-    partial.replace(path)
+    with written_whole(path) as partial:
+        pq.write_table(pa.table({key: [row.get(key) for row in rows] for key in keys}), partial)
 
 
 def _values(table: str, run: Run, scores: Mapping[str, Any]) -> dict[str, float | None]:
