@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"raymed: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        said = "interrupted; what was written stays good; `raymed train` and `table` go on from it"
+        said = "interrupted; what was written stays good, and the same command goes on from it"
         print(f"raymed: {said}", file=sys.stderr)
         return 130
     except BrokenPipeError:
@@ -77,6 +77,16 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("tune", _tune, "search the keys of tune.space; rank the trials by CIDEr")
     sub.add_argument("file", metavar="FILE", help="a YAML file with a tune section")
     sub.add_argument("settings", nargs="*", metavar="key=value", help=OVERRIDES)
+
+    sub = add("report", _report, "write a sweep's page: plots, leaderboard, the best reports")
+    sub.add_argument("run", metavar="RUN", help="a sweep's folder, finished or not")
+    sub.add_argument("settings", nargs="*", metavar="out=FILE", help="else RUN/report.html")
+
+    sub = add("finetune", _finetune, "train a sweep's best trials on, with the encoder unfrozen")
+    sub.add_argument("sweep", metavar="SWEEP", help="a sweep's folder")
+    sub.add_argument(
+        "settings", nargs="*", metavar="key=value", help=f"top=3 (how many trials), and {OVERRIDES}"
+    )
 
     sub = add("evaluate", _evaluate, "score a checkpoint on a split, beside the baselines")
     sub.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's folder, or a checkpoint's")
@@ -168,6 +178,30 @@ def _tune(options: argparse.Namespace, console: Console) -> None:
         f"best trial: {sweep.best}\nnext: raymed evaluate {sweep.best} split=test\n"
         f"  or: raymed train {sweep.best_config}",
     )
+
+
+def _report(options: argparse.Namespace, console: Console) -> None:
+    outs = [s.removeprefix("out=") for s in options.settings if s.startswith("out=")]
+    if len(outs) < len(options.settings):
+        other = next(s for s in options.settings if not s.startswith("out="))
+        raise UsageError(f"{other}: cannot be set here, only out=FILE")
+    from raymed.tuning.report import write_report
+
+    page = Path(outs[-1]) if outs else Path(options.run) / "report.html"
+    write_report(Path(options.run), page)
+    _say(console, str(page))
+
+
+def _finetune(options: argparse.Namespace, console: Console) -> None:
+    tops = [s.removeprefix("top=") for s in options.settings if s.startswith("top=")]
+    others = [s for s in options.settings if not s.startswith("top=")]
+    top = tops[-1] if tops else "3"
+    if not top.isdecimal() or int(top) < 1:
+        raise UsageError(f"top: must be a number of trials from 1 up, not {top!r}")
+    from raymed.tuning.finetune import fine_tune
+
+    best = max(fine_tune(Path(options.sweep), int(top), others, console), key=lambda r: r.score)
+    _say(console, f"best: {best.folder}\nnext: raymed evaluate {best.folder} split=test")
 
 
 def _evaluate(options: argparse.Namespace, console: Console) -> None:

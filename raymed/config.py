@@ -30,6 +30,13 @@ from raymed.sections import (
 
 NOT_SEARCHED = ("tune.", "table.", "run.", "launch.", "data.path", "training.epochs")
 """Keys that a sweep's trials share: who trains them, on what, and how long at most."""
+NO_SWEEP: dict[str, Any] = {
+    "tune.space": {},
+    "tune.points_to_evaluate": [],
+    "tune.objectives": {},
+    "tune.storage": None,
+}
+"""What a single run of a sweep no longer is told."""
 SHARED = ("tune.", "table.", "run.", "launch.", "data.path", "model.system", "training.seed")
 """Keys that the settings of a table's single systems cannot have: the table itself sets them."""
 
@@ -63,7 +70,7 @@ class Config(Section):
         tree = self.model_dump(mode="json", by_alias=True)
         # A dimension has one kind; the kinds it has not are no settings.
         tree["tune"]["space"] = {
-            key: {kind: value for kind, value in dimension.items() if value is not None}
+            key: {kind: value for kind, value in dimension.items() if value not in (None, {})}
             for key, dimension in tree["tune"]["space"].items()
         }
         text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
@@ -73,7 +80,8 @@ class Config(Section):
 def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file (or none: the defaults) and apply ``key=value`` texts to it.
 
-    A file may name another by ``base:``, relative to itself; its own keys win.
+    A file may name others by ``base:``, one or a list, relative to itself. A later one's keys win
+    over an earlier one's, and the file's own over all.
 
     Raises:
         UsageError: naming the file and every key or value that is not valid.
@@ -145,11 +153,13 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
             f"{path}: must hold sections such as `model:`, not a {type(tree).__name__}"
         )
     base = tree.pop("base", None)
-    if base is None:
-        return tree
-    if not isinstance(base, str):
-        raise UsageError(f"{path}: base: must be the path of a YAML file, not {base!r}")
-    return _merged(_read(path.parent / base, (*seen, path.resolve())), tree)
+    bases = base if isinstance(base, list) else [] if base is None else [base]
+    merged: dict[str, Any] = {}
+    for one in bases:
+        if not isinstance(one, str):
+            raise UsageError(f"{path}: base: must be the path of a YAML file, not {one!r}")
+        merged = _merged(merged, _read(path.parent / one, (*seen, path.resolve())))
+    return _merged(merged, tree)
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -192,7 +202,7 @@ def _validated(tree: dict[str, Any], origin: str) -> Config:
     except ValidationError as error:
         faults = [_fault(dict(item)) for item in error.errors()]
         raise UsageError(_listed(origin, faults)) from None
-    faults = [*_space_faults(config), *_table_faults(config)]
+    faults = [*_space_faults(config), *_tune_faults(config.tune), *_table_faults(config)]
     if faults:
         raise UsageError(_listed(origin, faults))
     return config
@@ -211,6 +221,32 @@ def _space_faults(config: Config) -> Iterator[str]:
             if fault:
                 yield f"tune.space: {fault}"
                 break
+
+
+def _tune_faults(tune: TuneConfig) -> Iterator[str]:
+    """Conditions and points must be of searched keys, and what is free is not searched."""
+    above: set[str] = set()
+    for key, dimension in tune.space.items():
+        for other, values in dimension.when.items():
+            if other not in above:
+                yield f"tune.space.{key}: when: {other} is not searched above it"
+                continue
+            odd = [value for value in values if not tune.space[other].holds(value)]
+            if odd or not values:
+                yield f"tune.space.{key}: when: {other} is never {odd[0] if odd else 'nothing'}"
+        above.add(key)
+    for number, point in enumerate(tune.points_to_evaluate, start=1):
+        for key, value in point.items():
+            if key not in tune.space:
+                yield f"tune.points_to_evaluate: point {number}: {_unknown(key, [*tune.space])}"
+            elif not tune.space[key].holds(value):
+                yield f"tune.points_to_evaluate: point {number}: {key}: {value!r} is out of range"
+    free = {"generation.stop_threshold": "free_threshold", "model.top_tags": "free_top_tags"}
+    for key, name in free.items():
+        if getattr(tune, name) and key in tune.space:
+            yield f"tune.{name}: {key} is searched as well; take it out of tune.space, or set false"
+    if len(tune.objectives) > 1 and tune.sampler == "cma_es":
+        yield "tune.sampler: cma_es searches for one objective; take tpe, gp, qmc or random"
 
 
 def _table_faults(config: Config) -> Iterator[str]:

@@ -31,7 +31,8 @@ from raymed.metrics.normality import normality_share
 from raymed.metrics.tags import recall_at
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.log import replace
-from raymed.training.loop import Worker, write_reports
+from raymed.training.validation import write_reports
+from raymed.training.worker import Worker
 
 RANKED_TAGS = 20
 PREDICTIONS_FILE = "predictions.parquet"

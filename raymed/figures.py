@@ -15,6 +15,8 @@ from raymed.training.checkpoint import Checkpoint
 
 SHOWN = 4
 """Studies in a figure where none are named, as many as in the paper's."""
+NORMAL = "normal"
+"""The tag of a study without an abnormality, in data sets that have it."""
 
 
 def make_figure(
@@ -57,13 +59,34 @@ def make_figure(
     return _figure_4(checkpoints[0], split, rows, _note(checkpoints, path, split_name), out)
 
 
+def abnormal_rows(split: Split) -> list[int]:
+    """The images whose report describes an abnormality: not every sentence is one of normality,
+    and `normal` is not their tag (that bones are intact says no word of normality).
+    """
+    return [
+        row
+        for row, (sentences, tags) in enumerate(zip(split.sentences, split.tags, strict=True))
+        if NORMAL not in tags and not all(map(describes_normality, sentences))
+    ]
+
+
+def attended_studies(
+    checkpoint: Checkpoint, split: Split, rows: Sequence[int]
+) -> list[AttendedStudy]:
+    """What a checkpoint writes of some images of a split, with its attention, beside the truth."""
+    pictures = split.pixels(np.array(rows))
+    reports = Reporter(checkpoint, checkpoint.config.generation)(pictures)
+    return [
+        AttendedStudy(
+            split.image_ids[row], picture, one.sentences, one.report.tags, split.sentences[row]
+        )
+        for row, picture, one in zip(rows, pictures, reports, strict=True)
+    ]
+
+
 def _chosen(split: Split, split_name: str, names: str) -> list[int]:
     if not names:
-        abnormal = [
-            row
-            for row, sentences in enumerate(split.sentences)
-            if not all(describes_normality(sentence) for sentence in sentences)
-        ]
+        abnormal = abnormal_rows(split)
         if not abnormal:
             raise UsageError(
                 f"images: no report of split {split_name} describes an abnormality; name the "
@@ -109,14 +132,7 @@ def _figure_3(
 def _figure_4(
     checkpoint: Checkpoint, split: Split, rows: list[int], note: str, out: Path
 ) -> list[Path]:
-    pictures = split.pixels(np.array(rows))
-    reports = Reporter(checkpoint, checkpoint.config.generation)(pictures)
-    studies = [
-        AttendedStudy(
-            split.image_ids[row], picture, one.sentences, one.report.tags, split.sentences[row]
-        )
-        for row, picture, one in zip(rows, pictures, reports, strict=True)
-    ]
+    studies = attended_studies(checkpoint, split, rows)
     # An id may be a path, and files of one name may lie in several folders.
     names = ["-".join(Path(study.name).with_suffix("").parts) for study in studies]
     files = [out / f"figure-4-{name}.png" for name in names]

@@ -5,6 +5,8 @@ a topic never depends on the stop threshold, and the LSTM's state is kept, so no
 again.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -12,7 +14,9 @@ import torch
 from torch import Tensor
 
 from raymed.data.vocabulary import Vocabulary
+from raymed.model.encoder import Images
 from raymed.model.system import Context, Reading, System, Writer
+from raymed.model.tags import SemanticFeatures
 from raymed.sections import GenerationConfig
 from raymed.tokens import END, PAD, START
 
@@ -28,6 +32,19 @@ class Generated:
 
     reading: Reading
     sentences: list[list[list[int]]]
+
+    def lengths(self, threshold: float) -> list[int]:
+        """How many of its sentences each report keeps at another stop threshold.
+
+        A sentence's words do not depend on the threshold, so one generation gives the reports at
+        every threshold up to its own; and without planned sentences no threshold ends a report.
+        """
+        written = [len(report) for report in self.sentences]
+        if self.reading.stop_logits is None:
+            return written
+        lengths: list[int] = report_lengths(_stop_probability(self.reading), threshold).tolist()
+        assert all(n <= most for n, most in zip(lengths, written, strict=True))
+        return lengths
 
     def reports(self, vocabulary: Vocabulary) -> list["Report"]:
         """The reports in words, one per image."""
@@ -62,8 +79,8 @@ class Report:
 
 
 @torch.inference_mode()
-def generate(model: System, images: Tensor, settings: GenerationConfig) -> Generated:
-    """Write the reports of uint8 images [B, H, W]; the model must be in eval mode.
+def generate(model: System, images: Images, settings: GenerationConfig) -> Generated:
+    """Write the reports of B images, or of their features; the model must be in eval mode.
 
     A sentence whose p(STOP) is above the threshold is the last one, as in training, where the
     label STOP stands on the last sentence; without one the report has ``max_sentences``.
@@ -71,15 +88,14 @@ def generate(model: System, images: Tensor, settings: GenerationConfig) -> Gener
     assert not model.training
     reading = model.read(images, settings.max_sentences)
     if model.writer is None:
-        return Generated(reading, [[] for _ in images])
+        return Generated(reading, [[] for _ in reading.tag_logits])
     if reading.stop_logits is None:
         context = tuple(each.squeeze(1) for each in reading.context)
         limit = settings.max_sentences * (settings.max_words + 1) - 1
         written = write(model.writer, context, limit, settings).tolist()
         return Generated(reading, [_sentences(ids)[: settings.max_sentences] for ids in written])
-    stop_probability = reading.stop_logits.softmax(dim=2)[:, :, 1]
-    lengths = report_lengths(stop_probability, settings.stop_threshold)
-    kept = torch.arange(settings.max_sentences, device=images.device) < lengths.unsqueeze(1)
+    lengths = report_lengths(_stop_probability(reading), settings.stop_threshold)
+    kept = torch.arange(settings.max_sentences, device=lengths.device) < lengths.unsqueeze(1)
     context = tuple(each[kept] for each in reading.context)
     written = write(model.writer, context, settings.max_words, settings).tolist()
     passages = iter([ids[: ids.index(PAD)] if PAD in ids else ids for ids in written])
@@ -102,6 +118,28 @@ def attended(model: System, generated: Generated) -> Generated:
         for number, ids in enumerate(sentences):
             reports[image, number, : len(ids) + 2] = torch.tensor([START, *ids, END])
     return replace(generated, reading=model.attended(generated.reading, reports))
+
+
+def semantic_features(model: System) -> SemanticFeatures | None:
+    """The part of a system that chooses the M tags it attends to, where it attends to any."""
+    return next((part for part in model.modules() if isinstance(part, SemanticFeatures)), None)
+
+
+@contextmanager
+def attending_to(model: System, top: int) -> Iterator[None]:
+    """Have a system attend to its M = ``top`` likeliest tags; one that attends to none is as ever.
+
+    No weight's shape depends on M, so it may be another than the one the system is trained with.
+    """
+    features = semantic_features(model)
+    if features is None:
+        yield
+        return
+    usual, features.top = features.top, top
+    try:
+        yield
+    finally:
+        features.top = usual
 
 
 def report_lengths(stop_probability: Tensor, threshold: float) -> Tensor:
@@ -180,6 +218,12 @@ def beam_search(
             break
     score, best = (total / lengths**settings.length_penalty).max(dim=1)
     return Hypotheses(words[torch.arange(passages, device=device), best], score)
+
+
+def _stop_probability(reading: Reading) -> Tensor:
+    """p(STOP) of each planned sentence, [B, S]."""
+    assert reading.stop_logits is not None
+    return reading.stop_logits.softmax(dim=2)[:, :, 1]
 
 
 def _block_repeats(log_p: Tensor, words: Tensor, n: int) -> None:

@@ -16,6 +16,7 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Objective = Literal["score", "cider", "recall_5", "seconds_per_report"]
 Column = Literal["image", "report", "tags", "study", "split", "view"]
 
 SYSTEMS = tuple(
@@ -84,9 +85,11 @@ class ModelConfig(Section):
     encoder: Literal["vgg11", "vgg13", "vgg16", "vgg19", "small"] = "vgg19"
     """A torchvision VGG, or `small`: three narrow stages for images of about 64 pixels."""
     encoder_weights: str = "imagenet"
-    """`imagenet` (downloaded by torchvision), `none`, or a file of torchvision VGG weights."""
+    """`imagenet` (downloaded by torchvision), `none`, a file of torchvision VGG weights, or the
+    folder of a run or checkpoint, whatever its system, with the same encoder."""
     train_encoder: bool = True
-    """Whether the encoder's convolutions are trained or stay as loaded."""
+    """Whether the encoder, its own fully connected layers included, is trained or stays as loaded;
+    its features are then computed once for each data set, and a run costs what the rest costs."""
     hidden_size: Count = 512
     """Width of hidden states and of the context vector (H in the paper)."""
     embedding_size: Count = 512
@@ -132,7 +135,7 @@ class TrainingConfig(Section):
     learning_rate: Rate = 5e-4
     """AdamW's rate for everything but the encoder."""
     encoder_learning_rate: Rate = 1e-5
-    """AdamW's rate for the encoder's network: convolutions and its fully connected layers."""
+    """AdamW's rate for the encoder: convolutions and its own fully connected layers."""
     warmup: Fraction = 0.05
     """Both rates rise from zero over this fraction of all steps."""
     final_rate: Fraction = 0.1
@@ -145,6 +148,9 @@ class TrainingConfig(Section):
     """`auto`: bfloat16 autocast on a GPU that has it; `float32`: full precision everywhere."""
     seed: Seed = 0
     """Decides the initial weights, the order of the images and the dropout."""
+    start_from: str | None = None
+    """A run or checkpoint of the same system and vocabulary whose weights are started from, all of
+    them: `encoder_weights` is then not read. To fine-tune a run whose encoder was frozen."""
 
 
 class LaunchConfig(Section):
@@ -173,6 +179,8 @@ class Dimension(Section):
     """Any values."""
     or_value: Annotated[float | None, Field(alias="or")] = None
     """A value outside the range that is offered as well, such as 0 beside `log_uniform`."""
+    when: dict[str, tuple[Any, ...]] = {}
+    """Searched keys and the values of theirs with which this one is searched; else it stays."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -198,6 +206,19 @@ class Dimension(Section):
         assert values is not None
         return (*values, self.or_value) if self.or_value is not None else tuple(values)
 
+    def holds(self, value: Any) -> bool:
+        """Whether the value may be proposed."""
+        if self.or_value is not None and value == self.or_value:
+            return True
+        if self.choice:
+            return value in self.choice
+        bounds = self.uniform or self.log_uniform or self.integer
+        assert bounds is not None
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return False
+        whole = self.integer is None or value == int(value)
+        return bounds[0] <= value <= bounds[1] and whole
+
     def between(self) -> tuple[float, ...]:
         """A fraction of a continuous range: what a key that takes whole numbers only refuses."""
         bounds = self.uniform or self.log_uniform
@@ -209,14 +230,30 @@ class TuneConfig(Section):
     """How many trials the sweep runs."""
     space: dict[str, Dimension] = {}
     """Searched keys: a dotted key of this file each, with its range."""
+    points_to_evaluate: tuple[dict[str, Any], ...] = ()
+    """Proposals that come first; a searched key that one leaves out is the sampler's to propose."""
+    sampler: Literal["tpe", "cma_es", "gp", "qmc", "random"] = "tpe"
+    """Optuna's sampler: tree-structured Parzen estimators (multivariate, grouped), CMA-ES, Gaussian
+    process, quasi-Monte Carlo (Sobol), or random."""
     seed: Seed = 0
-    """Decides what Optuna's sampler proposes."""
+    """Decides what the sampler proposes."""
     startup_trials: Count = 5
-    """Trials proposed at random before the TPE sampler's model takes over."""
+    """Trials proposed at random before the sampler's model (TPE, CMA-ES, GP) takes over."""
+    stopping: Literal["asha", "median", "none"] = "asha"
+    """Who stops bad trials early: ASHA, the median rule, or nobody."""
     grace_epochs: Count = 2
-    """ASHA stops no trial before so many epochs."""
+    """No trial is stopped before so many epochs."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3
     """ASHA lets one trial in so many go on at each of its rungs."""
+    objectives: dict[Objective, Literal["max", "min"]] = {}
+    """What is searched for, the first deciding who is stopped early; empty: the score alone, which
+    is the CIDEr, or the tag recall@5 of a system that writes no report."""
+    free_threshold: bool = False
+    """Take the stop threshold that is best on the validation split, found without training."""
+    free_top_tags: bool = False
+    """Take M as well that is best on the validation split, found without training."""
+    storage: str | None = None
+    """URL of a database for Optuna's study, as SQLAlchemy takes it; empty: a journal file."""
     groups: Count | None = None
     """Worker groups, each training one trial at a time; empty: as many as there is room for."""
 

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
@@ -40,10 +40,49 @@ def killing(metrics: Path, workers: int) -> Iterator[list[int]]:
         thread.join()
 
 
+@contextmanager
+def killing_actors(name: str, sweep: Path, rows: Sequence[int]) -> Iterator[list[int]]:
+    """Kill an actor of a class each time a sweep's trials have so many rows of metrics in all.
+
+    Gives the list that the killed processes' ids are put into.
+    """
+    killed: list[int] = []
+    over = Event()
+
+    def kill() -> None:
+        for count in rows:
+            while not over.is_set() and epochs_of(sweep) < count:
+                over.wait(0.02)
+            pids: list[int] = []
+            while not over.is_set() and not pids:
+                pids = [pid for pid in alive(name) if pid not in killed]
+            if pids:
+                os.kill(pids[-1], signal.SIGKILL)
+                killed.append(pids[-1])
+
+    thread = Thread(target=kill)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        over.set()
+        thread.join()
+
+
+def epochs_of(sweep: Path) -> int:
+    """Rows of metrics of all trials of a sweep together."""
+    return sum(len(read_metrics(file)) for file in sweep.glob("trials/*/metrics.csv"))
+
+
 def train_workers() -> list[int]:
     """Process ids of the Ray Train workers that are alive in the tests' own Ray."""
+    return alive("RayTrainWorker")
+
+
+def alive(name: str) -> list[int]:
+    """Process ids of the actors of a class that are alive in the tests' own Ray."""
     actors = list_actors(
         address=os.environ["RAY_ADDRESS"],
-        filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")],
+        filters=[("class_name", "=", name), ("state", "=", "ALIVE")],
     )
     return [actor.pid for actor in actors if actor.pid]

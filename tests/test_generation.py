@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 
 from raymed.data.vocabulary import Vocabulary
-from raymed.generation import Generated, attended, generate, report_lengths
+from raymed.generation import (
+    Generated,
+    attended,
+    attending_to,
+    generate,
+    report_lengths,
+    semantic_features,
+)
+from raymed.model.encoder import build_encoder
 from raymed.model.hierarchical import Hierarchical
 from raymed.model.single_lstm import SingleLSTM
 from raymed.model.system import Reading, System
@@ -33,16 +41,17 @@ WRITING = [name for name in SYSTEMS if name != "vgg19_tags"]
 Report = list[list[int]]
 
 
-def build(system: str) -> System:
+def build(system: str, top_tags: int = 3) -> System:
     """Weights so wide that sentences, lengths and stops differ between images."""
     torch.manual_seed(SEEDS[system])
     config = ModelConfig(
-        system=system, encoder="small", hidden_size=9, embedding_size=7, top_tags=3
+        system=system, encoder="small", hidden_size=9, embedding_size=7, top_tags=top_tags
     )
-    model = build_system(config, TAGS, WORDS, pretrained=False).double().eval()
+    encoder = build_encoder(config.encoder, dropout=config.dropout)
+    model = build_system(config, TAGS, WORDS, encoder).double().eval()
     with torch.no_grad():
         for name, p in model.named_parameters():
-            if not name.startswith("encoder."):
+            if not name.startswith("encoder.convolutions."):
                 p.normal_(std=3 / p.shape[-1] ** 0.5)
         if isinstance(model, Hierarchical):
             # Else most sentences run in circles until they are cut.
@@ -169,6 +178,61 @@ def test_report_lengths() -> None:
     # Nothing is above 1, everything that is not 0 is above 0.
     assert report_lengths(p_stop, 1.0).tolist() == [3] * 5
     assert report_lengths(p_stop, 0.0).tolist() == [1, 1, 1, 1, 2]
+
+
+@pytest.mark.parametrize("width", [1, 2])
+@pytest.mark.parametrize("system", ["co_attention", "no_attention", "semantic_only", "visual_only"])
+def test_one_generation_gives_the_reports_at_every_threshold(
+    system: str, width: int, images: Tensor
+) -> None:
+    model = build(system)
+    settings = SETTINGS.model_copy(update={"beam_width": width})
+
+    def at(threshold: float) -> Generated:
+        return generate(model, images, settings.model_copy(update={"stop_threshold": threshold}))
+
+    longest = at(0.95)
+    cuts = set()
+    for threshold in [step / 20 for step in range(20)]:
+        lengths = longest.lengths(threshold)
+        cut = [report[:n] for report, n in zip(longest.sentences, lengths, strict=True)]
+        assert cut == at(threshold).sentences
+        cuts.add(str(lengths))
+    assert len(cuts) > 3
+    with pytest.raises(AssertionError):
+        at(0.0).lengths(0.95)
+
+
+@pytest.mark.parametrize("system", ["att_rk", "cnn_rnn", "vgg19_tags"])
+def test_no_threshold_ends_what_its_words_end(system: str, images: Tensor) -> None:
+    generated = generate(build(system), images, SETTINGS)
+    for threshold in (0.0, 1.0):
+        assert generated.lengths(threshold) == [len(report) for report in generated.sentences]
+
+
+@pytest.mark.parametrize("system", ["att_rk", "co_attention", "semantic_only"])
+def test_another_m_is_that_of_a_model_built_with_it(system: str, images: Tensor) -> None:
+    model = build(system)
+    before = generate(model, images, SETTINGS).sentences
+    for top in (1, 2, TAGS):
+        other = build(system, top_tags=top)
+        with attending_to(model, top):
+            written = generate(model, images, SETTINGS)
+        assert written.sentences == generate(other, images, SETTINGS).sentences
+        assert written.sentences != before
+        assert written.reading.tag_ids is not None
+        assert written.reading.tag_ids.shape == (len(images), top)
+    with pytest.raises(KeyError), attending_to(model, 1):
+        raise KeyError
+    assert generate(model, images, SETTINGS).sentences == before
+
+
+def test_a_system_that_attends_to_no_tags_has_no_m(images: Tensor) -> None:
+    model = build("visual_only")
+    assert semantic_features(model) is None
+    with attending_to(model, 1):
+        written = generate(model, images, SETTINGS).sentences
+    assert written == generate(model, images, SETTINGS).sentences
 
 
 @pytest.mark.parametrize("width", [1, 2])

@@ -6,16 +6,21 @@ reached again after a restart and the batches are the same for any number of wor
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from raymed.data.dataset import Split
+from raymed.data.features import SplitFeatures
 from raymed.data.vocabulary import Vocabulary
 from raymed.tokens import END, PAD, START
 
 IGNORED = -1
+
+Images = Tensor | tuple[Tensor, Tensor]
+"""B images, uint8 greyscale [B, H, W]; or their features, float16 [B, D, h, w] and [B, F]."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class Batch:
     """A worker's share of one batch, B images.
 
     Attributes:
-        images: uint8 [B, H, W], greyscale.
+        images: pixels, or the features of a frozen encoder.
         reports: word ids [B, S, T + 2] for sentences of up to T words: START, words, END, then PAD;
             no END where a sentence was cut; all PAD past a report's last sentence.
         stops: [B, S]: 1 at a report's last sentence, 0 before it, -1 past it.
@@ -33,7 +38,7 @@ class Batch:
         seeds: int64 [B], one per image and step, for dropout.
     """
 
-    images: Tensor
+    images: Images
     reports: Tensor
     stops: Tensor
     tags: Tensor
@@ -41,8 +46,18 @@ class Batch:
     seeds: Tensor
 
     def to(self, device: torch.device) -> "Batch":
-        moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items()}
+        moved: dict[str, Any] = {
+            name: on_device(value, device) for name, value in vars(self).items()
+        }
         return Batch(**moved)
+
+
+def on_device(images: Images, device: torch.device) -> Images:
+    """Pixels, or features, where the model is."""
+    if isinstance(images, Tensor):
+        return images.to(device, non_blocking=True)
+    feature_map, hidden = images
+    return feature_map.to(device, non_blocking=True), hidden.to(device, non_blocking=True)
 
 
 class TokenisedSplit:
@@ -53,12 +68,19 @@ class TokenisedSplit:
         vocabulary: words and tags.
         max_sentences: later sentences are left out; the report then has no stop among the rest.
         max_words: later words of a sentence are left out, and its END with them.
+        features: of its images, which batches then hold in place of their pixels.
     """
 
     def __init__(
-        self, split: Split, vocabulary: Vocabulary, max_sentences: int, max_words: int
+        self,
+        split: Split,
+        vocabulary: Vocabulary,
+        max_sentences: int,
+        max_words: int,
+        features: SplitFeatures | None = None,
     ) -> None:
         self.split = split
+        self.features = features
         self.tag_count = len(vocabulary.tags)
         self.tag_ids = [
             [vocabulary.tag_ids[tag] for tag in tags if tag in vocabulary.tag_ids]
@@ -72,6 +94,13 @@ class TokenisedSplit:
 
     def __len__(self) -> int:
         return len(self.split)
+
+    def images(self, rows: np.ndarray) -> Images:
+        """The pixels of ``rows`` [B], or their features where those are known."""
+        if self.features is None:
+            return torch.from_numpy(self.split.pixels(rows))
+        feature_map, hidden = self.features.rows(rows)
+        return torch.from_numpy(feature_map), torch.from_numpy(hidden)
 
     def batch(self, rows: np.ndarray, seeds: np.ndarray, weights: np.ndarray) -> Batch:
         """The images and reports of ``rows`` [B], padded to the longest of them."""
@@ -87,7 +116,7 @@ class TokenisedSplit:
                 stops[i, s] = s + 1 == self.lengths[row]
             tags[i, self.tag_ids[row]] = 1
         return Batch(
-            images=torch.from_numpy(self.split.pixels(rows)),
+            images=self.images(rows),
             reports=torch.from_numpy(ids),
             stops=torch.from_numpy(stops),
             tags=torch.from_numpy(tags),

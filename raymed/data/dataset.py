@@ -2,7 +2,6 @@
 
 import json
 import os
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raymed.data.examples import Finding
+from raymed.data.mapped import cache_folder, gather, map_batches, rows_of, whole_file
 from raymed.data.schema import (
     INFO_FILE,
     SCHEMA_VERSION,
@@ -114,44 +114,34 @@ class PreparedDataset:
 
     def _pixels(self, name: str) -> list[np.ndarray]:
         """Return uint8 views [rows, size, size] of the record batches of the pixel cache."""
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        cached = Path(base) / "raymed" / self.info.content_hash / f"{name}.arrow"
+        cached = cache_folder(self.info.content_hash) / f"{name}.arrow"
         rows, size = self.info.counts[name], self.info.image_size
-        views = _map_pixels(cached, rows, size) if cached.exists() else None
-        if views is None:
+        schema = pa.schema([("pixels", pa.binary(size * size))])
+        lengths = [min(_BATCH_ROWS, rows - start) for start in range(0, rows, _BATCH_ROWS)]
+        batches = map_batches(cached, schema, lengths)
+        if batches is None:
             try:
-                cached.parent.mkdir(parents=True, exist_ok=True)
-                self._fill_cache(name, cached)
+                self._fill_cache(name, cached, schema)
             except OSError as error:
                 raise UsageError(
                     f"{cached.parent}: cannot write the pixel cache ({error.strerror or error}); "
                     f"it needs {rows * size * size / 2**20:,.0f} MiB. Make room, or set "
                     "XDG_CACHE_HOME to a folder with room"
                 ) from error
-            views = _map_pixels(cached, rows, size)
-            assert views is not None
-        return views
+            batches = map_batches(cached, schema, lengths)
+            assert batches is not None
+        return [rows_of(batch.column("pixels"), (size, size), np.uint8) for batch in batches]
 
-    def _fill_cache(self, name: str, cached: Path) -> None:
-        """Write the cache to a name of its own and rename it: two processes may do so at once."""
-        schema = pa.schema([("pixels", pa.binary(self.info.image_size**2))])
-        partial = cached.with_name(f"{cached.name}.{uuid.uuid4().hex}.partial")
-        try:
-            with partial.open("wb") as file:
-                with pa.ipc.new_file(file, schema) as writer:
-                    waiting = schema.empty_table()
-                    for part in self.info.parts[name]:
-                        read = self._read_part(part.file, ["pixels"]).cast(schema)
-                        waiting = pa.concat_tables([waiting, read])
-                        whole = waiting.num_rows // _BATCH_ROWS * _BATCH_ROWS
-                        _write_batches(writer, waiting.slice(0, whole))
-                        waiting = waiting.slice(whole)
-                    _write_batches(writer, waiting)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(cached)
-        finally:
-            partial.unlink(missing_ok=True)
+    def _fill_cache(self, name: str, cached: Path, schema: pa.Schema) -> None:
+        with whole_file(cached) as partial, pa.ipc.new_file(str(partial), schema) as writer:
+            waiting = schema.empty_table()
+            for part in self.info.parts[name]:
+                read = self._read_part(part.file, ["pixels"]).cast(schema)
+                waiting = pa.concat_tables([waiting, read])
+                whole = waiting.num_rows // _BATCH_ROWS * _BATCH_ROWS
+                _write_batches(writer, waiting.slice(0, whole))
+                waiting = waiting.slice(whole)
+            _write_batches(writer, waiting)
 
 
 class Split:
@@ -188,39 +178,13 @@ class Split:
         Raises:
             IndexError: a row number is out of range.
         """
-        rows = np.asarray(rows)
-        if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
-            raise IndexError(f"row numbers must be from 0 to {len(self) - 1}")
-        gathered = np.empty((len(rows), *self._pixels[0].shape[1:]), np.uint8)
-        for place, row in enumerate(rows):
-            gathered[place] = self._pixels[row // _BATCH_ROWS][row % _BATCH_ROWS]
-        return gathered
+        return gather(self._pixels, _BATCH_ROWS, rows)
 
 
 def _write_batches(writer: pa.ipc.RecordBatchFileWriter, table: pa.Table) -> None:
     # Chunks are joined first, because a table's batches never span two chunks.
     for batch in table.combine_chunks().to_batches(max_chunksize=_BATCH_ROWS):
         writer.write_batch(batch)
-
-
-def _map_pixels(cached: Path, rows: int, size: int) -> list[np.ndarray] | None:
-    """Map a pixel cache; None if it does not hold ``rows`` images of ``size`` pixels square."""
-    try:
-        reader = pa.ipc.open_file(pa.memory_map(str(cached)))
-        batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
-    except (OSError, pa.ArrowInvalid):
-        return None
-    if [len(batch) for batch in batches] != [
-        min(_BATCH_ROWS, rows - start) for start in range(0, rows, _BATCH_ROWS)
-    ] or reader.schema.field("pixels").type != pa.binary(size * size):
-        return None
-    return [_view(batch.column("pixels"), size) for batch in batches]
-
-
-def _view(pixels: pa.FixedSizeBinaryArray, size: int) -> np.ndarray:
-    values = np.frombuffer(pixels.buffers()[1], np.uint8)
-    start = pixels.offset * size * size
-    return values[start : start + len(pixels) * size * size].reshape(-1, size, size)
 
 
 def _read_json(filesystem: pafs.FileSystem, path: str) -> Any:

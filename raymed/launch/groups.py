@@ -5,7 +5,8 @@ mapped between them, so a run costs its training and little else.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -16,8 +17,9 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
 
-from raymed.config import Config
+from raymed.config import NO_SWEEP, Config
 from raymed.errors import UsageError
 from raymed.evaluation import evaluate
 from raymed.launch.queue import ATTEMPTS, Delivery, Job, JobQueue
@@ -35,6 +37,10 @@ settings, leaves its own elsewhere."""
 
 class JobEnded(Exception):
     """No further epoch is wanted; raised on all workers of a group at once."""
+
+
+class QueueLost(Exception):
+    """The queue is no more; raised on all workers of a group at once."""
 
 
 @contextmanager
@@ -57,7 +63,8 @@ def worker_groups(config: Config, folder: Path, groups: int, jobs: int) -> Itera
     try:
         yield queue
     finally:
-        ray.get(queue.close.remote())
+        with suppress(RayActorError):
+            ray.get(queue.close.remote())
         for thread in threads:
             thread.join()
 
@@ -76,7 +83,8 @@ def _keep_up(config: Config, folder: Path, queue: ActorHandle, group: int, jobs:
     # Whatever it is: without word of it, the trials would wait for ever.
     except Exception as error:
         reason = " ".join(str(error).split())
-        ray.get(queue.lose_group.remote(group, f"the workers cannot be kept running: {reason}"))
+        with suppress(RayActorError):
+            ray.get(queue.lose_group.remote(group, f"the workers cannot be kept running: {reason}"))
 
 
 def serve(settings: dict[str, Any]) -> None:
@@ -87,7 +95,11 @@ def serve(settings: dict[str, Any]) -> None:
     worker = Worker(
         ray.train.torch.get_device(), context.get_world_rank(), context.get_world_size()
     )
-    queue, group = settings["queue"], settings["group"]
+    with suppress(QueueLost):
+        _serve(base, worker, settings["queue"], settings["group"])
+
+
+def _serve(base: Config, worker: Worker, queue: ActorHandle, group: int) -> None:
     while True:
         delivery: Delivery = _from_first(worker, lambda: ray.get(queue.next_job.remote(group)))
         if delivery.closed:
@@ -100,17 +112,22 @@ def serve(settings: dict[str, Any]) -> None:
                 # started anew; but not to try this job again.
                 ray.get(queue.finish.remote(group, str(error)))
                 raise
-            if worker.rank == 0:
-                ray.get(queue.finish.remote(group, failure))
+            _from_first(worker, partial(_finish, queue, group, failure))
 
 
-def score(folder: Path, config: Config, split: str) -> None:
+def _finish(queue: ActorHandle, group: int, failure: str) -> None:
+    ray.get(queue.finish.remote(group, failure))
+
+
+def score(folder: Path, data_path: str, split: str) -> None:
     """Leave the scores of a finished run's best checkpoint in its folder, in ``scored/``.
 
     Raises:
         UsageError: the checkpoint cannot be opened, or does not fit the data set.
     """
     checkpoint = Checkpoint.open(folder)
+    # The checkpoint's own configuration has the threshold and the M that were found for it.
+    config = checkpoint.config.override({"data.path": data_path})
     # The scores come last: where they lie, a run is whole.
     measure_attention(checkpoint, config, split, folder / SCORED)
     evaluate(checkpoint, config, split, folder / SCORED)
@@ -119,8 +136,8 @@ def score(folder: Path, config: Config, split: str) -> None:
 def _train_job(job: Job, base: Config, worker: Worker, queue: ActorHandle) -> str:
     """Train one run, from its last checkpoint if it has one; why it failed, or nothing."""
     folder = Path(job.folder)
-    run = {"run.folder": str(folder.parent), "run.name": folder.name, "tune.space": {}}
-    config = base.override(job.values | run)
+    run = {"run.folder": str(folder.parent), "run.name": folder.name}
+    config = base.override(job.values | run | NO_SWEEP)
 
     def report(row: Row) -> None:
         go_on = _from_first(worker, lambda: ray.get(queue.report.remote(job.number, row)))
@@ -136,7 +153,7 @@ def _train_job(job: Job, base: Config, worker: Worker, queue: ActorHandle) -> st
             report(row)
         train(config, folder, worker, report)
         if job.score and worker.rank == 0:
-            score(folder, config, job.score)
+            score(folder, config.data.path, job.score)
     except JobEnded:
         return ""
     except TrainingStopped as stopped:
@@ -145,12 +162,16 @@ def _train_job(job: Job, base: Config, worker: Worker, queue: ActorHandle) -> st
         if worker.world > 1:
             raise
         return str(error)
-    except RuntimeError as error:
+    except QueueLost:
+        raise
+    except Exception as error:
         # Out of memory, say. Alone, a worker can go on with the next trial; others may be waiting
         # for this one in the middle of a step, so the group is started anew and tries again.
-        if worker.world > 1:
-            raise
-        return f"{type(error).__name__}: {error}"
+        words = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        if worker.world == 1:
+            return words
+        ray.get(queue.complain.remote(job.number, words))
+        raise
     finally:
         if worker.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -159,7 +180,15 @@ def _train_job(job: Job, base: Config, worker: Worker, queue: ActorHandle) -> st
 
 def _from_first(worker: Worker, ask: Any) -> Any:
     """What the first worker's question is answered with, on every worker."""
-    answer = [ask() if worker.rank == 0 else None]
+    answer, lost = None, False
+    if worker.rank == 0:
+        try:
+            answer = ask()
+        except RayActorError:
+            lost = True
+    told = [answer, lost]
     if worker.world > 1:
-        dist.broadcast_object_list(answer)
-    return answer[0]
+        dist.broadcast_object_list(told)
+    if told[1]:
+        raise QueueLost
+    return told[0]

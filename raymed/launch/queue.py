@@ -35,6 +35,7 @@ class Job:
         stopped: no further epoch is wanted.
         ended: no further row will come.
         failure: why it ended, if it failed.
+        complaint: the last words of workers that died of it.
     """
 
     number: int
@@ -47,6 +48,7 @@ class Job:
     stopped: bool = False
     ended: bool = False
     failure: str = ""
+    complaint: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,15 @@ class JobQueue:
         self.lost_reason = ""
         self.changed = asyncio.Condition()
 
-    async def submit(self, job: Job, free: bool = False) -> None:
-        """A run is to be trained; a free one needs no leave for its epochs."""
+    async def submit(self, job: Job, free: bool = False) -> int:
+        """A run is to be trained; a free one needs no leave for its epochs.
+
+        Returns how many of its epochs were decided on: more than none where the trial that
+        submitted it has died, and its successor submits it again.
+        """
         async with self.changed:
+            if job.number in self.jobs:
+                return int(self.jobs[job.number].allowed)
             self.jobs[job.number] = job
             if free:
                 job.allowed = math.inf
@@ -89,12 +97,13 @@ class JobQueue:
             else:
                 self._end(job, self.lost_reason)
             self.changed.notify_all()
+            return 0
 
     async def next_row(self, number: int, known: int) -> tuple[Row | None, str]:
         """The row after the ``known`` first ones; None and the failure, if any, at the end."""
         job = self.jobs[number]
         async with self.changed:
-            job.allowed = known
+            job.allowed = max(job.allowed, known)
             self.changed.notify_all()
             await self.changed.wait_for(lambda: len(job.rows) > known or job.ended)
             return (job.rows[known], "") if len(job.rows) > known else (None, job.failure)
@@ -116,7 +125,8 @@ class JobQueue:
             unfinished = self.in_training.pop(group, None)
             if unfinished is not None:
                 if unfinished.attempts >= ATTEMPTS:
-                    self._end(unfinished, f"its workers died {ATTEMPTS} times")
+                    why = f" ({unfinished.complaint})" if unfinished.complaint else ""
+                    self._end(unfinished, f"its workers died {ATTEMPTS} times{why}")
                 elif unfinished.stopped:
                     self._end(unfinished, "")
                 else:
@@ -150,6 +160,10 @@ class JobQueue:
             if group in self.in_training:
                 self._end(self.in_training.pop(group), failure)
             self.changed.notify_all()
+
+    async def complain(self, number: int, words: str) -> None:
+        """A worker is about to die of a job."""
+        self.jobs[number].complaint = words
 
     async def lose_group(self, group: int, reason: str) -> None:
         """A group will not come back; without any group left, every job fails."""

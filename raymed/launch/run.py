@@ -14,6 +14,7 @@ from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
 from raymed.launch.cluster import connected, quiet
+from raymed.launch.lock import LOCK_FILE, alone
 from raymed.training.checkpoint import Checkpoint, Row, latest
 from raymed.training.log import METRICS_FILE, PROGRESS_FILE, read_metrics, replace
 from raymed.training.loop import check
@@ -31,20 +32,21 @@ def run_training(config: Config, console: Console) -> Checkpoint:
     """
     config = located(config)
     dataset = check(config)
-    folder = claim(config)
-    done = epochs_done(folder, dataset)
-    if done >= config.training.epochs:
-        _say(console, f"{folder}: already trained for {done} epochs; nothing to do")
-        return Checkpoint.open(folder)
-    if done:
-        _say(console, f"{folder}: going on after epoch {done}")
-    with following(folder, config, console):
-        if config.launch.workers == 0:
-            quiet()
-            _fit(config, folder)
-        else:
-            with connected(config.launch.address):
+    with alone(Path(config.run.folder) / config.run.name):
+        folder = claim(config)
+        done = epochs_done(folder, dataset)
+        if done >= config.training.epochs:
+            _say(console, f"{folder}: already trained for {done} epochs; nothing to do")
+            return Checkpoint.open(folder)
+        if done:
+            _say(console, f"{folder}: going on after epoch {done}")
+        with following(folder, config, console):
+            if config.launch.workers == 0:
+                quiet()
                 _fit(config, folder)
+            else:
+                with connected(config.launch.address):
+                    _fit(config, folder)
     return Checkpoint.open(folder)
 
 
@@ -55,6 +57,8 @@ def located(config: Config) -> Config:
         paths["data.path"] = config.data.path
     if config.model.encoder_weights not in ("imagenet", "none"):
         paths["model.encoder_weights"] = config.model.encoder_weights
+    if config.training.start_from is not None:
+        paths["training.start_from"] = config.training.start_from
     return config.override({key: str(Path(path).absolute()) for key, path in paths.items()})
 
 
@@ -69,10 +73,7 @@ def claim(config: Config) -> Path:
     folder = Path(config.run.folder) / config.run.name
     file = folder / CONFIG_FILE
     if file.is_file():
-        before, now = (_decisive(c) for c in (configuration.load(file), config))
-        changed = [
-            f"{key}: {before[key]!r} -> {now[key]!r}" for key in now if before[key] != now[key]
-        ]
+        changed = changed_keys(configuration.load(file), config, FREE_TO_CHANGE)
         if changed and latest(folder) is not None:
             raise UsageError(
                 f"{folder}: holds a run of another configuration ({'; '.join(changed)}). Choose "
@@ -88,9 +89,23 @@ def claim(config: Config) -> Path:
     return folder
 
 
+def changed_keys(before: Config, now: Config, free: tuple[str, ...]) -> list[str]:
+    """What differs between two configurations, ``key: old -> new``, but for the free keys."""
+    trees = [config.model_dump(mode="json", by_alias=True) for config in (before, now)]
+    changed = []
+    for key in configuration.dotted_keys():
+        section, _, name = key.partition(".")
+        old, new = (tree[section][name] for tree in trees)
+        if old != new and not key.startswith(free):
+            changed.append(f"{key}: {old!r} -> {new!r}")
+    return changed
+
+
 def taken(folder: Path) -> bool:
     """Whether something that must not be mixed with a run lies there."""
-    return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+    if folder.is_dir():
+        return any(child.name != LOCK_FILE for child in folder.iterdir())
+    return folder.exists()
 
 
 def epochs_done(folder: Path, dataset: PreparedDataset) -> int:
@@ -129,7 +144,7 @@ def following(folder: Path, config: Config, console: Console) -> Iterator[None]:
     def follow() -> None:
         nonlocal seen
         task = bar.add_task("starting the workers", total=config.training.epochs)
-        last = False
+        last = computing = False
         while not last:
             last = ended.wait(0.5)
             rows = read_metrics(folder / METRICS_FILE)
@@ -139,7 +154,15 @@ def following(folder: Path, config: Config, console: Console) -> Iterator[None]:
                 )
             seen = max(seen, len(rows))
             state = _progress(folder)
-            if state:
+            if state and "features" in state:
+                if not computing:
+                    computing = True
+                    _say(
+                        console,
+                        f"computing the frozen encoder's features of {state['images']} images",
+                    )
+                bar.update(task, description=f"{state['features']} of {state['images']} images")
+            elif state:
                 done = state["epoch"] - 1 + state["step"] / state["steps"]
                 note = f"epoch {state['epoch']:.0f}, loss {state['loss']:.2f}"
                 bar.update(task, completed=done, description=note)
@@ -178,15 +201,6 @@ def _fit(config: Config, folder: Path) -> None:
 
 def _say(console: Console, line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _decisive(config: Config) -> dict[str, object]:
-    tree = config.model_dump(mode="json", by_alias=True)
-    return {
-        key: tree[key.partition(".")[0]][key.partition(".")[2]]
-        for key in configuration.dotted_keys()
-        if not key.startswith(FREE_TO_CHANGE)
-    }
 
 
 def _progress(folder: Path) -> dict[str, float] | None:

@@ -5,6 +5,8 @@ tokenizer is needed. Document frequencies come from the references given: score 
 once.
 """
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -44,6 +46,28 @@ def cider(references: Sequence[str], hypotheses: Sequence[str]) -> float:
             reference without words.
     """
     return _cider(*_by_image(references, hypotheses))
+
+
+def ciders(references: Sequence[str], many: Sequence[Sequence[str]]) -> list[float]:
+    """`cider` of several sets of hypotheses against the same references.
+
+    For the variants of one generation: the references are weighed once, and a text that several
+    sets have for an image is scored once.
+
+    Raises:
+        ValueError: as `cider`.
+    """
+    checked = [_by_image(references, hypotheses) for hypotheses in many]
+    if not checked:
+        return []
+    score = _CiderD(_texts(checked[0][0]))
+    known: dict[tuple[int, str], float] = {}
+    means = []
+    for _, generated in checked:
+        pairs = list(enumerate(_texts(generated)))
+        known |= {pair: score(*pair) for pair in set(pairs) - known.keys()}
+        means.append(math.fsum(known[pair] for pair in pairs) / len(pairs))
+    return means
 
 
 def caption_scores(
@@ -111,3 +135,55 @@ def _texts(by_image: TextsByImage) -> list[str]:
 def _cider(truth: TextsByImage, generated: TextsByImage) -> float:
     score, _ = Cider().compute_score(truth, generated)
     return float(score)
+
+
+class _CiderD:
+    """CIDEr-D times 10 of single texts (Vedantam, Zitnick and Parikh 2015, section 5).
+
+    The mean over n = 1 ... 4 of the cosine between the TF-IDF vectors of n-grams, the hypothesis'
+    clipped to the reference's, times exp(-(difference in length)^2 / (2 * 6^2)).
+    """
+
+    LONGEST, SIGMA = 4, 6.0
+
+    def __init__(self, references: Sequence[str]) -> None:
+        counts = [_ngrams(text, self.LONGEST) for text in references]
+        documents = Counter(gram for image in counts for gram in image)
+        self.unseen = math.log(len(references))
+        self.idf = {gram: self.unseen - math.log(n) for gram, n in documents.items()}
+        self.lengths = [len(text.split()) for text in references]
+        self.truth = [self._weighed(image) for image in counts]
+        self.norms = [self._norms(weights) for weights in self.truth]
+
+    def __call__(self, image: int, text: str) -> float:
+        weights = self._weighed(_ngrams(text, self.LONGEST))
+        norms, truth = self._norms(weights), self.truth[image]
+        products = [0.0] * self.LONGEST
+        for gram, weight in weights.items():
+            known = truth.get(gram, 0.0)
+            products[len(gram) - 1] += min(weight, known) * known
+        cosines = [
+            product / (ours * theirs) if ours and theirs else 0.0
+            for product, ours, theirs in zip(products, norms, self.norms[image], strict=True)
+        ]
+        # pycocoevalcap takes the number of bigrams for the length.
+        excess = max(len(text.split()) - 1, 0) - max(self.lengths[image] - 1, 0)
+        return 10 * math.exp(-(excess**2) / (2 * self.SIGMA**2)) * sum(cosines) / self.LONGEST
+
+    def _weighed(self, counts: Counter[tuple[str, ...]]) -> dict[tuple[str, ...], float]:
+        return {gram: n * self.idf.get(gram, self.unseen) for gram, n in counts.items()}
+
+    def _norms(self, weights: dict[tuple[str, ...], float]) -> list[float]:
+        squares = [0.0] * self.LONGEST
+        for gram, weight in weights.items():
+            squares[len(gram) - 1] += weight * weight
+        return [math.sqrt(each) for each in squares]
+
+
+def _ngrams(text: str, longest: int) -> Counter[tuple[str, ...]]:
+    words = text.split()
+    return Counter(
+        tuple(words[start : start + n])
+        for n in range(1, longest + 1)
+        for start in range(len(words) - n + 1)
+    )

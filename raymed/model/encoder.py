@@ -1,13 +1,13 @@
-"""The image encoder: VGG up to its last convolution gives the visual features v_n.
+"""The image encoder: VGG up to its last hidden layer, and the visual features v_n on the way.
 
 Jing et al. (2018), sections 3.2 and 4.2: VGG-19 (Simonyan and Zisserman 2015), whose last
 convolution yields 14 x 14 x 512 for an image of 224 x 224, and whose fully connected layers
-become the tag classifier (`raymed.model.tags`).
+become the tag classifier's (`raymed.model.tags` has its output).
 """
 
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import safetensors.torch
 import torch
@@ -15,20 +15,28 @@ import torchvision
 from torch import Tensor, nn
 
 from raymed.errors import UsageError
+from raymed.model.dropout import SeededDropout
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 SMALL_WIDTHS = (32, 64, 128)
 
+Features = tuple[Tensor, Tensor]
+"""What the encoder makes of B images: feature map [B, D, h, w], last hidden layer [B, F]."""
+Images = Tensor | Features
+"""B images, uint8 [B, H, W], or what a frozen encoder made of them once."""
+
 
 class Encoder(nn.Module):
-    """Images to visual features.
+    """Images to their features: everything of a network that comes with its weights.
 
     Args:
         convolutions: all of them, without the last pooling.
-        width: D, the width of a region's feature vector.
+        pool: what brings a feature map to the hidden layers' input size.
+        hidden: the two hidden layers.
         mean, std: of each input channel, for pixels scaled to 0..1; their number is the number of
             channels the grey value is copied to.
+        dropout: rate between the hidden layers, as in VGG.
     """
 
     mean: Tensor
@@ -37,29 +45,32 @@ class Encoder(nn.Module):
     def __init__(
         self,
         convolutions: nn.Module,
-        width: int,
+        pool: nn.Module,
+        hidden: tuple[nn.Linear, nn.Linear],
         mean: tuple[float, ...],
         std: tuple[float, ...],
+        dropout: float,
     ) -> None:
         super().__init__()
         self.convolutions = convolutions
-        self.width = width
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.pool = pool
+        self.hidden = nn.ModuleList(hidden)
+        self.dropout = SeededDropout(dropout)
+        # No weights, so they are there even while the weights are yet to come (`encoder_from`).
+        for name, values in (("mean", mean), ("std", std)):
+            channels = torch.tensor(values, device="cpu").view(1, -1, 1, 1)
+            self.register_buffer(name, channels, persistent=False)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Greyscale uint8 [B, H, W] -> feature map [B, D, h, w], h = H/16 (VGG) or H/8 (small)."""
+    def forward(self, images: Tensor, seeds: Tensor | None = None) -> Features:
+        """Greyscale uint8 [B, H, W] -> feature map and last hidden layer, before its dropout.
+
+        The map's h is H/16 (VGG) or H/8 (small); ``seeds`` [B] draw the dropout masks.
+        """
         grey = images.unsqueeze(1).to(self.mean.dtype) / 255
-        features: Tensor = self.convolutions((grey - self.mean) / self.std)
-        return features
-
-
-class Backbone(NamedTuple):
-    """A network cut in two: the encoder, and the layers that become the tag classifier."""
-
-    encoder: Encoder
-    pool: nn.Module
-    fully_connected: tuple[nn.Linear, nn.Linear]
+        feature_map: Tensor = self.convolutions((grey - self.mean) / self.std)
+        first, last = self.hidden
+        x = torch.relu(first(self.pool(feature_map).flatten(1)))
+        return feature_map, torch.relu(last(self.dropout(x, seeds)))
 
 
 def regions(feature_map: Tensor) -> Tensor:
@@ -67,28 +78,52 @@ def regions(feature_map: Tensor) -> Tensor:
     return feature_map.flatten(2).transpose(1, 2)
 
 
-def build_backbone(name: str, weights: str = "none") -> Backbone:
-    """A network by name: a torchvision VGG, or ``small`` for images of about 64 pixels.
+def widths(name: str) -> tuple[int, int]:
+    """D and F of an encoder: the widths of a region's features and of the last hidden layer."""
+    return (SMALL_WIDTHS[-1], 2 * SMALL_WIDTHS[-1]) if name == "small" else (512, 4096)
+
+
+def grid(name: str, image_size: int) -> int:
+    """h = w: how many regions an image has from top to bottom."""
+    return -(-image_size // 2) // 4 if name == "small" else image_size // 16
+
+
+def build_encoder(name: str, weights: str = "none", dropout: float = 0.0) -> Encoder:
+    """An encoder by name: a torchvision VGG, or ``small`` for images of about 64 pixels.
 
     Args:
         name: ``vgg11``, ``vgg13``, ``vgg16``, ``vgg19`` or ``small``.
         weights: ``imagenet``, ``none`` or a file of weights of that network.
+        dropout: rate between the hidden layers.
 
     Raises:
         UsageError: the weights cannot be downloaded, read, or are another network's.
     """
     check_weights(name, weights)
     if name == "small":
-        return _small()
+        return _small(dropout)
     network = getattr(torchvision.models, name)(weights=None)
     if weights == "imagenet":
         network.load_state_dict(_downloaded(name))
     elif weights != "none":
         _load_file(network, name, weights)
-    first, second = network.classifier[0], network.classifier[3]
-    encoder = Encoder(network.features[:-1], 512, IMAGENET_MEAN, IMAGENET_STD)
+    hidden = network.classifier[0], network.classifier[3]
     pool = nn.Sequential(network.features[-1], network.avgpool)
-    return Backbone(encoder, pool, (first, second))
+    return Encoder(network.features[:-1], pool, hidden, IMAGENET_MEAN, IMAGENET_STD, dropout)
+
+
+def encoder_from(name: str, state: Mapping[str, Tensor], dropout: float = 0.0) -> Encoder:
+    """The encoder of that name with the weights that an encoder's ``state_dict()`` gave.
+
+    Raises:
+        RuntimeError: they are another network's.
+    """
+    # Drawing 140 million random numbers, only to be replaced, would take seconds.
+    with torch.device("meta"):
+        encoder = build_encoder(name, dropout=dropout)
+    dtype = torch.get_default_dtype()
+    encoder.load_state_dict({key: value.to(dtype) for key, value in state.items()}, assign=True)
+    return encoder
 
 
 def check_weights(name: str, weights: str) -> None:
@@ -99,16 +134,17 @@ def check_weights(name: str, weights: str) -> None:
     """
     if name == "small" and weights != "none":
         raise UsageError(
-            f"model.encoder_weights: the small encoder has no {weights!r} weights; set it to none"
+            f"model.encoder_weights: the small encoder has no {weights!r} weights; set it to none, "
+            "or to the folder of a run that trained one"
         )
     if weights not in ("imagenet", "none") and not Path(weights).is_file():
         raise UsageError(
-            f"model.encoder_weights: {weights}: no such file; give imagenet, none or a file of "
-            f"torchvision {name} weights"
+            f"model.encoder_weights: {weights}: no such file; give imagenet, none, a file of "
+            f"torchvision {name} weights, or the folder of a run with that encoder"
         )
 
 
-def _small() -> Backbone:
+def _small(dropout: float) -> Encoder:
     # The first convolution halves the image: at full size a narrow network spends its time on the
     # pixels of one grey channel.
     stages: list[nn.Module] = [nn.Conv2d(1, SMALL_WIDTHS[0], 5, stride=2, padding=2)]
@@ -117,14 +153,14 @@ def _small() -> Backbone:
         stages += [nn.GroupNorm(8, channels), nn.ReLU(inplace=True)]
         if width:
             stages += [nn.MaxPool2d(2), nn.Conv2d(channels, width, 3, padding=1)]
-    encoder = Encoder(nn.Sequential(*stages), channels, mean=(0.5,), std=(0.25,))
-    hidden = 2 * channels
-    layers = nn.Linear(channels * 4, hidden), nn.Linear(hidden, hidden)
-    for layer in (*stages, *layers):
+    width = 2 * channels
+    hidden = nn.Linear(channels * 4, width), nn.Linear(width, width)
+    for layer in (*stages, *hidden):
         if isinstance(layer, nn.Conv2d | nn.Linear):
             # As in torchvision's VGG; torch's default leaves hardly a signal after five layers.
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    return Backbone(encoder, nn.AdaptiveMaxPool2d(2), layers)
+    pool = nn.AdaptiveMaxPool2d(2)
+    return Encoder(nn.Sequential(*stages), pool, hidden, (0.5,), (0.25,), dropout)
 
 
 def _downloaded(name: str) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from raymed.model.attention import CoAttention, coverage_penalty
+from raymed.model.encoder import Encoder, Images
 from raymed.model.sentence_lstm import SentenceLSTM
 from raymed.model.system import Outputs, Reading, Seen, System, Words, glorot
 from raymed.model.tags import SemanticFeatures
@@ -34,14 +35,14 @@ class Hierarchical(System):
     semantic: ClassVar[bool] = False
     """Whether it attends to tags."""
 
-    def __init__(self, config: ModelConfig, tags: int, words: int, pretrained: bool) -> None:
-        super().__init__(config, tags, words, pretrained)
+    def __init__(self, config: ModelConfig, tags: int, words: int, encoder: Encoder | None) -> None:
+        super().__init__(config, tags, words, encoder)
         hidden, size = config.hidden_size, config.embedding_size
         if self.semantic:
             self.semantic_features = SemanticFeatures(tags, config.top_tags, size)
         if self.visual or self.semantic:
             self.co_attention = CoAttention(
-                self.encoder.width if self.visual else None,
+                self.visual_width if self.visual else None,
                 size if self.semantic else None,
                 hidden,
             )
@@ -56,7 +57,7 @@ class Hierarchical(System):
         keys = self.co_attention.keys(seen.v, a)
         return lambda h: self.co_attention(seen.v, a, keys, h), tag_ids
 
-    def forward(self, images: Tensor, reports: Tensor, seeds: Tensor | None = None) -> Outputs:
+    def forward(self, images: Images, reports: Tensor, seeds: Tensor | None = None) -> Outputs:
         reading = self._read(images, reports.shape[1], seeds)
         real = reports[:, :, 0] == START
         sentences = reports[real]
@@ -70,14 +71,14 @@ class Hierarchical(System):
             coverage_penalty(reading.alpha, real) + coverage_penalty(reading.beta, real),
         )
 
-    def read(self, images: Tensor, sentences: int) -> Reading:
+    def read(self, images: Images, sentences: int) -> Reading:
         return self._read(images, sentences, seeds=None)
 
-    def _read(self, images: Tensor, sentences: int, seeds: Tensor | None) -> Reading:
+    def _read(self, images: Images, sentences: int, seeds: Tensor | None) -> Reading:
         """Tags, and topics, stops and attention of so many sentences (eqs. 1 to 6)."""
         seen = self.look(images, seeds)
         attend, tag_ids = self.attention(seen)
-        state = self.sentence_lstm.start(len(images), like=seen.v)
+        state = self.sentence_lstm.start(len(seen.v), like=seen.v)
         steps = []
         for _ in range(sentences):
             ctx, alpha, beta = attend(state[0])

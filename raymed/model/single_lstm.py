@@ -5,6 +5,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from raymed.model.encoder import Images
 from raymed.model.system import Context, Outputs, Reading, Seen, System, Words, Writer, Written
 from raymed.tokens import END, PAD, START, UNKNOWN
 
@@ -33,7 +34,7 @@ class SingleLSTM(System):
         """The attention regularisation [B] of the system's paper; ``real`` [B, T]: not padding."""
         return None
 
-    def forward(self, images: Tensor, reports: Tensor, seeds: Tensor | None = None) -> Outputs:
+    def forward(self, images: Images, reports: Tensor, seeds: Tensor | None = None) -> Outputs:
         seen = self.look(images, seeds)
         context, _ = self.describe(seen)
         sequences = as_sequences(reports)
@@ -43,7 +44,7 @@ class SingleLSTM(System):
         words = Words(written.logits, targets[real], real.nonzero()[:, 0])
         return Outputs(seen.tag_logits, None, words, self.penalty(written, real))
 
-    def read(self, images: Tensor, sentences: int) -> Reading:  # noqa: ARG002
+    def read(self, images: Images, sentences: int) -> Reading:  # noqa: ARG002
         seen = self.look(images, seeds=None)
         context, tag_ids = self.describe(seen)
         return Reading(seen.tag_logits, tuple(x.unsqueeze(1) for x in context), tag_ids=tag_ids)

@@ -12,7 +12,7 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from raymed.model.encoder import build_backbone, regions
+from raymed.model.encoder import Encoder, Images, regions, widths
 from raymed.model.tags import TagClassifier
 from raymed.sections import ModelConfig
 from raymed.tokens import PAD, START, UNKNOWN
@@ -28,8 +28,8 @@ class Seen(NamedTuple):
 
     Attributes:
         v: visual features [B, N, D].
-        feature: the overall image feature [B, F]: the classifier's last hidden layer, 4,096 wide
-            in VGG-19.
+        feature: the overall image feature [B, F]: the encoder's last hidden layer, 4,096 wide in
+            VGG-19.
         tag_logits: [B, L].
     """
 
@@ -134,37 +134,43 @@ class System(nn.Module, ABC):
         config: the model section of the configuration.
         tags: L, the size of the tag vocabulary.
         words: V, the number of word ids, special ones included.
-        pretrained: load the weights that the configuration names; without it they stay random,
-            as when a checkpoint is about to fill them.
+        encoder: of the kind that the configuration names; None: the system takes features only,
+            those of a frozen encoder that lies elsewhere.
     """
 
-    def __init__(self, config: ModelConfig, tags: int, words: int, pretrained: bool) -> None:  # noqa: ARG002
+    def __init__(self, config: ModelConfig, tags: int, words: int, encoder: Encoder | None) -> None:  # noqa: ARG002
         super().__init__()
         self.writer: Writer | None = None
-        weights = config.encoder_weights if pretrained else "none"
-        encoder, pool, fully_connected = build_backbone(config.encoder, weights)
-        self.encoder = encoder.requires_grad_(config.train_encoder)
-        self.tag_classifier = TagClassifier(pool, fully_connected, tags, config.dropout)
+        self.visual_width, feature_width = widths(config.encoder)
+        self.encoder = encoder
+        if encoder is not None:
+            encoder.requires_grad_(config.train_encoder)
+        self.tag_classifier = TagClassifier(feature_width, tags, config.dropout)
 
-    def look(self, images: Tensor, seeds: Tensor | None) -> Seen:
-        """Images uint8 [B, H, W] -> features and tags; ``seeds`` [B] draw the dropout masks."""
-        feature_map = self.encoder(images)
-        tag_logits, feature = self.tag_classifier(feature_map, seeds)
+    def look(self, images: Images, seeds: Tensor | None) -> Seen:
+        """Images, or their features -> what is seen; ``seeds`` [B] draw the dropout masks."""
+        if isinstance(images, Tensor):
+            assert self.encoder is not None
+            feature_map, hidden = self.encoder(images, seeds)
+        else:
+            dtype = self.tag_classifier.output.weight.dtype
+            feature_map, hidden = (each.to(dtype) for each in images)
+        tag_logits, feature = self.tag_classifier(hidden, seeds)
         return Seen(regions(feature_map), feature, tag_logits)
 
     @abstractmethod
-    def forward(self, images: Tensor, reports: Tensor, seeds: Tensor | None = None) -> Outputs:
+    def forward(self, images: Images, reports: Tensor, seeds: Tensor | None = None) -> Outputs:
         """A training pass over images and their reports.
 
         Args:
-            images: uint8 [B, H, W].
+            images: uint8 [B, H, W], or their features.
             reports: word ids [B, S, T + 2]: START, words, END, PAD; all PAD past the last sentence.
             seeds: int64 [B], drawing the dropout masks; none: no dropout.
         """
 
     @abstractmethod
-    def read(self, images: Tensor, sentences: int) -> Reading:
-        """Images uint8 [B, H, W] -> tags, and what reports of so many sentences come from."""
+    def read(self, images: Images, sentences: int) -> Reading:
+        """Images, or their features -> tags, and what reports of so many sentences come from."""
 
     def attended(self, reading: Reading, reports: Tensor) -> Reading:  # noqa: ARG002
         """The reading with the attention of each sentence of the reports that were written.

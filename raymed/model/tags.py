@@ -1,6 +1,5 @@
 """Tag prediction and semantic features (Jing et al. 2018, section 3.2)."""
 
-import torch
 from torch import Tensor, nn
 
 from raymed.model.dropout import SeededDropout
@@ -9,39 +8,28 @@ from raymed.model.dropout import SeededDropout
 class TagClassifier(nn.Module):
     """Multi-label classifier over L tags, eq. 1: p(l_i = 1) = softmax_i(MLC(v)).
 
-    The full VGG: its own pooling and two hidden layers, with an output per tag.
+    The full VGG: its hidden layers, which are the encoder's, with an output per tag.
 
     Args:
-        pool: what brings a feature map to the hidden layers' input size.
-        fully_connected: the hidden layers.
+        width: F, of the last hidden layer.
         tags: L.
-        dropout: rate after each hidden layer, as in VGG.
+        dropout: rate after the last hidden layer, as in VGG.
     """
 
-    def __init__(
-        self,
-        pool: nn.Module,
-        fully_connected: tuple[nn.Linear, nn.Linear],
-        tags: int,
-        dropout: float,
-    ) -> None:
+    def __init__(self, width: int, tags: int, dropout: float) -> None:
         super().__init__()
-        self.pool = pool
-        self.hidden = nn.ModuleList(fully_connected)
         self.dropout = SeededDropout(dropout)
-        self.width = fully_connected[-1].out_features
-        self.output = nn.Linear(self.width, tags)
+        self.width = width
+        self.output = nn.Linear(width, tags)
 
-    def forward(self, feature_map: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Feature map [B, D, h, w] -> (logits [B, L], last hidden layer [B, F]).
+    def forward(self, hidden: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Last hidden layer [B, F] -> (logits [B, L], the same layer after its dropout [B, F]).
 
         ``seeds`` [B] draw the dropout masks.
         """
-        x = self.pool(feature_map).flatten(1)
-        for position, layer in enumerate(self.hidden):
-            layer_seeds = None if seeds is None else seeds + position
-            x = self.dropout(torch.relu(layer(x)), layer_seeds)
-        return self.output(x), x
+        # The encoder's own dropout is drawn from the seeds as they are.
+        feature = self.dropout(hidden, None if seeds is None else seeds + 1)
+        return self.output(feature), feature
 
 
 class SemanticFeatures(nn.Module):

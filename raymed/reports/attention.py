@@ -98,14 +98,16 @@ def attention_page(path: Path, studies: Sequence[AttendedStudy], note: str) -> N
     Raises:
         UsageError: the file cannot be written.
     """
-    write_page(
-        path,
-        "attention.html",
-        studies=[_shown(study) for study in studies],
-        note=note,
-        scale=data_uri(_RAMP, _seen(STEPS)) if _attends(_sentences(studies)) else None,
-        opacity=OPACITY,
-    )
+    write_page(path, "attention.html", note=note, **attention_values(studies))
+
+
+def attention_values(studies: Sequence[AttendedStudy]) -> dict[str, object]:
+    """What the template ``attention.html``, or one that extends it, asks of the studies."""
+    return {
+        "studies": [_shown(study) for study in studies],
+        "scale": data_uri(_RAMP, _seen(STEPS)) if _attends(_sentences(studies)) else None,
+        "opacity": OPACITY,
+    }
 
 
 def attention_figure(

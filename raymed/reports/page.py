@@ -31,7 +31,8 @@ def data_uri(pixels: np.ndarray, palette: np.ndarray | None = None) -> str:
 def write_page(path: Path, template: str, **values: Any) -> None:
     """Fill in a template of this package and write the page, whole or not at all.
 
-    Whatever the values hold is shown as text, never read as HTML.
+    Whatever the values hold is shown as text, never read as HTML; but for what is
+    `markupsafe.Markup`, which the caller answers for.
 
     Args:
         path: of the HTML file.

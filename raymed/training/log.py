@@ -1,32 +1,84 @@
-"""What a run leaves to be read: metrics.csv, TensorBoard scalars and its progress."""
+"""What a run leaves to be read: metrics.csv, TensorBoard's files and its progress."""
 
 import csv
 import json
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
+import numpy as np
+
+from raymed.config import Config
 from raymed.errors import UsageError
+from raymed.generation import Report
 from raymed.training.checkpoint import Row
 
 METRICS_FILE = "metrics.csv"
 PROGRESS_FILE = "progress.json"
+HPARAMS = (
+    "loss.tag",
+    "loss.sent",
+    "loss.word",
+    "loss.attention",
+    "generation.stop_threshold",
+    "model.top_tags",
+    "training.learning_rate",
+    "training.encoder_learning_rate",
+    "training.batch_size",
+    "training.seed",
+    "model.system",
+    "model.hidden_size",
+    "model.embedding_size",
+)
+"""Keys by which TensorBoard compares runs: what sweeps search, and what else tells runs apart."""
+HEAT = np.array([255, 96, 0])
+"""The colour, RGB, of visual attention."""
+OPACITY = 0.6
+"""Of the heat at a sentence's strongest region; elsewhere in proportion."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A validation image's report beside the ground truth.
+
+    Attributes:
+        name: the image's.
+        image: uint8 [H, W].
+        report: the generated one.
+        alpha: visual attention [S, N] of at least as many sentences as the report has; None of a
+            system that does not attend to regions.
+        truth: sentences of the report that a person wrote.
+        tags: the image's.
+    """
+
+    name: str
+    image: np.ndarray
+    report: Report
+    alpha: np.ndarray | None
+    truth: Sequence[str]
+    tags: Sequence[str]
 
 
 class RunLog:
-    """Writes a run's log files; one per run, on its first worker.
+    """Writes a run's log files; one per run, on its first worker. Leaving it closes them.
 
     Args:
         folder: of the run.
         steps: optimiser steps per epoch.
         history: rows of the epochs already done, where a run is taken up again.
+        config: of the run.
     """
 
-    def __init__(self, folder: Path, steps: int, history: list[Row]) -> None:
+    def __init__(self, folder: Path, steps: int, history: list[Row], config: Config) -> None:
         # Importing it takes a second, so only the worker that writes does.
         from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard.summary import hparams
 
         folder.mkdir(parents=True, exist_ok=True)
         if history:
@@ -38,6 +90,31 @@ class RunLog:
         self.board: SummaryWriter = SummaryWriter(
             str(folder / "tensorboard"), purge_step=len(history) + 1
         )
+        # The metric is a scalar of every epoch, so that a run that is stopped early has it too.
+        # `add_hparams` would list it as a second run, in a folder of its own.
+        tree = config.model_dump(mode="json")
+        values = {key: tree[section][name] for key in HPARAMS for section, name in [key.split(".")]}
+        experiment, started, self.finished = hparams(values, {"best_score": 0.0})
+        for summary in (experiment, started):
+            self.board._get_file_writer().add_summary(summary)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            # What ended the run says more than what its log has to say of a full disk.
+            with suppress(OSError):
+                self.board.close()
+            return
+        with _writing(self.folder):
+            self.board._get_file_writer().add_summary(self.finished)
+            self.board.close()
 
     def progress(self, epoch: int, step: int, loss: float) -> None:
         """Say how far the epoch is, a few times a second at most.
@@ -51,19 +128,67 @@ class RunLog:
             with _writing(self.folder):
                 replace(self.folder / PROGRESS_FILE, json.dumps(state))
 
-    def epoch(self, history: list[Row]) -> None:
-        """Write the table of all epochs, and the last one's scalars to TensorBoard.
+    def features(self, done: int, images: int) -> None:
+        """Say of how many images the frozen encoder's features are known.
+
+        Raises:
+            UsageError: the file cannot be written (no space left, say).
+        """
+        with _writing(self.folder):
+            state = {"features": done, "images": images}
+            replace(self.folder / PROGRESS_FILE, json.dumps(state))
+
+    def epoch(self, history: list[Row], samples: Sequence[Sample]) -> None:
+        """Write the table of all epochs, and the last one's scalars and samples to TensorBoard.
 
         Raises:
             UsageError: a file cannot be written (no space left, say).
         """
         row = history[-1]
+        step = int(row["epoch"])
         with _writing(self.folder):
             write_metrics(self.folder / METRICS_FILE, history)
             for name, value in row.items():
                 if name != "epoch":
-                    self.board.add_scalar(name, value, int(row["epoch"]))
+                    self.board.add_scalar(name, value, step)
+            for one in samples:
+                self.board.add_text(f"report/{one.name}", side_by_side(one), step)
+                if one.alpha is not None:
+                    self.board.add_image(
+                        f"attention/{one.name}", attention_strip(one), step, dataformats="HWC"
+                    )
             self.board.flush()
+
+
+def side_by_side(sample: Sample) -> str:
+    """A report and its ground truth as a Markdown table, a sentence to a row, the tags first."""
+    tags = [tag for tag, _ in sample.report.tags[:5]]
+    written = [", ".join(tags), *sample.report.sentences]
+    truth = [", ".join(sample.tags), *sample.truth]
+    rows = [("generated", "ground truth"), ("---", "---")]
+    rows += zip_longest(written, truth, fillvalue="")
+    cells = [[text.replace("|", "\\|") for text in row] for row in rows]
+    return "\n".join(f"| {ours} | {theirs} |" for ours, theirs in cells)
+
+
+def attention_strip(sample: Sample) -> np.ndarray:
+    """The film, then for each sentence the film with its attention over it.
+
+    Returns:
+        uint8 [H, (1 + sentences) * W, 3].
+    """
+    assert sample.alpha is not None
+    height, width = sample.image.shape
+    film = np.repeat(sample.image[:, :, None].astype(np.float32), 3, axis=2)
+    panels = [film]
+    for alpha in sample.alpha[: len(sample.report.sentences)]:
+        side = round(len(alpha) ** 0.5)
+        rows, columns = (np.arange(size) * side // size for size in (height, width))
+        heat = alpha.reshape(side, side)[np.ix_(rows, columns)] / alpha.max()
+        opacity = OPACITY * heat[:, :, None]
+        panels.append(film * (1 - opacity) + HEAT * opacity)
+    strip: np.ndarray = np.concatenate(panels, axis=1).round().astype(np.uint8)
+    return strip
 
 
 def write_metrics(path: Path, history: list[Row]) -> None:

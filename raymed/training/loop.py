@@ -6,13 +6,11 @@ place in it, so a run that is taken up again ends where an uninterrupted one end
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
-from itertools import chain
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import fields
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -23,29 +21,27 @@ from raymed.data.batches import TokenisedSplit, steps_per_epoch
 from raymed.data.dataset import PreparedDataset
 from raymed.data.vocabulary import Vocabulary
 from raymed.errors import UsageError
-from raymed.generation import Report, generate
-from raymed.metrics.captions import cider
-from raymed.metrics.tags import recall_at
-from raymed.model.encoder import check_weights
 from raymed.model.system import System
 from raymed.model.systems import build_system
 from raymed.sections import TrainingConfig
-from raymed.training.checkpoint import Checkpoint, Row, checkpoints_of, epoch_name, latest
-from raymed.training.log import RunLog
+from raymed.training.checkpoint import (
+    Checkpoint,
+    Row,
+    best_epoch,
+    checkpoints_of,
+    epoch_name,
+    latest,
+)
+from raymed.training.features import Frozen, freeze
+from raymed.training.log import RunLog, Sample
 from raymed.training.loss import Terms, terms
+from raymed.training.start import build_starting_encoder, check_start, starting_checkpoint
+from raymed.training.validation import sample_reports, validate
+from raymed.training.worker import Worker, autocast
 
 
 class TrainingStopped(UsageError):
     """Training cannot go on; raised on all workers at once, the checkpoints staying good."""
-
-
-@dataclass(frozen=True)
-class Worker:
-    """This process's place among the data-parallel workers."""
-
-    device: torch.device
-    rank: int = 0
-    world: int = 1
 
 
 def train(config: Config, folder: Path, worker: Worker, report: Callable[[Row], None]) -> None:
@@ -65,68 +61,87 @@ def train(config: Config, folder: Path, worker: Worker, report: Callable[[Row], 
     dataset = check(config)
     vocabulary = Vocabulary.most_frequent(dataset.words, dataset.tags, config.data.vocabulary)
     limits = config.generation.max_sentences, config.generation.max_words
-    training = TokenisedSplit(dataset.split("train"), vocabulary, *limits)
-    validation = TokenisedSplit(dataset.split("val"), vocabulary, *limits)
+    splits = {name: dataset.split(name) for name in ("train", "val")}
+    path = latest(folder)
+    last = None if path is None else Checkpoint.open(path)
+    history = [] if last is None else last.history
+    steps = steps_per_epoch(len(splits["train"]), config.training.batch_size)
+    log = RunLog(folder, steps, history, config) if worker.rank == 0 else None
 
-    torch.manual_seed(config.training.seed)
-    last = latest(folder)
-    model = build_system(
-        config.model, len(vocabulary.tags), len(vocabulary), pretrained=last is None
-    ).to(worker.device)
-    optimizer = build_optimizer(model, config.training)
-    history: list[Row] = []
-    if last is not None:
-        checkpoint = Checkpoint.open(last)
-        checkpoint.restore(model, optimizer)
-        history = checkpoint.history
-    parallel = DistributedDataParallel(model) if worker.world > 1 else model
-    steps = steps_per_epoch(len(training), config.training.batch_size)
-    log = RunLog(folder, steps, history) if worker.rank == 0 else None
-
-    for epoch in range(len(history) + 1, config.training.epochs + 1):
-        began = time.perf_counter()
-        model.train()
-        sums = torch.zeros(len(fields(Terms)) + 1, device=worker.device, dtype=torch.float64)
-        batches = training.batches(
-            config.training.batch_size, config.training.seed, epoch, worker.rank, worker.world
+    with log or nullcontext():
+        start = last or starting_checkpoint(config)
+        encoder, frozen = None, None
+        if config.model.train_encoder:
+            encoder = build_starting_encoder(config, start)
+        else:
+            frozen = freeze(config, dataset, splits, start, worker, log.features if log else None)
+            # Whether the encoder was drawn just now or known is not to alter the rest.
+            torch.manual_seed(config.training.seed)
+        model = build_system(config.model, len(vocabulary.tags), len(vocabulary), encoder)
+        model = model.to(worker.device)
+        optimizer = build_optimizer(model, config.training)
+        if last is not None:
+            last.restore(model, optimizer)
+        elif start is not None:
+            start.put_into(model)
+        parallel = DistributedDataParallel(model) if worker.world > 1 else model
+        training, validation = (
+            TokenisedSplit(
+                splits[name], vocabulary, *limits, frozen.features[name] if frozen else None
+            )
+            for name in ("train", "val")
         )
-        for step, batch in enumerate(batches, start=1):
-            set_rates(optimizer, config.training, done=(epoch - 1) * steps + step - 1, steps=steps)
-            batch = batch.to(worker.device)
-            with autocast(config.training, worker.device):
-                outputs = parallel(batch.images, batch.reports, batch.seeds)
-                losses = terms(outputs, batch)
-            total = losses.total(config.loss)
-            # The weights of all shares sum to 1, and DDP takes the mean over the workers.
-            loss = (total * batch.weights).sum() * worker.world
-            optimizer.zero_grad()
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(model.parameters(), config.training.clip_norm)
-            if not math.isfinite(norm):
-                raise _diverged(epoch, step, losses)
-            optimizer.step()
-            sums += _summed(losses, total, counted=batch.weights > 0)
-            if log:
-                log.progress(epoch, step, float(loss.detach()))
-        seconds = time.perf_counter() - began
 
-        row = _epoch_row(epoch, sums / len(training), worker)
-        row |= validate(model, validation, vocabulary, config, worker)
-        row["best_score"] = max(r["score"] for r in [*history, row])
-        row["learning_rate"] = optimizer.param_groups[0]["lr"]
-        row["images_per_second"] = len(training) / seconds
-        row["seconds"] = time.perf_counter() - began
-        history.append(row)
-        checkpoint = Checkpoint(
-            config=config,
-            vocabulary=vocabulary,
-            image_size=dataset.info.image_size,
-            content_hash=dataset.info.content_hash,
-            history=history,
-            path=checkpoints_of(folder) / epoch_name(epoch),
-        )
-        save(checkpoint, model, optimizer, log, worker)
-        report(row)
+        for epoch in range(len(history) + 1, config.training.epochs + 1):
+            began = time.perf_counter()
+            model.train()
+            sums = torch.zeros(len(fields(Terms)) + 1, device=worker.device, dtype=torch.float64)
+            batches = training.batches(
+                config.training.batch_size, config.training.seed, epoch, worker.rank, worker.world
+            )
+            for step, batch in enumerate(batches, start=1):
+                done = (epoch - 1) * steps + step - 1
+                set_rates(optimizer, config.training, done, steps)
+                batch = batch.to(worker.device)
+                with autocast(config.training, worker.device):
+                    outputs = parallel(batch.images, batch.reports, batch.seeds)
+                    losses = terms(outputs, batch)
+                total = losses.total(config.loss)
+                # The weights of all shares sum to 1, and DDP takes the mean over the workers.
+                loss = (total * batch.weights).sum() * worker.world
+                optimizer.zero_grad()
+                loss.backward()
+                norm = nn.utils.clip_grad_norm_(model.parameters(), config.training.clip_norm)
+                if not math.isfinite(norm):
+                    raise _diverged(epoch, step, losses)
+                optimizer.step()
+                sums += _summed(losses, total, counted=batch.weights > 0)
+                if log:
+                    log.progress(epoch, step, float(loss.detach()))
+            seconds = time.perf_counter() - began
+
+            row = _epoch_row(epoch, sums / len(training), worker)
+            validated = validate(model, validation, vocabulary, config, worker)
+            row |= validated.row
+            row["best_score"] = max(r["score"] for r in [*history, row])
+            row["learning_rate"] = optimizer.param_groups[0]["lr"]
+            row["images_per_second"] = len(training) / seconds
+            row["seconds"] = time.perf_counter() - began
+            history.append(row)
+            checkpoint = Checkpoint(
+                config=validated.config,
+                vocabulary=vocabulary,
+                image_size=dataset.info.image_size,
+                content_hash=dataset.info.content_hash,
+                history=history,
+                curve=validated.curve,
+                path=checkpoints_of(folder) / epoch_name(epoch),
+            )
+            samples = []
+            if log and best_epoch(history) == epoch:
+                samples = sample_reports(model, validation, vocabulary, validated.config, worker)
+            save(checkpoint, samples, model, frozen, optimizer, log, worker)
+            report(row)
 
 
 def check(config: Config) -> PreparedDataset:
@@ -135,8 +150,8 @@ def check(config: Config) -> PreparedDataset:
     Raises:
         UsageError: naming the key that does not fit.
     """
-    check_weights(config.model.encoder, config.model.encoder_weights)
     dataset = PreparedDataset.open(config.data.path)
+    check_start(config, dataset)
     tags = len(dataset.tags)
     if config.model.top_tags > tags:
         raise UsageError(
@@ -153,58 +168,11 @@ def check(config: Config) -> PreparedDataset:
     return dataset
 
 
-def validate(
-    model: System,
-    split: TokenisedSplit,
-    vocabulary: Vocabulary,
-    config: Config,
-    worker: Worker,
-) -> Row:
-    """CIDEr, tag recall and distinct reports of free-running generation, over all workers.
-
-    The score, by which epochs and trials are ranked, is the CIDEr; for a system that writes no
-    report, the recall.
-    """
-    count = min(config.data.validation_images or len(split), len(split))
-    rows = np.arange(count)[worker.rank :: worker.world]
-    written = list(write_reports(model, split, rows, vocabulary, config, worker))
-    shares: list[list[tuple[int, Report]]] = [written]
-    if worker.world > 1:
-        shares = [[] for _ in range(worker.world)]
-        dist.all_gather_object(shares, written)
-    in_order = sorted(chain.from_iterable(shares), key=lambda pair: pair[0])
-    reports = [report for _, report in in_order]
-    texts = [report.text for report in reports]
-    ranked = np.array([[vocabulary.tag_ids[tag] for tag, _ in r.tags[:5]] for r in reports])
-    recall_5 = recall_at(5, ranked, [set(ids) for ids in split.tag_ids[:count]])
-    if model.writer is None:
-        return {"score": recall_5, "recall_5": recall_5}
-    score = cider(split.split.references[:count], texts)
-    distinct = float(len(set(texts)))
-    return {"score": score, "cider": score, "recall_5": recall_5, "distinct": distinct}
-
-
-def write_reports(
-    model: System,
-    split: TokenisedSplit,
-    rows: np.ndarray,
-    vocabulary: Vocabulary,
-    config: Config,
-    worker: Worker,
-) -> Iterator[tuple[int, Report]]:
-    """Generate the report of each row of a split, batch by batch, as (row, report)."""
-    model.eval()
-    for start in range(0, len(rows), config.training.batch_size):
-        chunk = rows[start : start + config.training.batch_size]
-        images = torch.from_numpy(split.split.pixels(chunk)).to(worker.device)
-        with autocast(config.training, worker.device):
-            generated = generate(model, images, config.generation)
-        yield from zip(chunk.tolist(), generated.reports(vocabulary), strict=True)
-
-
 def save(
     checkpoint: Checkpoint,
+    samples: Sequence[Sample],
     model: System,
+    frozen: Frozen | None,
     optimizer: torch.optim.Optimizer,
     log: RunLog | None,
     worker: Worker,
@@ -213,8 +181,8 @@ def save(
     problem: list[str | None] = [None]
     if log:
         try:
-            checkpoint.save(model, optimizer)
-            log.epoch(checkpoint.history)
+            checkpoint.save(model, optimizer, frozen.encoder_file if frozen else None)
+            log.epoch(checkpoint.history, samples)
         except UsageError as error:
             problem = [str(error)]
     if worker.world > 1:
@@ -224,15 +192,10 @@ def save(
 
 
 def build_optimizer(model: System, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW with a rate for the encoder's network and one for the rest; only matrices decay.
-
-    The network's own fully connected layers, which serve the tag classifier, come with its
-    weights and so take its rate.
-    """
-    network = nn.ModuleList([model.encoder, model.tag_classifier.hidden])
-    ours = {id(p) for p in network.parameters()}
+    """AdamW with a rate for the encoder and one for the rest; only matrices decay."""
+    encoder = {id(p) for p in model.encoder.parameters()} if model.encoder else set()
     groups = []
-    for in_network, rate in (
+    for in_encoder, rate in (
         (False, config.learning_rate),
         (True, config.encoder_learning_rate),
     ):
@@ -240,7 +203,7 @@ def build_optimizer(model: System, config: TrainingConfig) -> torch.optim.AdamW:
             params = [
                 p
                 for p in model.parameters()
-                if p.requires_grad and (id(p) in ours) == in_network and (p.ndim > 1) == decays
+                if p.requires_grad and (id(p) in encoder) == in_encoder and (p.ndim > 1) == decays
             ]
             decay = config.weight_decay if decays else 0.0
             groups.append({"params": params, "base_rate": rate, "weight_decay": decay})
@@ -262,13 +225,6 @@ def set_rates(
         factor = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * fallen))
     for group in optimizer.param_groups:
         group["lr"] = group["base_rate"] * factor
-
-
-def autocast(config: TrainingConfig, device: torch.device) -> AbstractContextManager[object]:
-    """bfloat16 where a GPU has it and the configuration lets it; else full precision."""
-    if config.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported():
-        return torch.autocast("cuda", torch.bfloat16)
-    return nullcontext()
 
 
 def _summed(losses: Terms, total: Tensor, counted: Tensor) -> Tensor:

@@ -1,51 +1,72 @@
-"""Following a sweep on the console: a line for each trial that ends, a bar for them all."""
+"""Following a sweep on the console: a live table on a terminal, and a line for each trial's end."""
 
 import time
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-from ray import cloudpickle, tune
+from ray import tune
 from ray.actor import ActorHandle
 from ray.tune.experiment import Trial
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.live import Live
+from rich.table import Table
 
 from raymed.config import Config
-from raymed.tuning.trial import NUMBER, trial_name, why_failed
+from raymed.tuning.leaderboard import TrialResult, shown
+from raymed.tuning.study import objectives
+from raymed.tuning.trial import DECIDED, FAILURE, LOST, NUMBER, at_best, trial_name
 
-METRIC = "best_score"
-"""What trials are ranked by: the highest validation score so far, as each epoch reports it."""
+LOSSES = {"loss": "loss", "loss_tag": "tag", "loss_sent": "sent", "loss_word": "word"}
+
+
+@dataclass
+class Running:
+    """A trial in training: its searched values, its last epoch, and when it was started."""
+
+    values: Mapping[str, Any]
+    row: dict[str, Any] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
 
 
 class SweepProgress(tune.Callback):
-    """Told by Tune of every trial's start, results and end; a context that shows the bar.
+    """Told by Tune of every trial's start, results and end; a context that shows them.
 
     Args:
         config: of the sweep.
         console: to print on.
         queue: told of every trial that is over.
+        done: trials of an earlier start, best first.
     """
 
-    def __init__(self, config: Config, console: Console, queue: ActorHandle) -> None:
-        self.queue = queue
-        self.epochs = config.training.epochs
+    def __init__(
+        self,
+        config: Config,
+        console: Console,
+        queue: ActorHandle,
+        done: Sequence[TrialResult],
+    ) -> None:
+        self.config = config
         self.console = console
-        self.running: dict[str, int] = {}
+        self.queue = queue
+        self.earlier = sum(one.state != "unfinished" for one in done)
         self.best: tuple[float, str] | None = None
+        if done and done[0].best:
+            self.best = done[0].objectives[0], done[0].trial
+        self.ended = self.stopped = self.failed = 0
+        self.lost = False
+        self.running: dict[str, Running] = {}
         self.began = time.monotonic()
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not console.is_terminal,
+        self.objective, self.mode = next(iter(objectives(config.tune).items()))
+        self.called = "CIDEr" if self.objective in ("score", "cider") else self.objective
+        self.live = Live(
+            console=console, get_renderable=self._table, refresh_per_second=2, transient=True
         )
-        self.task = self.bar.add_task("trials", total=config.tune.trials)
 
     def __enter__(self) -> Self:
-        self.bar.start()
+        if self.console.is_terminal:
+            self.live.start()
         return self
 
     def __exit__(
@@ -54,52 +75,88 @@ class SweepProgress(tune.Callback):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.bar.stop()
+        self.live.stop()
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks with its own state; a terminal can't be, and need not be.
         return {}
 
     def on_trial_start(self, *, trial: Trial, **_: Any) -> None:
-        self.running[_name(trial)] = 0
-        self._describe()
+        values = {k: v for k, v in trial.config.items() if k not in (NUMBER, DECIDED)}
+        self.running[_name(trial)] = Running(values)
 
     def on_trial_result(self, *, trial: Trial, result: dict[str, Any], **_: Any) -> None:
-        self.running[_name(trial)] = int(result["epoch"])
-        if self.best is None or result[METRIC] > self.best[0]:
-            self.best = result[METRIC], _name(trial)
-        self._describe()
+        if LOST in result:
+            self.lost = True
+        elif FAILURE not in result:
+            self.running[_name(trial)].row = result
+            value, sign = result[at_best(self.objective)], 1 if self.mode == "max" else -1
+            if self.best is None or sign * value > sign * self.best[0]:
+                self.best = value, _name(trial)
 
     def on_trial_complete(self, *, trial: Trial, **_: Any) -> None:
         result = trial.last_result
-        epoch = int(result.get("epoch", 0))
-        note = "" if epoch >= self.epochs else ", stopped early"
-        self._ended(trial, f"score {result.get(METRIC, float('nan')):.3f}, epoch {epoch}{note}")
+        if LOST in result:
+            self._over(trial)
+        elif FAILURE in result:
+            self.failed += 1
+            self._ended(trial, f"failed: {result[FAILURE]}")
+        else:
+            early = result["epoch"] < self.config.training.epochs
+            self.stopped += early
+            value = result[at_best(self.objective)]
+            note = ", stopped early" if early else ""
+            self._ended(trial, f"{self.called} {value:.3f}, epoch {result['epoch']:.0f}{note}")
 
     def on_trial_error(self, *, trial: Trial, **_: Any) -> None:
-        # Tune copies it to the trial's folder, where `get_pickled_error` looks, only later.
-        file = trial.pickled_error_file
-        reason = (
-            why_failed(cloudpickle.loads(Path(file).read_bytes())) if file else "in Tune itself"
-        )
-        self._ended(trial, f"failed: {reason}")
+        # Its training's own failures come as results; this is its client's, in Tune itself.
+        self._ended(trial, "interrupted; the same command takes it up again")
 
     def _ended(self, trial: Trial, outcome: str) -> None:
-        # Where ASHA has ended it, its workers wait for leave to train another epoch.
-        self.queue.stop.remote(trial.config[NUMBER])
-        self.running.pop(_name(trial), None)
-        self.bar.advance(self.task)
+        self._over(trial)
+        self.ended += 1
         best = f"; best {self.best[0]:.3f} ({self.best[1]})" if self.best else ""
         seconds = time.monotonic() - self.began
         line = f"{seconds:4.0f} s  {_name(trial)}: {outcome}{best}"
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
-        self._describe()
 
-    def _describe(self) -> None:
-        running = ", ".join(
-            f"{one} epoch {epoch}/{self.epochs}" for one, epoch in self.running.items()
+    def _over(self, trial: Trial) -> None:
+        # Where it was stopped early, its workers wait for leave to train another epoch.
+        self.queue.stop.remote(trial.config[NUMBER])
+        self.running.pop(_name(trial), None)
+
+    def _table(self) -> Table:
+        """Sweep and trials as they are at this moment."""
+        done, trials = self.earlier + self.ended, self.config.tune.trials
+        left = trials - done - len(self.running)
+        seconds = time.monotonic() - self.began
+        best = f"best {self.called} {self.best[0]:.3f} ({self.best[1]})" if self.best else ""
+        wait = ""
+        if self.ended:
+            wait = f", about {seconds / self.ended * (trials - done) / 60:.0f} min left"
+        table = Table(
+            box=None,
+            padding=(0, 2, 0, 0),
+            title=f"{done} of {trials} trials done ({self.stopped} stopped early, {self.failed} "
+            f"failed), {len(self.running)} running, {left} left  {best}",
+            caption=f"{seconds / 60:.0f} min so far{wait}",
+            title_justify="left",
+            caption_justify="left",
         )
-        self.bar.update(self.task, description=running or "trials")
+        for head in ("trial", "epoch", *LOSSES.values(), self.called, "s"):
+            table.add_column(head, justify="left" if head == "trial" else "right", no_wrap=True)
+        table.add_column("searched values")
+        for name, one in list(self.running.items()):
+            row = one.row
+            table.add_row(
+                name,
+                f"{row.get('epoch', 0):.0f}/{self.config.training.epochs}",
+                *(f"{row[key]:.2f}" if row else "-" for key in LOSSES),
+                f"{row[at_best(self.objective)]:.3f}" if row else "-",
+                f"{time.monotonic() - one.began:.0f}",
+                shown(one.values),
+            )
+        return table
 
 
 def _name(trial: Trial) -> str:

@@ -1,47 +1,56 @@
-"""The sweep: Optuna proposes, Ray Train worker groups train, ASHA stops bad trials early."""
+"""The sweep: Optuna proposes, Ray Train worker groups train, bad trials are stopped early.
+
+What is to be known of a sweep lies in its folder: the study, and each trial's checkpoints. So the
+same command takes it up again, whatever was killed.
+"""
 
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from ray import tune
 from ray.actor import ActorHandle
-from ray.tune.schedulers import ASHAScheduler
-from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 
-from raymed.config import Config
+from raymed import config as configuration
+from raymed.config import NO_SWEEP, Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
 from raymed.evaluation import Baseline, baseline_scores
+from raymed.files import written_whole
 from raymed.launch.cluster import connected
 from raymed.launch.groups import worker_groups
-from raymed.launch.run import located, taken
+from raymed.launch.lock import alone
+from raymed.launch.queue import Row
+from raymed.launch.run import changed_keys, located, taken
 from raymed.launch.trainer import check_room
-from raymed.training.checkpoint import best_epoch
-from raymed.training.log import METRICS_FILE, read_metrics, replace
+from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.loop import check
 from raymed.tuning.leaderboard import (
     LEADERBOARD_FILE,
     TrialResult,
     leaderboard_table,
-    ranked,
+    ranked_trials,
     write_leaderboard,
 )
-from raymed.tuning.progress import METRIC, SweepProgress
-from raymed.tuning.space import propose
-from raymed.tuning.trial import NUMBER, TRIALS, run_trial, trial_name, why_failed
+from raymed.tuning.progress import SweepProgress
+from raymed.tuning.search import StudySearch
+from raymed.tuning.stopping import build_scheduler, remind
+from raymed.tuning.study import CONTENT, begun, make_study, objectives
+from raymed.tuning.trial import NUMBER, TRIALS, run_trial, trial_name
 
 SWEEP_FILE = "sweep.yaml"
 BEST_FILE = "best.yaml"
-STUDY_FILE = "optuna.journal"
+FREE_TO_CHANGE = ("launch.", "table.", "data.path", "run.folder", "tune.trials", "tune.groups")
+"""Keys that may differ when a sweep is taken up again: they do not decide what a trial gives."""
+RESTARTS = 3
+"""How often a sweep goes on by itself, at most, when its queue dies."""
 ROOM_TO_WRITE = 2**20
 """Bytes; with less, a disk is full."""
 NOISY = (
@@ -76,62 +85,41 @@ class Sweep:
 
 
 def run_sweep(config: Config, console: Console) -> Sweep:
-    """Run a sweep and write leaderboard.parquet, best.yaml and Optuna's study to its folder.
+    """Run a sweep, or take it up; write leaderboard.parquet and best.yaml to its folder.
 
     Raises:
-        UsageError: the space is empty, the folder is taken, a trial would not fit the cluster or
-            the data set, or no trial has reported a score.
+        UsageError: the space is empty, the folder is another sweep's or in use, a trial would not
+            fit the cluster or the data set, or no trial has reported a score.
     """
     config = located(config)
     dataset = check_sweep(config)
     folder = Path(config.run.folder) / config.run.name
-    if taken(folder):
-        raise UsageError(
-            f"{folder}: already holds a run or a sweep; choose another run.name, or delete it"
-        )
-    try:
-        (folder / TRIALS).mkdir(parents=True)
-        replace(folder / SWEEP_FILE, config.to_yaml())
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot be written ({error.strerror})") from error
-    _quiet()
-    baselines = baseline_scores(dataset, "val", config.data.validation_images)
-    with connected(config.launch.address):
-        room = check_room(config)
-        groups = min(room, config.tune.groups or room, config.tune.trials)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    _refuse_another(folder, config)
+    with alone(folder):
+        study = _claim(folder, config, dataset)
+        _say_what_is_done(study, config, console)
+        baselines = baseline_scores(dataset, "val", config.data.validation_images)
+        if _left(study, config):
+            _quiet()
+            with connected(config.launch.address):
+                _run_trials(study, config, folder, console)
+        results = ranked_trials(study, config, folder)
+        if not results or results[0].score is None:
+            reason = f"; the first {results[0].reason}" if results else ""
+            raise UsageError(f"{folder}: no trial has reported a score{reason}")
+        write_leaderboard(folder / LEADERBOARD_FILE, results, config)
+        best = config.override({**results[0].values, "run.name": f"{config.run.name}-best"})
+        with written_whole(folder / BEST_FILE) as partial_file:
+            partial_file.write_text(best.override(NO_SWEEP).to_yaml(), encoding="utf-8")
+    left = _left(study, config)
+    if left:
         console.print(
-            f"{config.tune.trials} trials over {', '.join(config.tune.space)}; worker groups: "
-            f"{groups}, of {config.launch.workers} worker(s) each"
+            f"interrupted: {left} of {config.tune.trials} trials left; the same command goes on",
+            highlight=False,
         )
-        with (
-            worker_groups(config, folder, groups, jobs=config.tune.trials) as queue,
-            SweepProgress(config, console, queue) as progress,
-        ):
-            grid = _outcome(_tuner(config, folder, groups, queue, progress), folder)
-    shutil.rmtree(folder / "ray", ignore_errors=True)
-    results = ranked([_result(folder, config, one) for one in grid])
-    if results[0].score is None:
-        raise UsageError(f"{folder}: no trial has reported a score; the first {results[0].reason}")
-    write_leaderboard(folder / LEADERBOARD_FILE, results)
-    best = config.override(results[0].values | {"run.name": f"{config.run.name}-best"})
-    replace(folder / BEST_FILE, best.override({"tune.space": {}}).to_yaml())
-    if len(results) < config.tune.trials:
-        console.print(f"interrupted after {len(results)} of {config.tune.trials} trials")
     console.print(leaderboard_table(results, baselines))
     return Sweep(folder, results, baselines)
-
-
-def _outcome(tuner: tune.Tuner, folder: Path) -> tune.ResultGrid:
-    try:
-        return tuner.fit()
-    except Exception as error:
-        # Tune meets a full disk in many places, and each fails in a way of its own.
-        if shutil.disk_usage(folder).free < ROOM_TO_WRITE:
-            raise UsageError(
-                f"{folder}: no space left on the disk; the trials so far lie in {TRIALS}/. Make "
-                "room, and start the sweep with another run.name"
-            ) from error
-        raise
 
 
 def check_sweep(config: Config) -> PreparedDataset:
@@ -157,39 +145,137 @@ def check_sweep(config: Config) -> PreparedDataset:
     return dataset
 
 
+def _refuse_another(folder: Path, config: Config) -> None:
+    """See that the folder is free, or holds this very sweep."""
+    file = folder / SWEEP_FILE
+    if file.is_file():
+        changed = changed_keys(configuration.load(file), config, FREE_TO_CHANGE)
+        if changed:
+            raise UsageError(
+                f"{folder}: holds a sweep of another configuration ({'; '.join(changed)}). Choose "
+                "another run.name, or delete that folder"
+            )
+    elif taken(folder):
+        raise UsageError(f"{folder}: exists and is no sweep; choose another run.name, or delete it")
+
+
+def _claim(folder: Path, config: Config, dataset: PreparedDataset) -> optuna.Study:
+    try:
+        (folder / TRIALS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written ({error.strerror})") from error
+    with written_whole(folder / SWEEP_FILE) as partial_file:
+        partial_file.write_text(config.to_yaml(), encoding="utf-8")
+    study = make_study(config, folder)
+    known = study.user_attrs.get(CONTENT)
+    if known is None:
+        if begun(study):
+            raise UsageError(
+                f"tune.storage: holds a study {config.run.name} of another origin; choose another "
+                "run.name"
+            )
+        study.set_user_attr(CONTENT, dataset.info.content_hash)
+    elif known != dataset.info.content_hash:
+        raise UsageError(
+            f"{dataset.path}: its content is not what the trials of {folder} were trained on; "
+            "give data.path of that data set, or choose another run.name"
+        )
+    return study
+
+
+def _say_what_is_done(study: optuna.Study, config: Config, console: Console) -> None:
+    trials = begun(study)
+    if trials:
+        running = sum(not trial.state.is_finished() for trial in trials)
+        console.print(
+            f"{len(trials) - running} of {config.tune.trials} trials are done already"
+            + (f", {running} go on from their last checkpoint" if running else ""),
+            highlight=False,
+        )
+
+
+def _left(study: optuna.Study, config: Config) -> int:
+    """Trials that are not at their end, those not yet proposed included."""
+    return config.tune.trials - sum(trial.state.is_finished() for trial in begun(study))
+
+
+def _run_trials(study: optuna.Study, config: Config, folder: Path, console: Console) -> None:
+    room = check_room(config)
+    for _ in range(RESTARTS):
+        left = _left(study, config)
+        groups = min(room, config.tune.groups or room, left)
+        console.print(
+            f"{left} trials over {', '.join(config.tune.space)}; worker groups: {groups}, of "
+            f"{config.launch.workers} worker(s) each",
+            highlight=False,
+        )
+        done = ranked_trials(study, config, folder)
+        with (
+            worker_groups(config, folder, groups, jobs=left) as queue,
+            SweepProgress(config, console, queue, done) as progress,
+        ):
+            _fit(_tuner(study, config, folder, groups, queue, progress, done), folder)
+        shutil.rmtree(folder / "ray", ignore_errors=True)
+        if not progress.lost:
+            return
+        console.print("the queue of trials died; going on from their last checkpoints")
+    raise UsageError(
+        f"{folder}: the queue of trials died {RESTARTS} times, perhaps for want of memory; the "
+        "same command goes on from their last checkpoints"
+    )
+
+
+def _fit(tuner: tune.Tuner, folder: Path) -> None:
+    try:
+        tuner.fit()
+    except Exception as error:
+        # Tune meets a full disk in many places, and each fails in a way of its own.
+        if shutil.disk_usage(folder).free < ROOM_TO_WRITE:
+            raise UsageError(
+                f"{folder}: no space left on the disk; make room, and give the same command "
+                "again: the trials go on from their last checkpoints"
+            ) from error
+        raise
+
+
 def _quiet() -> None:
-    """What Tune and Optuna say of themselves would stand between our own lines."""
+    """What Tune says of itself would stand between our own lines."""
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-    # A failed trial's reason stands on our line for it and in the leaderboard; and Tune's own
-    # record of the sweep, which it may complain about, is not what we read.
+    # Tune's own record of the sweep, which it may complain about, is not what we read.
     os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def _tuner(
-    config: Config, folder: Path, groups: int, queue: ActorHandle, progress: SweepProgress
+    study: optuna.Study,
+    config: Config,
+    folder: Path,
+    groups: int,
+    queue: ActorHandle,
+    progress: SweepProgress,
+    done: Sequence[TrialResult],
 ) -> tune.Tuner:
-    search = OptunaSearch(
-        space=partial(propose, space=config.tune.space),
-        metric=METRIC,
-        mode="max",
-        sampler=optuna.samplers.TPESampler(
-            seed=config.tune.seed, n_startup_trials=config.tune.startup_trials
-        ),
-        study_name=config.run.name,
-        storage=JournalStorage(JournalFileBackend(str(folder / STUDY_FILE))),
+    names = list(objectives(config.tune))
+    scheduler = build_scheduler(config)
+
+    def history(trial: str) -> list[Row]:
+        return read_metrics(folder / TRIALS / trial / METRICS_FILE)
+
+    for one in done:
+        if one.state != "unfinished" and one.epochs:
+            remind(scheduler, one.trial, history(one.trial), names)
+    search = StudySearch(
+        study,
+        config.tune,
+        config.training.epochs,
+        history=lambda number: history(trial_name(number)),
+        remind=partial(remind, scheduler, names=names),
     )
-    scheduler = ASHAScheduler(
-        time_attr="epoch",
-        metric=METRIC,
-        mode="max",
-        max_t=config.training.epochs,
-        grace_period=min(config.tune.grace_epochs, config.training.epochs),
-        reduction_factor=config.tune.reduction_factor,
+    trial = partial(
+        run_trial, queue=queue, trials=folder / TRIALS, objectives=objectives(config.tune)
     )
-    trial = partial(run_trial, queue=queue, trials=folder / TRIALS, keys=list(config.tune.space))
     return tune.Tuner(
         # A trial only waits: a processor reserved for it would be one that the workers lack. Ray
         # wants something reserved, so it is a little memory.
@@ -197,36 +283,30 @@ def _tuner(
         tune_config=tune.TuneConfig(
             search_alg=search,
             scheduler=scheduler,
-            num_samples=config.tune.trials,
+            num_samples=_left(study, config),
             max_concurrent_trials=groups,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial_name(trial.config[NUMBER]),
         ),
         run_config=tune.RunConfig(
-            name="tune", storage_path=str(folder / "ray"), verbose=0, callbacks=[progress]
+            name="tune",
+            storage_path=str(folder / "ray"),
+            verbose=0,
+            callbacks=[progress],
+            stop=_WhenLost(progress),
+            failure_config=tune.FailureConfig(max_failures=RESTARTS),
         ),
     )
 
 
-def _result(folder: Path, config: Config, one: tune.Result) -> TrialResult:
-    """A trial as its own metrics table tells it."""
-    name = Path(one.path).name
-    history = read_metrics(folder / TRIALS / name / METRICS_FILE)
-    best = history[best_epoch(history) - 1] if history else None
-    finished = len(history) >= config.training.epochs
-    return TrialResult(
-        trial=name,
-        values=_searched(config, one.config or {}),
-        state="failed" if one.error else "completed" if finished else "stopped",
-        epochs=len(history),
-        score=best["score"] if best else None,
-        cider=best.get("cider") if best else None,
-        recall_5=best["recall_5"] if best else None,
-        seconds=sum(row["seconds"] for row in history),
-        reason=why_failed(one.error) if one.error else "",
-    )
+class _WhenLost(tune.Stopper):
+    """Ends all trials once one has found that the queue is no more."""
 
+    def __init__(self, progress: SweepProgress) -> None:
+        self.progress = progress
 
-def _searched(config: Config, proposal: dict[str, Any]) -> dict[str, Any]:
-    """The proposed configuration keys, without the number and Optuna's questions about ``or``."""
-    return {key: proposal[key] for key in config.tune.space if key in proposal}
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
+        return False
+
+    def stop_all(self) -> bool:
+        return self.progress.lost

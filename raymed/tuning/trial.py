@@ -3,58 +3,83 @@
 It loads neither torch nor the data, so starting one costs little.
 """
 
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 from ray.actor import ActorHandle
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayActorError
 
-from raymed.launch.queue import Job
+from raymed.launch.queue import Job, Row
 
 TRIALS = "trials"
 """The folder of a sweep's trials, below its own."""
 NUMBER = "trial"
 """Key under which a proposal carries Optuna's number of the trial, beside the searched keys."""
+DECIDED = "decided"
+"""Key for how many epochs were decided on in an earlier start of the sweep."""
+FAILURE = "failure"
+"""Key of a trial's last report if its training failed: why."""
+LOST = "lost"
+"""Key of its last report if the queue is no more, and the trial is to be taken up again."""
 
 
-class TrialFailed(Exception):
-    """The trial's training failed; the message says why."""
-
-
-def run_trial(proposal: dict[str, Any], queue: ActorHandle, trials: Path, keys: list[str]) -> None:
+def run_trial(
+    proposal: dict[str, Any],
+    queue: ActorHandle,
+    trials: Path,
+    objectives: Mapping[str, str],
+) -> None:
     """Have one proposal trained, reporting each epoch to Tune.
 
     Args:
-        proposal: what Optuna proposes.
+        proposal: what Optuna proposes, with the trial's number and the epochs decided on.
         queue: a `raymed.launch.queue.JobQueue`.
         trials: the folder that takes a folder for each trial.
-        keys: the searched keys; the rest of a proposal is Optuna's own bookkeeping.
-
-    Raises:
-        TrialFailed: in the words of the worker that could not go on.
+        objectives: metrics of an epoch, each with ``max`` or ``min``.
     """
     number = proposal[NUMBER]
-    values = {key: proposal[key] for key in keys}
-    ray.get(queue.submit.remote(Job(number, str(trials / trial_name(number)), values)))
-    known = 0
-    while True:
-        row, failure = ray.get(queue.next_row.remote(number, known))
-        if row is None:
-            break
-        known += 1
-        tune.report(row)
-    if failure:
-        raise TrialFailed(failure)
+    values = {key: value for key, value in proposal.items() if key not in (NUMBER, DECIDED)}
+    job = Job(number, str(trials / trial_name(number)), values)
+    rows: list[Row] = []
+    ending: dict[str, Any] = {}
+    try:
+        decided = max(proposal[DECIDED], ray.get(queue.submit.remote(job)))
+        while True:
+            row, failure = ray.get(queue.next_row.remote(number, len(rows)))
+            if row is None:
+                break
+            rows.append(row)
+            if len(rows) > decided:
+                tune.report(with_best(rows, objectives))
+        if failure:
+            ending = {FAILURE: failure}
+    except RayActorError:
+        ending = {LOST: True}
+    if ending:
+        last = with_best(rows, objectives) if rows else _nothing(objectives)
+        tune.report({**last, **ending})
+
+
+def with_best(rows: Sequence[Row], objectives: Iterable[str]) -> dict[str, Any]:
+    """The last epoch's metrics, and each objective at the epoch of the highest score so far."""
+    best = max(rows, key=lambda row: row["score"])
+    return {**rows[-1], **{at_best(name): best[name] for name in objectives}}
+
+
+def at_best(objective: str) -> str:
+    """The key of an objective at the best epoch so far."""
+    return f"{objective}_at_best"
+
+
+def _nothing(objectives: Mapping[str, str]) -> dict[str, Any]:
+    worst = {"max": -math.inf, "min": math.inf}
+    return {"epoch": 0, **{at_best(name): worst[mode] for name, mode in objectives.items()}}
 
 
 def trial_name(number: int) -> str:
     """The name of a trial and of its folder, by Optuna's number: ``trial-004``."""
     return f"trial-{number:03d}"
-
-
-def why_failed(error: Exception) -> str:
-    """The words of a trial's failure, out of Ray's account of where it was raised."""
-    cause = error.cause if isinstance(error, RayTaskError) else error
-    return " ".join(str(cause).split()) or type(cause).__name__

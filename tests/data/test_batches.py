@@ -141,10 +141,10 @@ class First(TokenisedSplit):
     def __init__(self, dataset: PreparedDataset, train: Split, images: int) -> None:
         vocabulary = Vocabulary.most_frequent(dataset.words, dataset.tags, 1000)
         super().__init__(train, vocabulary, 12, 30)
-        self.images = images
+        self.count = images
 
     def __len__(self) -> int:
-        return self.images
+        return self.count
 
     def batch(self, rows: np.ndarray, seeds: np.ndarray, weights: np.ndarray) -> Batch:
         whole = super().batch(rows, seeds, weights)

@@ -27,7 +27,7 @@ from raymed.training.loop import TrainingStopped, Worker, train
 from tests.faults import killing
 
 EPOCHS = 10
-TIMES = ("images_per_second", "seconds")
+TIMES = ("images_per_second", "seconds", "seconds_per_report")
 IN_ONE_PROCESS = """
 import json, os, sys
 from pathlib import Path

@@ -1,4 +1,5 @@
 import math
+import random
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
 from raymed.metrics import captions
-from raymed.metrics.captions import caption_scores, cider
+from raymed.metrics.captions import caption_scores, cider, ciders
 from raymed.metrics.meteor import MeteorUnavailable
 
 REFERENCES = [
@@ -93,6 +94,46 @@ def test_meteor_stands_beside_the_other_scores(monkeypatch):
     scores = caption_scores(REFERENCES, HYPOTHESES)
     assert asked == [(REFERENCES, HYPOTHESES)]
     assert scores == replace(scores, meteor=0.25, meteor_missing=None)
+
+
+def many(seed):
+    """Reports of 30 images cut after so many words, from words of which some are rare."""
+    draw = random.Random(seed)
+    words = sorted({word for text in (*REFERENCES, *HYPOTHESES) for word in text.split()})
+
+    def text(longest):
+        chosen = draw.choices(
+            words, weights=[n**2 for n in range(1, len(words) + 1)], k=draw.randint(1, longest)
+        )
+        return " ".join(chosen)
+
+    references = [text(25) for _ in range(30)]
+    hypotheses = [text(25) if draw.random() < 0.7 else one for one in references]
+    return references, [[" ".join(h.split()[:n]) for h in hypotheses] for n in (0, 1, 2, 5, 9, 30)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_cider_of_many_sets_is_cider_of_each(seed):
+    references, sets = many(seed)
+    sets += [["unknown words only"] * 30, references, [f"  {text} \n" for text in sets[3]]]
+    expected = [cider(references, hypotheses) for hypotheses in sets]
+    assert ciders(references, sets) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert len({round(score, 6) for score in expected}) > 5
+
+
+def test_cider_of_many_sets_at_its_limits():
+    assert ciders(REFERENCES, []) == []
+    assert ciders(REFERENCES[:1], [REFERENCES[:1], [""]]) == [0, 0]
+    assert ciders(["a", "a"], [["a", "a"], ["b", ""]]) == [0, 0]
+
+
+def test_a_wrong_set_of_many_is_named():
+    with pytest.raises(ValueError, match="4 hypotheses for 5 references"):
+        ciders(REFERENCES, [HYPOTHESES, HYPOTHESES[:4]])
+    with pytest.raises(ValueError, match="nothing to score"):
+        ciders([], [[]])
+    with pytest.raises(ValueError, match=r"number 1 \(from 0\) has none"):
+        ciders(["lungs clear", " "], [["lungs clear", "lungs clear"]])
 
 
 @pytest.mark.parametrize("score", [cider, caption_scores])

@@ -153,10 +153,10 @@ def adaptive_max(channel: Matrix, out: int) -> Vector:
 
 def classify(w: Weights, image: Image) -> tuple[Vector, Vector, list[int]]:
     """Eq. 1: tag logits, the last hidden layer, and the M likeliest tags, best first."""
-    cells = len(w["tag_classifier.hidden.0.weight"][0]) // len(image.feature_map)
+    cells = len(w["encoder.hidden.0.weight"][0]) // len(image.feature_map)
     x = [a for channel in image.feature_map for a in adaptive_max(channel, math.isqrt(cells))]
     for layer in range(2):
-        name = f"tag_classifier.hidden.{layer}"
+        name = f"encoder.hidden.{layer}"
         x = [max(a, 0.0) for a in linear(w[f"{name}.weight"], x, w[f"{name}.bias"])]
         if image.kept:
             kept = zip(x, image.kept[layer], strict=True)

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torchvision import transforms
 
 from raymed.errors import UsageError
-from raymed.model.encoder import build_backbone, regions
-from raymed.model.tags import TagClassifier
+from raymed.model.encoder import build_encoder, encoder_from, grid, regions, widths
 
 
 def grey_images(count: int, size: int) -> Tensor:
@@ -23,9 +22,9 @@ def grey_images(count: int, size: int) -> Tensor:
     return torch.from_numpy(pixels)
 
 
-def test_vgg19_features_and_classifier_are_torchvisions() -> None:
+def test_vgg19_is_torchvisions_up_to_its_last_hidden_layer() -> None:
     torch.manual_seed(3)
-    encoder, pool, fully_connected = build_backbone("vgg19")
+    encoder = build_encoder("vgg19")
     # Built from the same seed, torchvision's own network has the same weights.
     torch.manual_seed(3)
     network = torchvision.models.vgg19(weights=None).eval()
@@ -40,19 +39,17 @@ def test_vgg19_features_and_classifier_are_torchvisions() -> None:
     last_convolution = max(
         i for i, layer in enumerate(network.features) if isinstance(layer, nn.Conv2d)
     )
-    classifier = TagClassifier(pool, fully_connected, tags=3, dropout=0.5).eval()
-    seen: list[Tensor] = []
-    classifier.output.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     with torch.no_grad():
-        features = encoder(images)
-        classifier(features)
+        features, hidden = encoder(images)
         x = to_input(picture).unsqueeze(0)
         expected = torch.relu(network.features[: last_convolution + 1](x))
         pooled = torch.flatten(network.avgpool(network.features[-1](expected)), 1)
         penultimate = network.classifier[:-1](pooled)
     assert features.shape == (1, 512, 14, 14)
+    assert grid("vgg19", 224) == 14
+    assert widths("vgg19") == (512, hidden.shape[1])
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(seen[0], penultimate, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(hidden, penultimate, rtol=1e-4, atol=1e-5)
 
 
 def test_regions_are_the_places_of_the_feature_map_row_by_row() -> None:
@@ -65,16 +62,47 @@ def test_regions_are_the_places_of_the_feature_map_row_by_row() -> None:
 
 
 def test_small_encoder_shapes_and_independence_of_the_batch() -> None:
-    encoder, pool, (first, second) = build_backbone("small")
-    encoder = encoder.double()
+    encoder = build_encoder("small").double()
+    depth, width = widths("small")
     images = grey_images(3, 64)
-    features = encoder(images)
-    assert features.shape == (3, encoder.width, 8, 8)
-    torch.testing.assert_close(features[1:2], encoder(images[1:2]), rtol=0, atol=1e-12)
-    assert pool(features).flatten(1).shape[1] == first.in_features
-    assert first.out_features == second.in_features
-    # The feature map of any size from 8 pixels on fits the classifier.
-    assert pool(encoder(grey_images(1, 8))).flatten(1).shape[1] == first.in_features
+    features, hidden = encoder(images)
+    assert (features.shape, hidden.shape) == ((3, depth, 8, 8), (3, width))
+    for whole, alone in zip((features, hidden), encoder(images[1:2]), strict=True):
+        torch.testing.assert_close(whole[1:2], alone, rtol=0, atol=1e-12)
+    # Images of any size from 8 pixels on fit the hidden layers.
+    for size in (8, 9, 15, 17, 30, 33, 63, 64, 65, 67):
+        features, hidden = encoder(grey_images(1, size))
+        assert (features.shape, hidden.shape) == (
+            (1, depth, *[grid("small", size)] * 2),
+            (1, width),
+        )
+
+
+def test_dropout_between_the_hidden_layers_is_drawn_from_the_seeds() -> None:
+    encoder = build_encoder("small", dropout=0.25).double().train()
+    images = grey_images(2, 16)
+    seeds = torch.tensor([7, 2**61])
+    first, last = encoder.hidden
+    feature_map, plain = encoder(images)
+    x = torch.relu(first(encoder.pool(feature_map).flatten(1)))
+    for row, seed in enumerate(seeds.tolist()):
+        draws = torch.rand(x.shape[1], generator=torch.Generator().manual_seed(seed))
+        x[row] = torch.where(draws < 0.25, 0, x[row] / 0.75)
+    expected = torch.relu(last(x))
+    torch.testing.assert_close(encoder(images, seeds)[1], expected)
+    assert not torch.allclose(plain, expected)
+
+
+def test_an_encoder_with_given_weights_is_the_one_they_are_of() -> None:
+    given = build_encoder("small")
+    state = torch.get_rng_state()
+    copy = encoder_from("small", given.state_dict())
+    assert torch.equal(torch.get_rng_state(), state)
+    images = grey_images(2, 16)
+    for ours, expected in zip(copy(images), given(images), strict=True):
+        assert torch.equal(ours, expected)
+    with pytest.raises(RuntimeError):
+        encoder_from("vgg11", given.state_dict())
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +126,8 @@ def vgg11(network: torchvision.models.VGG, monkeypatch: pytest.MonkeyPatch) -> d
 def test_weights_of_a_file(tmp_path: Path, vgg11: dict[str, Tensor]) -> None:
     file = tmp_path / "vgg11.pth"
     torch.save(vgg11, file)
-    encoder, _, (first, second) = build_backbone("vgg11", str(file))
+    encoder = build_encoder("vgg11", str(file))
+    first, second = encoder.hidden
     for name, tensor in encoder.convolutions.state_dict().items():
         assert torch.equal(tensor, vgg11[f"features.{name}"])
     for layer, place in ((first, 0), (second, 3)):
@@ -131,7 +160,7 @@ def test_file_that_holds_no_such_weights(
 ) -> None:
     write(tmp_path / name)
     with pytest.raises(UsageError, match=message) as raised:
-        build_backbone("vgg11", str(tmp_path / name))
+        build_encoder("vgg11", str(tmp_path / name))
     assert str(raised.value).startswith("model.encoder_weights: ")
 
 
@@ -156,9 +185,9 @@ def test_download_that_fails_says_what_to_do(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.urlopen", urlopen)
     with pytest.raises(UsageError, match=r"vgg11 could not be downloaded .*encoder_weights=none"):
-        build_backbone("vgg11", "imagenet")
+        build_encoder("vgg11", "imagenet")
 
 
 def test_small_has_no_weights_to_load() -> None:
     with pytest.raises(UsageError, match="no 'imagenet' weights; set it to none"):
-        build_backbone("small", "imagenet")
+        build_encoder("small", "imagenet")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from raymed.data.batches import Batch
 from raymed.model import encoder
+from raymed.model.encoder import build_encoder
 from raymed.model.system import System
 from raymed.model.systems import build_system
 from raymed.sections import SYSTEMS, ModelConfig
@@ -41,7 +42,7 @@ def draws(seed: int, count: int) -> Vector:
 
 
 class Fixed(nn.Module):
-    """An encoder whose feature map is a parameter, to take its gradient."""
+    """Convolutions whose feature map is a parameter, to take its gradient."""
 
     def __init__(self, feature_map: Tensor) -> None:
         super().__init__()
@@ -62,10 +63,10 @@ class Case:
 
     def images(self, w: Weights) -> list[Image]:
         """The batch as plain lists without padding."""
-        widths = [layer.out_features for layer in self.model.tag_classifier.hidden]
+        widths = [layer.out_features for layer in self.model.encoder.hidden]
         return [
             Image(
-                feature_map=w["encoder.feature_map"][i],
+                feature_map=w["encoder.convolutions.feature_map"][i],
                 report=[[t for t in ids if t != PAD] for ids in report if ids[0] == START],
                 stops=[stop for stop in self.batch.stops[i].tolist() if stop >= 0],
                 tags=self.batch.tags[i].nonzero().flatten().tolist(),
@@ -102,7 +103,8 @@ def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cas
         top_tags=TOP,
         dropout=DROPOUT,
     )
-    model = build_system(config, TAGS, WORDS, pretrained=False).double()
+    network = build_encoder(config.encoder, dropout=config.dropout)
+    model = build_system(config, TAGS, WORDS, network).double()
     with torch.no_grad():
         for p in model.parameters():
             # Wide enough that attention, gates and stops are far from uniform.
@@ -126,7 +128,7 @@ def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cas
         weights=torch.full((3,), 1 / 3),
         seeds=torch.tensor([11, 2**61, 5]),
     )
-    model.encoder = Fixed(torch.rand(3, 8, 3, 3, dtype=torch.float64))  # type: ignore[assignment]
+    network.convolutions = Fixed(torch.rand(3, 8, 3, 3, dtype=torch.float64))
     return Case(request.param, model.train(), batch)
 
 

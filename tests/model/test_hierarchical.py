@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from raymed.model.encoder import build_encoder
 from raymed.model.hierarchical import Hierarchical
 from raymed.model.systems import build_system
 from raymed.sections import ModelConfig
@@ -16,7 +17,8 @@ def model(request: pytest.FixtureRequest) -> Hierarchical:
     config = ModelConfig(
         system=request.param, encoder="small", hidden_size=8, embedding_size=6, top_tags=3
     )
-    model = build_system(config, TAGS, WORDS, pretrained=False).double()
+    encoder = build_encoder(config.encoder, dropout=config.dropout)
+    model = build_system(config, TAGS, WORDS, encoder).double()
     assert isinstance(model, Hierarchical)
     return model.train()
 

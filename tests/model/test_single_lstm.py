@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from raymed.model.encoder import build_encoder
 from raymed.model.single_lstm import SingleLSTM, as_sequences
 from raymed.model.systems import build_system
 from raymed.sections import ModelConfig
@@ -76,7 +77,8 @@ def test_a_sentences_attention_is_the_mean_over_its_words(system: str) -> None:
     config = ModelConfig(
         system=system, encoder="small", hidden_size=6, embedding_size=5, top_tags=TOP
     )
-    model = build_system(config, TAGS, WORDS, pretrained=False).double().eval()
+    encoder = build_encoder(config.encoder, dropout=config.dropout)
+    model = build_system(config, TAGS, WORDS, encoder).double().eval()
     assert isinstance(model, SingleLSTM)
     with torch.no_grad():
         for p in (*model.writer.parameters(), *model.tag_classifier.output.parameters()):

@@ -1,6 +1,6 @@
 """What holds for every system."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from raymed.data.batches import IGNORED, Batch
+from raymed.model.encoder import build_encoder
 from raymed.model.system import System
 from raymed.model.systems import build_system
 from raymed.sections import SYSTEMS, ModelConfig
@@ -27,7 +28,9 @@ def config_of(system: str, **others: object) -> ModelConfig:
 @pytest.fixture(params=SYSTEMS)
 def model(request: pytest.FixtureRequest) -> System:
     torch.manual_seed(0)
-    return build_system(config_of(request.param), TAGS, WORDS, pretrained=False).double().train()
+    config = config_of(request.param)
+    encoder = build_encoder(config.encoder, dropout=config.dropout)
+    return build_system(config, TAGS, WORDS, encoder).double().train()
 
 
 @pytest.fixture
@@ -113,11 +116,31 @@ def test_gradient_of_a_batch_is_the_sum_over_its_images(model: System, batch: Ba
         torch.testing.assert_close(whole, torch.stack(single).sum(dim=0), rtol=1e-9, atol=1e-12)
 
 
+def test_features_stand_for_images(model: System, batch: Batch) -> None:
+    """The model without its encoder, given the encoder's features; in float64 nothing is rounded.
+
+    Dropout is off between the encoder's layers, as where it is frozen, and on after them.
+    """
+    encoder = model.encoder
+    assert encoder is not None
+    encoder.eval()
+    from_images = losses(model, batch)
+    features = rows(batch, [3, 1, 2, 0])
+    feature_map, hidden = encoder(features.images)
+    model.encoder = None
+    features = replace(features, images=(feature_map.detach(), hidden.detach()))
+    torch.testing.assert_close(losses(model, features), from_images[:, [3, 1, 2, 0]])
+    assert not torch.allclose(losses(model.eval(), features), from_images[:, [3, 1, 2, 0]])
+    # Half the bits are enough to say the same but for rounding.
+    halved = replace(features, images=(feature_map.half(), hidden.half()))
+    torch.testing.assert_close(losses(model, halved), losses(model, features), rtol=1e-2, atol=1e-2)
+
+
 @pytest.mark.parametrize("trained", [True, False])
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_encoder_trains_only_if_told_to(system: str, batch: Batch, trained: bool) -> None:
     config = config_of(system, train_encoder=trained)
-    model = build_system(config, TAGS, WORDS, pretrained=False).double()
+    model = build_system(config, TAGS, WORDS, build_encoder(config.encoder)).double()
     gradients(model, batch)
     assert all((p.grad is not None) == trained for p in model.encoder.parameters())
     rest = [p for name, p in model.named_parameters() if not name.startswith("encoder.")]

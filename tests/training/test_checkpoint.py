@@ -12,6 +12,7 @@ from raymed.config import Config
 from raymed.data.vocabulary import Vocabulary
 from raymed.errors import UsageError
 from raymed.generation import attended, generate
+from raymed.model.encoder import build_encoder
 from raymed.model.system import Reading
 from raymed.model.systems import build_system
 from raymed.sections import SYSTEMS
@@ -38,7 +39,7 @@ class Run:
         self.folder, self.config = folder, config
         torch.manual_seed(0)
         self.model = build_system(
-            config.model, len(VOCABULARY.tags), len(VOCABULARY), pretrained=False
+            config.model, len(VOCABULARY.tags), len(VOCABULARY), build_encoder(config.model.encoder)
         )
         self.optimizer = build_optimizer(self.model, config.training)
         self.scores: list[float] = []
@@ -59,6 +60,7 @@ class Run:
             history=[
                 {"epoch": float(i), "score": score} for i, score in enumerate(self.scores, start=1)
             ],
+            curve=[{"stop_threshold": 0.05, "cider": score}, {"stop_threshold": 0.1, "cider": 0.0}],
             path=checkpoints_of(self.folder) / epoch_name(len(self.scores)),
         )
         checkpoint.save(self.model, self.optimizer)
@@ -128,7 +130,7 @@ def test_a_reloaded_system_writes_the_same_report(
     with torch.no_grad():
         # Such that images get reports that differ.
         for name, p in run.model.named_parameters():
-            if not name.startswith("encoder."):
+            if not name.startswith("encoder.convolutions."):
                 p.normal_(std=3 / p.shape[-1] ** 0.5)
     images = torch.randint(0, 256, (6, 2, 2)).byte()
     images = images.repeat_interleave(8, dim=1).repeat_interleave(8, dim=2)
@@ -216,6 +218,7 @@ def damage_json(change: Callable[[dict], object]) -> Callable[[Path], None]:
         (damage_json(lambda c: c.pop("words")), "checkpoint.json: damaged"),
         (damage_json(lambda c: c["config"].update(modle={})), "checkpoint.json: damaged"),
         (damage_json(lambda c: c.update(tags=7)), "checkpoint.json: damaged"),
+        (damage_json(lambda c: c.pop("curve")), "checkpoint.json: damaged"),
         (damage_json(lambda c: c["tags"].append("spine")), "model.safetensors: damaged"),
         (lambda folder: (folder / MODEL_FILE).unlink(), "model.safetensors: damaged"),
         (lambda folder: (folder / MODEL_FILE).write_bytes(b""), "model.safetensors: damaged"),

@@ -9,8 +9,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from raymed.config import Config
-from raymed.training.checkpoint import MODEL_FILE, Row, latest
+from raymed.training.checkpoint import MODEL_FILE, Checkpoint, Row, latest
 from raymed.training.loop import TrainingStopped, Worker, train
+
+TIMES = ("seconds", "images_per_second", "seconds_per_report")
 
 
 def worker(rank: int, world: int, configs: dict[str, Config], folder: Path) -> None:
@@ -41,6 +43,10 @@ def configs(tiny: Config) -> dict[str, Config]:
         "uneven": uneven,
         "empty-share": uneven.override({"training.batch_size": 23}),
         "clipped": uneven.override({"training.clip_norm": 0.5}),
+        # Of three validation images; or of one, where the second worker has none to write of.
+        "free": uneven.override({"tune.free_threshold": True, "tune.free_top_tags": True}),
+        "one-image": uneven.override({"data.validation_images": 1}),
+        "frozen": uneven.override({"model.train_encoder": False}),
         "diverging": uneven.override({"loss.word": 1e308}),
     }
 
@@ -52,7 +58,9 @@ def spawned(configs: dict[str, Config], tmp_path_factory: pytest.TempPathFactory
     return folder
 
 
-@pytest.mark.parametrize("name", ["uneven", "empty-share", "clipped"])
+@pytest.mark.parametrize(
+    "name", ["uneven", "empty-share", "clipped", "free", "one-image", "frozen"]
+)
 def test_two_workers_follow_one(
     configs: dict[str, Config],
     spawned: Path,
@@ -69,14 +77,21 @@ def test_two_workers_follow_one(
     assert len(alone) == len(first) == len(second) == 2
     for one, two, other in zip(alone, first, second, strict=True):
         # Both workers are told the same, the score included.
-        score = {key for key in one if key not in ("seconds", "images_per_second")}
+        score = {key for key in one if key not in TIMES}
         assert {key: two[key] for key in score} == {key: other[key] for key in score}
+        assert two["seconds_per_report"] == other["seconds_per_report"] > 0
         for key in score:
             assert two[key] == pytest.approx(one[key], rel=1e-9), key
     folders = latest(tmp_path), latest(spawned / name)
     ours, expected = (safetensors.torch.load_file(f / MODEL_FILE) for f in folders if f)
     for key in expected:
         torch.testing.assert_close(ours[key], expected[key], rtol=1e-7, atol=1e-9)
+    one, two = (Checkpoint.open(f) for f in folders if f)
+    assert len(two.curve) == len(one.curve) > 18
+    for point, expected_point in zip(two.curve, one.curve, strict=True):
+        assert point == pytest.approx(expected_point, rel=1e-9)
+    ends = two.config.generation.stop_threshold, two.config.model.top_tags
+    assert ends == (one.config.generation.stop_threshold, one.config.model.top_tags)
 
 
 def test_all_workers_stop_alike_when_training_diverges(spawned: Path) -> None:

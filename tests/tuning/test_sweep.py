@@ -11,23 +11,22 @@ import optuna
 import pyarrow.parquet as pq
 import pytest
 import ray as ray_
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from rich.console import Console
 
 from raymed import config as configuration
-from raymed.config import Config
+from raymed.config import NO_SWEEP, Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
+from raymed.launch.lock import alone
 from raymed.launch.run import run_training
 from raymed.metrics.baselines import best_constant
 from raymed.metrics.captions import cider
 from raymed.tuning.space import propose
-from raymed.tuning.sweep import STUDY_FILE, Sweep, run_sweep
-from raymed.tuning.trial import NUMBER
+from raymed.tuning.study import STUDY_FILE, build_sampler
+from raymed.tuning.sweep import Sweep, run_sweep
 from tests.faults import killing
 
-TRIALS, EPOCHS, SEED = 5, 12, 148
+TRIALS, EPOCHS, SEED = 5, 12, 80
 GOOD, BAD, DIVERGING = 0.01, 1e-6, 1e30
 SPACE = {
     "training.learning_rate": {"choice": [GOOD, BAD, DIVERGING]},
@@ -58,6 +57,13 @@ class Seen:
     killed: list[int]
     table: list[dict[str, object]]
     metrics: dict[str, list[dict[str, float]]]
+
+
+STATES = {
+    "completed": optuna.trial.TrialState.COMPLETE,
+    "stopped": optuna.trial.TrialState.PRUNED,
+    "failed": optuna.trial.TrialState.FAIL,
+}
 
 
 class Errors(logging.Handler):
@@ -116,9 +122,11 @@ def seen(config: Config, ray: None) -> Seen:  # noqa: ARG001
 def proposals(config: Config) -> list[dict[str, object]]:
     """What Optuna by itself proposes first with the sweep's seed."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler(seed=SEED, n_startup_trials=TRIALS)
-    study = optuna.create_study(sampler=sampler)
-    return [propose(study.ask(), config.tune.space) for _ in range(TRIALS)]
+    study, asked = optuna.create_study(), []
+    for number in range(TRIALS):
+        study.sampler = build_sampler(config.tune, number)
+        asked.append(propose(study.ask(), config.tune.space))
+    return asked
 
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -129,18 +137,15 @@ def test_the_seed_decides_what_is_proposed(seen: Seen) -> None:
     assert [p["training.learning_rate"] for p in expected] == [GOOD, BAD, DIVERGING, BAD, GOOD]
     assert {p["loss.attention"] == 0 for p in expected} == {True, False}
     tried = {row["trial"]: {key: row[key] for key in SPACE} for row in seen.table}
-    for proposal in expected:
-        name = f"trial-{proposal.pop(NUMBER):03d}"
+    for number, proposal in enumerate(expected):
+        name = f"trial-{number:03d}"
         assert tried[name] == proposal
         # It is also what was trained.
         trained = configuration.load(seen.sweep.folder / "trials" / name / "config.yaml")
         assert trained == seen.config.override(
             proposal
-            | {
-                "run.name": name,
-                "run.folder": str(seen.sweep.folder / "trials"),
-                "tune.space": {},
-            }
+            | {"run.name": name, "run.folder": str(seen.sweep.folder / "trials")}
+            | NO_SWEEP
         )
 
 
@@ -202,7 +207,9 @@ def test_a_trial_whose_worker_was_killed_is_taken_up_again(seen: Seen) -> None:
 
 
 def test_optunas_study_holds_the_same_values(seen: Seen) -> None:
-    storage = JournalStorage(JournalFileBackend(str(seen.sweep.folder / STUDY_FILE)))
+    # As anyone would open it who has Optuna and not this program.
+    backend = optuna.storages.journal.JournalFileBackend(str(seen.sweep.folder / STUDY_FILE))
+    storage = optuna.storages.JournalStorage(backend)
     study = optuna.load_study(study_name="sweep", storage=storage)
     assert len(study.trials) == TRIALS
     for row in seen.table:
@@ -213,15 +220,15 @@ def test_optunas_study_holds_the_same_values(seen: Seen) -> None:
                 assert key not in trial.params
             else:
                 assert trial.params[key] == row[key]
+        told = {
+            epoch: r["best_score"] for epoch, r in enumerate(seen.metrics[str(row["trial"])], 1)
+        }
+        assert trial.intermediate_values == told
+        assert trial.state == STATES[str(row["state"])]
         if row["state"] == "failed":
-            assert trial.state == optuna.trial.TrialState.FAIL
+            assert trial.user_attrs["reason"] == row["reason"]
         else:
-            assert trial.state == optuna.trial.TrialState.COMPLETE
             assert trial.value == row["score"] == row["cider"]
-            # The last row is the trial's result, told at its end.
-            *steps, last = [r["best_score"] for r in seen.metrics[str(row["trial"])]]
-            assert list(trial.intermediate_values.values())[: len(steps)] == steps
-            assert trial.value == last
     assert study.best_value == seen.table[0]["score"]
 
 
@@ -231,7 +238,7 @@ def test_training_the_best_configuration_gives_the_best_trials_scores(seen: Seen
     assert best.tune.space == {}
     name = str(seen.table[0]["trial"])
     checkpoint = run_training(best.override({"launch.workers": 0}), Console(quiet=True))
-    times = ("seconds", "images_per_second")
+    times = ("seconds", "images_per_second", "seconds_per_report")
     trial = [{k: v for k, v in row.items() if k not in times} for row in seen.metrics[name]]
     again = [{k: v for k, v in row.items() if k not in times} for row in checkpoint.history]
     assert again == trial[: len(again)]
@@ -259,8 +266,28 @@ def test_nothing_stays_reserved_in_ray(seen: Seen) -> None:
     assert not (seen.sweep.folder / "ray").exists()
 
 
-def test_a_sweeps_folder_is_not_used_twice(seen: Seen) -> None:
+def test_the_same_command_again_finds_nothing_to_do(seen: Seen) -> None:
     before = (seen.sweep.folder / "leaderboard.parquet").read_bytes()
-    with pytest.raises(UsageError, match="sweep: already holds a run or a sweep"):
-        run_sweep(seen.config, Console(quiet=True))
+    with open(os.devnull, "w") as nowhere:
+        console = Console(file=nowhere, record=True, width=80)
+        again = run_sweep(seen.config, console)
+    assert "5 of 5 trials are done already" in console.export_text()
+    assert again.results == seen.sweep.results
     assert (seen.sweep.folder / "leaderboard.parquet").read_bytes() == before
+
+
+def test_a_sweep_of_another_configuration_is_refused(seen: Seen) -> None:
+    before = (seen.sweep.folder / "leaderboard.parquet").read_bytes()
+    changed = {"training.batch_size": 5, "tune.groups": 2, "tune.seed": 1}
+    with pytest.raises(UsageError) as caught:
+        run_sweep(seen.config.override(changed), Console(quiet=True))
+    assert "training.batch_size: 4 -> 5; tune.seed: 80 -> 1" in str(caught.value)
+    assert (seen.sweep.folder / "leaderboard.parquet").read_bytes() == before
+
+
+def test_a_second_start_at_the_same_time_stops(seen: Seen) -> None:
+    with (
+        alone(seen.sweep.folder),
+        pytest.raises(UsageError, match=f"another raymed works on it .process {os.getpid()} on"),
+    ):
+        run_sweep(seen.config, Console(quiet=True))

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from raymed.model.encoder import Encoder
 from raymed.model.single_lstm import ReportWriter, SingleLSTM
 from raymed.model.system import Context, Seen, State, Written, glorot
 from raymed.model.tags import SemanticFeatures
@@ -92,8 +93,8 @@ class Model(SingleLSTM):
 
     writer: SemanticLSTM
 
-    def __init__(self, config: ModelConfig, tags: int, words: int, pretrained: bool) -> None:
-        super().__init__(config, tags, words, pretrained)
+    def __init__(self, config: ModelConfig, tags: int, words: int, encoder: Encoder | None) -> None:
+        super().__init__(config, tags, words, encoder)
         size = config.embedding_size
         self.semantic_features = SemanticFeatures(tags, config.top_tags, size)
         self.writer = SemanticLSTM(words, size, self.tag_classifier.width, config.hidden_size)

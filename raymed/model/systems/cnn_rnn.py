@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from raymed.model.encoder import Encoder
 from raymed.model.single_lstm import ReportWriter, SingleLSTM
 from raymed.model.system import Context, Seen, glorot
 from raymed.model.word_lstm import WordLSTM
@@ -19,8 +20,8 @@ class Model(SingleLSTM):
     from this system by the hierarchy alone; no dropout on the words and no ensemble.
     """
 
-    def __init__(self, config: ModelConfig, tags: int, words: int, pretrained: bool) -> None:
-        super().__init__(config, tags, words, pretrained)
+    def __init__(self, config: ModelConfig, tags: int, words: int, encoder: Encoder | None) -> None:
+        super().__init__(config, tags, words, encoder)
         self.w_image = nn.Linear(self.tag_classifier.width, config.embedding_size, bias=False)
         self.writer = ImageThenWords(words, config.embedding_size, config.hidden_size)
         glorot(self.w_image, self.writer)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from raymed.model.encoder import Encoder
 from raymed.model.single_lstm import ReportWriter, SingleLSTM
 from raymed.model.system import Context, Seen, State, Written, glorot
 from raymed.sections import ModelConfig
@@ -50,8 +51,8 @@ class FactoredLSTM(ReportWriter):
 class Model(SingleLSTM):
     """Choices: f is the overall image feature (Donahue et al. take their CNN's fc7 or fc8)."""
 
-    def __init__(self, config: ModelConfig, tags: int, words: int, pretrained: bool) -> None:
-        super().__init__(config, tags, words, pretrained)
+    def __init__(self, config: ModelConfig, tags: int, words: int, encoder: Encoder | None) -> None:
+        super().__init__(config, tags, words, encoder)
         width = self.tag_classifier.width
         self.writer = FactoredLSTM(words, config.embedding_size, width, config.hidden_size)
         glorot(self.writer)

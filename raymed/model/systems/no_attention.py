@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from raymed.model.encoder import Encoder
 from raymed.model.hierarchical import Attend, Hierarchical
 from raymed.model.system import Seen, glorot
 from raymed.sections import ModelConfig
@@ -14,8 +15,8 @@ class Model(Hierarchical):
     brings it to the sentence LSTM's width, stands where eq. 4 has it.
     """
 
-    def __init__(self, config: ModelConfig, tags: int, words: int, pretrained: bool) -> None:
-        super().__init__(config, tags, words, pretrained)
+    def __init__(self, config: ModelConfig, tags: int, words: int, encoder: Encoder | None) -> None:
+        super().__init__(config, tags, words, encoder)
         self.w_fc = nn.Linear(self.tag_classifier.width, config.hidden_size, bias=False)
         glorot(self.w_fc)
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from raymed.model.attention import Attention, coverage_penalty
+from raymed.model.encoder import Encoder
 from raymed.model.single_lstm import ReportWriter, SingleLSTM
 from raymed.model.system import Context, Seen, State, Written, glorot
 from raymed.sections import ModelConfig
@@ -74,10 +75,10 @@ class Model(SingleLSTM):
 
     writer: AttendingLSTM
 
-    def __init__(self, config: ModelConfig, tags: int, words: int, pretrained: bool) -> None:
-        super().__init__(config, tags, words, pretrained)
+    def __init__(self, config: ModelConfig, tags: int, words: int, encoder: Encoder | None) -> None:
+        super().__init__(config, tags, words, encoder)
         self.writer = AttendingLSTM(
-            words, config.embedding_size, self.encoder.width, config.hidden_size
+            words, config.embedding_size, self.visual_width, config.hidden_size
         )
         glorot(self.writer)
 

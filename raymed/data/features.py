@@ -1,0 +1,109 @@
+"""Features of a split's images, float16, in Arrow files of the local cache.
+
+A split lies in files of `FILE_ROWS` images each, `train-00000.arrow` and so on. Each is written
+whole by one process, so many can share the work, and what was done before a kill is not lost.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from raymed.data.mapped import gather, map_batches, rows_of, whole_file
+
+FILE_ROWS = 64
+"""Images of each file but a split's last; with VGG-19 at 224 pixels a file takes 13 MiB."""
+
+
+@dataclass(frozen=True)
+class SplitFeatures:
+    """The features of one split.
+
+    Attributes:
+        folder: of the files.
+        split: its name.
+        count: images of the split.
+        map_shape: (D, h, w).
+        width: F.
+    """
+
+    folder: Path
+    split: str
+    count: int
+    map_shape: tuple[int, int, int]
+    width: int
+
+    @property
+    def files(self) -> list[Path]:
+        numbers = range(-(-self.count // FILE_ROWS))
+        return [self.folder / f"{self.split}-{number:05d}.arrow" for number in numbers]
+
+    @property
+    def row_bytes(self) -> int:
+        return 2 * (int(np.prod(self.map_shape)) + self.width)
+
+    def rows_of_file(self, number: int) -> np.ndarray:
+        """The rows of the split that a file holds."""
+        first = number * FILE_ROWS
+        return np.arange(first, min(first + FILE_ROWS, self.count))
+
+    def is_whole(self, number: int) -> bool:
+        """Whether a file is there and not a part of one."""
+        return self._map(number) is not None
+
+    def write(self, number: int, chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
+        """Write a file of feature maps [n, D, h, w] and hidden layers [n, F], in order.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        path = self.files[number]
+        # Of a process that was killed while it wrote this file.
+        for left in self.folder.glob(f"{path.name}.*.partial"):
+            left.unlink(missing_ok=True)
+        feature_maps, hidden = (np.concatenate(each) for each in zip(*chunks, strict=True))
+        columns = [_column(feature_maps), _column(hidden)]
+        with whole_file(path) as partial, pa.ipc.new_file(str(partial), self._schema) as writer:
+            writer.write_batch(pa.record_batch(columns, schema=self._schema))
+
+    def rows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Copy rows [n] out of mapped memory: float16 [n, D, h, w] and [n, F].
+
+        Raises:
+            IndexError: a row number is out of range.
+        """
+        feature_maps, hidden = self._mapped
+        return gather(feature_maps, FILE_ROWS, rows), gather(hidden, FILE_ROWS, rows)
+
+    @cached_property
+    def _mapped(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        batches: list[Any] = [self._map(number) for number in range(len(self.files))]
+        assert None not in batches
+        return (
+            [rows_of(batch["feature_map"], self.map_shape, np.float16) for batch in batches],
+            [rows_of(batch["hidden"], (self.width,), np.float16) for batch in batches],
+        )
+
+    @property
+    def _schema(self) -> pa.Schema:
+        size = int(np.prod(self.map_shape))
+        return pa.schema(
+            [
+                ("feature_map", pa.list_(pa.float16(), size)),
+                ("hidden", pa.list_(pa.float16(), self.width)),
+            ]
+        )
+
+    def _map(self, number: int) -> pa.RecordBatch | None:
+        length = len(self.rows_of_file(number))
+        batches = map_batches(self.files[number], self._schema, [length])
+        return batches[0] if batches else None
+
+
+def _column(values: np.ndarray) -> pa.FixedSizeListArray:
+    flat = values.astype(np.float16, copy=False).reshape(len(values), -1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])

@@ -1,0 +1,119 @@
+"""Training several runs side by side on worker groups, each to its end, and following them."""
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from raymed.config import Config
+from raymed.errors import UsageError
+from raymed.launch.cluster import connected
+from raymed.launch.groups import worker_groups
+from raymed.launch.queue import Job
+from raymed.launch.trainer import check_room
+
+
+def train_side_by_side(
+    runs: Mapping[Path, Config],
+    base: Config,
+    folder: Path,
+    split: str | None,
+    outcome: Callable[[Path], str],
+    console: Console,
+) -> None:
+    """Train runs as far as they are not trained, as many at a time as there is room for.
+
+    Args:
+        runs: configurations by the runs' folders.
+        base: what they have in common: workers, their number, the cluster.
+        folder: takes Ray's own state meanwhile.
+        split: on which each is to be scored in the end, if any.
+        outcome: of a finished run, in words.
+        console: gets a line for each run that ends.
+
+    Raises:
+        UsageError: there is no room, runs failed, or the queue died; the others stay finished.
+    """
+    with connected(base.launch.address):
+        groups = min(check_room(base), base.tune.groups or len(runs), len(runs))
+        console.print(
+            f"{len(runs)} runs to train; worker groups: {groups}, of {base.launch.workers} "
+            "worker(s) each",
+            highlight=False,
+        )
+        try:
+            with worker_groups(base, folder, groups, jobs=len(runs)) as queue:
+                failures = _follow(queue, runs, base, split, outcome, console)
+        except RayActorError as error:
+            raise UsageError(
+                f"{folder}: the queue of runs died, perhaps for want of memory; the same command "
+                "goes on from their last checkpoints"
+            ) from error
+        finally:
+            shutil.rmtree(folder / "ray", ignore_errors=True)
+    if failures:
+        raise UsageError(
+            f"{folder}: {len(failures)} of {len(runs)} runs failed; give the same command again to "
+            "train these once more\n" + "\n".join(failures)
+        )
+
+
+def _follow(
+    queue: ActorHandle,
+    runs: Mapping[Path, Config],
+    base: Config,
+    split: str | None,
+    outcome: Callable[[Path], str],
+    console: Console,
+) -> list[str]:
+    """Submit the runs and say when each ends; the failures, in words."""
+    tree = base.model_dump(mode="json", by_alias=True)
+    for number, (folder, config) in enumerate(runs.items()):
+        job = Job(number, str(folder), _altered(config, tree), split)
+        ray.get(queue.submit.remote(job, free=True))
+    began = time.monotonic()
+    ended: set[int] = set()
+    failures = []
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    task = bar.add_task("runs", total=len(runs))
+    with bar:
+        while len(ended) < len(runs):
+            time.sleep(0.5)
+            jobs: list[Job] = ray.get(queue.states.remote())
+            running = [j for j in jobs if j.attempts and not j.ended]
+            names = [f"{Path(j.folder).name} epoch {len(j.rows)}" for j in running]
+            for job in jobs:
+                if job.ended and job.number not in ended:
+                    ended.add(job.number)
+                    folder = Path(job.folder)
+                    said = f"failed: {job.failure}" if job.failure else outcome(folder)
+                    if job.failure:
+                        failures.append(f"  {folder.name}: {said}")
+                    line = f"{time.monotonic() - began:4.0f} s  {folder.name}: {said}"
+                    console.print(line, highlight=False, markup=False, soft_wrap=True)
+            bar.update(task, completed=len(ended), description=", ".join(names) or "runs")
+    return failures
+
+
+def _altered(config: Config, base: dict[str, Any]) -> dict[str, Any]:
+    """The dotted keys in which a configuration differs from the one the groups know."""
+    return {
+        f"{section}.{key}": value
+        for section, values in config.model_dump(mode="json", by_alias=True).items()
+        for key, value in values.items()
+        if value != base[section][key]
+    }

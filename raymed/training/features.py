@@ -1,0 +1,214 @@
+"""Freezing an encoder: its features of a data set, computed once and mapped by every run.
+
+They lie in a folder of the local cache whose name is a hash of all that they depend on: the
+encoder's weights, the data set's content, and how pixels become the encoder's input. Files are
+small (`raymed.data.features`), and each is computed by whoever first locks it: the workers of one
+run share the work, and so do runs that want the same features at the same time. Workers that see
+other caches, on other nodes, find nothing there and compute it all. A lock is the operating
+system's and ends with its process, so a killed worker's file is computed by another.
+"""
+
+import fcntl
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+
+from raymed.config import Config
+from raymed.data.dataset import PreparedDataset, Split
+from raymed.data.features import SplitFeatures
+from raymed.data.mapped import cache_folder, whole_file
+from raymed.errors import UsageError
+from raymed.model.encoder import Encoder, grid, widths
+from raymed.training.checkpoint import ENCODER, ENCODER_FILE, Checkpoint
+from raymed.training.start import build_starting_encoder, encoder_run
+from raymed.training.worker import Worker
+
+LOCK_FILE = "lock"
+STEP = 8
+"""Images that the encoder sees at a time: VGG-19's widest layer then takes 100 MB."""
+
+_digests: dict[tuple[object, ...], str] = {}
+"""Hashes of encoders by where they come from. A worker that trains one trial after the other would
+else read half a gigabyte of weights for each, only to learn that nothing has changed."""
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A frozen encoder in the cache.
+
+    Attributes:
+        encoder_file: its weights.
+        features: by split, of ``train`` and ``val``.
+    """
+
+    encoder_file: Path
+    features: dict[str, SplitFeatures]
+
+
+def freeze(
+    config: Config,
+    dataset: PreparedDataset,
+    splits: dict[str, Split],
+    start: Checkpoint | None,
+    worker: Worker,
+    progress: Callable[[int, int], None] | None,
+) -> Frozen:
+    """The features of the encoder that a run starts from, computed where they are not there yet.
+
+    Args:
+        config: of the run.
+        dataset: that it is trained on.
+        splits: of the data set, to compute the features of.
+        start: the checkpoint that the run goes on or starts from, if any.
+        worker: its device computes; its rank decides which share it begins with.
+        progress: called with how many images are done, and of how many.
+
+    Raises:
+        UsageError: the weights cannot be read, a feature does not fit float16, or the cache cannot
+            be written.
+    """
+    encoder: Encoder | None = None
+    origin = _origin(config, start)
+    if origin not in _digests:
+        encoder = build_starting_encoder(config, start)
+        _digests[origin] = digest(encoder)
+    name, size = config.model.encoder, dataset.info.image_size
+    depends_on = (name, _digests[origin], dataset.info.content_hash, size)
+    key = hashlib.sha256(repr(depends_on).encode()).hexdigest()
+    folder = cache_folder("features", key)
+    side, (depth, width) = grid(name, size), widths(name)
+    features = {
+        split: SplitFeatures(folder, split, len(splits[split]), (depth, side, side), width)
+        for split in splits
+    }
+    frozen = Frozen(folder / ENCODER_FILE, features)
+    whole = all(each.is_whole(n) for each in features.values() for n in range(len(each.files)))
+    if not (whole and _is_encoder(frozen.encoder_file)):
+        encoder = (encoder or build_starting_encoder(config, start)).to(worker.device)
+        try:
+            _compute(frozen, splits, encoder, worker, progress)
+        except OSError as error:
+            total = sum(each.count * each.row_bytes for each in features.values())
+            raise UsageError(
+                f"{folder}: cannot write the encoder's features ({error.strerror or error}); they "
+                f"need {total / 2**20:,.0f} MiB. Make room, or set XDG_CACHE_HOME to a folder with "
+                "room, on a disk that has file locks"
+            ) from error
+    return frozen
+
+
+def digest(encoder: Encoder) -> str:
+    """A hash of an encoder's weights and of how it scales pixels."""
+    content = hashlib.sha256()
+    tensors = {**encoder.state_dict(), "mean": encoder.mean, "std": encoder.std}
+    for name, tensor in sorted(tensors.items()):
+        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        content.update(tensor.detach().cpu().contiguous().numpy().data)
+    return content.hexdigest()
+
+
+def _origin(config: Config, start: Checkpoint | None) -> tuple[object, ...]:
+    """Where a run's encoder comes from: equal for equal weights in the life of a process."""
+    model = config.model
+    source = start or encoder_run(model)
+    dtype = torch.get_default_dtype()
+    if source is None and model.encoder_weights == "none":
+        return model.encoder, config.training.seed, dtype
+    if source is None and model.encoder_weights == "imagenet":
+        return model.encoder, "imagenet", dtype
+    file = source.encoder_file if source else Path(model.encoder_weights)
+    try:
+        stat = file.stat()
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read ({error.strerror})") from error
+    return model.encoder, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, dtype
+
+
+def _compute(
+    frozen: Frozen,
+    splits: dict[str, Split],
+    encoder: Encoder,
+    worker: Worker,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Write what is missing, together with whoever else does, and return when all is there."""
+    folder = frozen.encoder_file.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [(name, n) for name, each in frozen.features.items() for n in range(len(each.files))]
+    sizes = [len(frozen.features[name].rows_of_file(n)) for name, n in files]
+    # Each begins with a share of its own, and goes on with those of the others.
+    first = worker.rank * len(files) // worker.world
+    order = [*range(first, len(files)), *range(first)]
+    done: set[int] = set()
+    if progress:
+        progress(0, sum(sizes))
+    with (folder / LOCK_FILE).open("a+b") as lock:
+        with _locked(lock, len(files), wait=True):
+            if not _is_encoder(frozen.encoder_file):
+                _write_encoder(frozen.encoder_file, encoder)
+        # At first what another is writing is passed over; then there is only that to wait for.
+        for wait in (False, True):
+            for place in order:
+                name, n = files[place]
+                features = frozen.features[name]
+                with _locked(lock, place, wait) as ours:
+                    if ours and not features.is_whole(n):
+                        rows = features.rows_of_file(n)
+                        features.write(n, _chunks(encoder, splits[name], rows, worker.device))
+                if ours:
+                    done.add(place)
+                if ours and progress:
+                    progress(sum(sizes[each] for each in done), sum(sizes))
+
+
+@contextmanager
+def _locked(lock: BinaryIO, place: int, wait: bool) -> Iterator[bool]:
+    """Hold one byte of the lock file; False, at once, if another process does and we can't wait."""
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, place)
+    except (BlockingIOError, PermissionError):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        fcntl.lockf(lock, fcntl.LOCK_UN, 1, place)
+
+
+@torch.inference_mode()
+def _chunks(
+    encoder: Encoder, split: Split, rows: np.ndarray, device: torch.device
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The features of some rows, float16, a few images at a time."""
+    for start in range(0, len(rows), STEP):
+        images = torch.from_numpy(split.pixels(rows[start : start + STEP])).to(device)
+        feature_map, hidden = (each.half().cpu() for each in encoder(images))
+        if not (feature_map.isfinite().all() and hidden.isfinite().all()):
+            raise UsageError(
+                "model.encoder_weights: a feature of the frozen encoder is not finite in float16: "
+                "give other weights, or set model.train_encoder=true"
+            )
+        yield feature_map.numpy(), hidden.numpy()
+
+
+def _write_encoder(file: Path, encoder: Encoder) -> None:
+    state = {f"{ENCODER}{name}": tensor.cpu() for name, tensor in encoder.state_dict().items()}
+    with whole_file(file) as partial:
+        safetensors.torch.save_file(state, partial)
+
+
+def _is_encoder(file: Path) -> bool:
+    """Whether the file is there and has the length that its header says."""
+    try:
+        with safetensors.safe_open(file, "pt") as opened:
+            return any(name.startswith(ENCODER) for name in opened.keys())  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError):
+        return False

@@ -1,0 +1,103 @@
+"""Tune's search algorithm over a sweep's Optuna study: interrupted trials first, then new ones.
+
+Tune's own OptunaSearch only asks for new trials, and tells those that are stopped early as
+complete.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from raymed.launch.queue import Row
+from raymed.sections import TuneConfig
+from raymed.tuning.space import propose
+from raymed.tuning.study import REASON, begun, build_sampler, objectives
+from raymed.tuning.trial import DECIDED, FAILURE, LOST, NUMBER, at_best
+
+History = Callable[[int], Sequence[Row]]
+"""The epochs of a trial, by its number, that lie on the disk."""
+
+
+class StudySearch(Searcher):
+    """Proposes what the study has, tells it what came of it.
+
+    Args:
+        study: of the sweep.
+        config: of the search.
+        epochs: that a trial trains if it is not stopped.
+        history: of the trials that go on from an earlier start.
+        remind: told of the epochs of these that were decided on: Tune's id of the trial, epochs.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        config: TuneConfig,
+        epochs: int,
+        history: History,
+        remind: Callable[[str, Sequence[Row]], None],
+    ) -> None:
+        self.names = list(objectives(config))
+        super().__init__(at_best(self.names[0]), objectives(config)[self.names[0]])
+        self.study = study
+        self.config = config
+        self.epochs = epochs
+        self.history = history
+        self.remind = remind
+        self.interrupted = [t for t in begun(study) if t.state == TrialState.RUNNING]
+        self.asked: dict[str, optuna.Trial] = {}
+        self.reported: dict[str, set[int]] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        decided = 0
+        if self.interrupted:
+            frozen = self.interrupted.pop(0)
+            self.study.sampler = build_sampler(self.config, frozen.number)
+            trial = optuna.Trial(self.study, frozen._trial_id)
+            self.reported[trial_id] = set(frozen.intermediate_values)
+            rows = self.history(frozen.number)
+            # Whether its last epoch was to be followed by another was perhaps not decided yet.
+            decided = max(len(rows) - 1, 0)
+            self.remind(trial_id, rows[:decided])
+        else:
+            self.study.sampler = build_sampler(self.config, len(begun(self.study)))
+            trial = self.study.ask()
+            self.reported[trial_id] = set()
+        self.asked[trial_id] = trial
+        return {**propose(trial, self.config.space), NUMBER: trial.number, DECIDED: decided}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        # Optuna takes no values of single epochs where there are several objectives.
+        if len(self.names) == 1 and not {FAILURE, LOST} & result.keys():
+            epoch = int(result["epoch"])
+            if epoch not in self.reported[trial_id]:
+                self.reported[trial_id].add(epoch)
+                self.asked[trial_id].report(result[at_best(self.names[0])], epoch)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        trial = self.asked[trial_id]
+        if error or not result or LOST in result:
+            # It stays running in the study, so that the next start takes it up.
+            return
+        if FAILURE in result:
+            trial.set_user_attr(REASON, result[FAILURE])
+            self.study.tell(trial, state=TrialState.FAIL)
+            return
+        self.on_trial_result(trial_id, result)
+        if len(self.names) == 1 and result["epoch"] < self.epochs:
+            self.study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self.study.tell(trial, [result[at_best(name)] for name in self.names])
+
+    def save(self, checkpoint_path: str) -> None:
+        # All it knows is in the study; Tune wants a file.
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a sweep is taken up from its study")

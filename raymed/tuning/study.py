@@ -1,0 +1,161 @@
+"""The Optuna study of a sweep: its storage, its sampler, and what it knows of each trial.
+
+The study is the one record of what was proposed and how it ended: the leaderboard is made of it,
+a sweep is taken up from it, and Optuna's own tools open it.
+"""
+
+import importlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from raymed.config import Config
+from raymed.errors import UsageError
+from raymed.sections import TuneConfig
+from raymed.tuning.space import as_parameters
+
+STUDY_FILE = "optuna.journal"
+REASON = "reason"
+"""User attribute of a failed trial."""
+CONTENT = "content_hash"
+"""User attribute of a study: of the prepared data set that its trials are trained on."""
+NEEDS = {"cma_es": ("cmaes",), "gp": ("scipy", "torch"), "qmc": ("scipy",)}
+
+
+def objectives(config: TuneConfig) -> dict[str, str]:
+    """What is searched for and in which direction, ``max`` or ``min``; the first comes first."""
+    return {str(k): str(v) for k, v in config.objectives.items()} or {"score": "max"}
+
+
+def make_study(config: Config, folder: Path) -> optuna.Study:
+    """Make a sweep's study with the points that come first, or go on with the one that is there.
+
+    Nobody else may be writing to it.
+
+    Raises:
+        UsageError: the storage cannot be opened, the journal is damaged, or the sampler's package
+            is missing.
+    """
+    if config.tune.storage is None:
+        _mend(folder / STUDY_FILE)
+    sampler = build_sampler(config.tune, 0)
+    directions = [
+        "maximize" if direction == "max" else "minimize"
+        for direction in objectives(config.tune).values()
+    ]
+    with _opening(config, folder):
+        study = optuna.create_study(
+            study_name=config.run.name,
+            storage=_storage(config, folder),
+            sampler=sampler,
+            pruner=optuna.pruners.NopPruner(),
+            directions=directions,
+            load_if_exists=True,
+        )
+        for point in config.tune.points_to_evaluate:
+            study.enqueue_trial(as_parameters(point, config.tune.space), skip_if_exists=True)
+    return study
+
+
+def open_study(config: Config, folder: Path) -> optuna.Study:
+    """Open a sweep's study to read it, which may be done at any time.
+
+    Raises:
+        UsageError: there is none, or it cannot be read.
+    """
+    if config.tune.storage is None and not (folder / STUDY_FILE).is_file():
+        raise UsageError(f"{folder}: holds no sweep: it has no {STUDY_FILE}")
+    with _opening(config, folder):
+        return optuna.load_study(study_name=config.run.name, storage=_storage(config, folder))
+
+
+def build_sampler(config: TuneConfig, number: int) -> BaseSampler:
+    """Optuna's sampler of that name for the trial of that number.
+
+    Each trial has random numbers of its own, so what is proposed for it depends on the seed, its
+    number and what the study was told by then, and not on how often the sweep was interrupted.
+
+    Raises:
+        UsageError: a package that it needs is not installed.
+    """
+    for package in NEEDS.get(config.sampler, ()):
+        try:
+            importlib.import_module(package)
+        except ImportError:
+            raise UsageError(
+                f"tune.sampler: {config.sampler} needs the package {package}: install it, or take "
+                "another sampler"
+            ) from None
+    seed = int(np.random.SeedSequence([config.seed, number]).generate_state(1)[0])
+    startup = config.startup_trials
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        if config.sampler == "tpe":
+            # Grouped, so that keys searched under a condition are modelled together with the rest;
+            # with the liar, groups that propose at the same time do not propose the same.
+            return optuna.samplers.TPESampler(
+                seed=seed,
+                n_startup_trials=startup,
+                multivariate=True,
+                group=True,
+                constant_liar=True,
+            )
+        if config.sampler == "cma_es":
+            return optuna.samplers.CmaEsSampler(
+                seed=seed, n_startup_trials=startup, warn_independent_sampling=False
+            )
+        if config.sampler == "gp":
+            return optuna.samplers.GPSampler(
+                seed=seed, n_startup_trials=startup, warn_independent_sampling=False
+            )
+        if config.sampler == "qmc":
+            # One sequence, of which the study remembers how far it was used.
+            return optuna.samplers.QMCSampler(
+                seed=config.seed,
+                scramble=True,
+                independent_sampler=optuna.samplers.RandomSampler(seed=seed),
+                warn_independent_sampling=False,
+            )
+        return optuna.samplers.RandomSampler(seed=seed)
+
+
+def begun(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """The trials that were proposed so far, by number; points that wait their turn were not."""
+    return [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
+
+
+def _storage(config: Config, folder: Path) -> BaseStorage:
+    if config.tune.storage is not None:
+        return RDBStorage(config.tune.storage)
+    return JournalStorage(JournalFileBackend(str(folder / STUDY_FILE)))
+
+
+@contextmanager
+def _opening(config: Config, folder: Path) -> Iterator[None]:
+    try:
+        yield
+    # Database drivers and the journal's reader each raise their own.
+    except Exception as error:
+        where = config.tune.storage or folder / STUDY_FILE
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UsageError(
+            f"{where}: Optuna's study {config.run.name} cannot be opened ({reason}); see "
+            "tune.storage"
+        ) from error
+
+
+def _mend(journal: Path) -> None:
+    """Drop what a killed process left: half of a last line, and Optuna's lock on the journal."""
+    journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
+    if journal.exists() and not (content := journal.read_bytes()).endswith(b"\n"):
+        with journal.open("r+b") as file:
+            file.truncate(content.rfind(b"\n") + 1)
