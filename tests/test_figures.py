@@ -62,11 +62,12 @@ def assert_png(path: Path) -> None:
 
 
 def abnormal(split: Split) -> list[int]:
-    """Images of which at least one sentence has no word of normality."""
+    """Images of which at least one sentence has no word of normality, and no tag says normal."""
     return [
         row
         for row, sentences in enumerate(split.sentences)
         if any(not NORMAL & set(sentence.split()) for sentence in sentences)
+        and "normal" not in split.tags[row]
     ]
 
 

@@ -32,8 +32,10 @@ def run_training(config: Config, console: Console) -> Checkpoint:
     """
     config = located(config)
     dataset = check(config)
-    with alone(Path(config.run.folder) / config.run.name):
-        folder = claim(config)
+    folder = Path(config.run.folder) / config.run.name
+    _refuse_foreign(folder)
+    with alone(folder):
+        claim(config)
         done = epochs_done(folder, dataset)
         if done >= config.training.epochs:
             _say(console, f"{folder}: already trained for {done} epochs; nothing to do")
@@ -79,14 +81,19 @@ def claim(config: Config) -> Path:
                 f"{folder}: holds a run of another configuration ({'; '.join(changed)}). Choose "
                 "another run.name, or delete that folder"
             )
-    elif taken(folder):
-        raise UsageError(f"{folder}: exists and is no run; choose another run.name")
+    else:
+        _refuse_foreign(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         replace(file, config.to_yaml())
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written ({error.strerror})") from error
     return folder
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if taken(folder) and not (folder / CONFIG_FILE).is_file():
+        raise UsageError(f"{folder}: exists and is no run; choose another run.name")
 
 
 def changed_keys(before: Config, now: Config, free: tuple[str, ...]) -> list[str]:

@@ -73,7 +73,8 @@ def ranked_trials(study: optuna.Study, config: Config, folder: Path) -> list[Tri
         for r in results
         if r.best
     }
-    told = [trial_name(t.number) for t in trials if t.state == TrialState.COMPLETE]
+    complete = {trial_name(t.number) for t in trials if t.state == TrialState.COMPLETE}
+    told = complete & goodness.keys()
     front = {
         name
         for name in told
