@@ -194,6 +194,16 @@ def test_base_is_read_first_and_relative_to_the_file(write: Callable[..., Path])
     assert set(config.tune.space) == set(SPACE)
 
 
+def test_of_several_bases_the_later_wins(write: Callable[..., Path]) -> None:
+    write({"loss": {"tag": 2, "word": 2}, "tune": {"trials": 5}}, "a.yaml")
+    write({"loss": {"tag": 3}, "tune": {"space": SPACE}}, "b.yaml")
+    config = load(write({"base": ["a.yaml", "b.yaml"], "tune": {"trials": 7}}))
+    assert (config.loss.tag, config.loss.word, config.tune.trials) == (3, 2, 7)
+    assert set(config.tune.space) == set(SPACE)
+    with pytest.raises(UsageError, match=r"base: must be the path of a YAML file, not 3"):
+        load(write({"base": ["a.yaml", 3]}))
+
+
 def test_faults_of_files(write: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"absent.yaml: cannot be read"):
         load(tmp_path / "absent.yaml")

@@ -7,7 +7,9 @@ import yaml
 
 from raymed.config import Config, load
 
-FILES = sorted((Path(__file__).parents[1] / "tune_configs").glob("*.yaml"))
+FOLDER = Path(__file__).parents[1] / "tune_configs"
+FILES = sorted(FOLDER.glob("*.yaml"))
+SPACES = sorted((FOLDER / "spaces").glob("*.yaml"))
 MISSION = {
     "loss.tag",
     "loss.sent",
@@ -24,7 +26,20 @@ def test_there_are_runs_and_sweeps():
     assert any(space >= MISSION for space in spaces)
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+@pytest.mark.parametrize("space", SPACES, ids=lambda file: file.name)
+@pytest.mark.parametrize("data", ["iu_xray", "own"])
+def test_each_space_is_a_sweep_of_each_data_set(space, data):
+    config, run = load(FOLDER / f"{data}_{space.name}"), load(FOLDER / f"{data}.yaml")
+    assert config.tune == load(space).tune
+    assert config.data == run.data
+    # The paper's settings, which are the defaults, come first.
+    paper = Config().model_dump()
+    for key, value in config.tune.points_to_evaluate[0].items():
+        section, name = key.split(".")
+        assert value == paper[section][name]
+
+
+@pytest.mark.parametrize("file", [*FILES, *SPACES], ids=lambda file: file.name)
 def test_a_shipped_file_loads_and_prints_complete(file):
     config = load(file)
     complete = yaml.safe_load(config.to_yaml(comments=True))

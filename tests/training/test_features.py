@@ -210,6 +210,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*.arrow")}
 
 
+@pytest.mark.slow
 def test_several_processes_share_the_work(
     frozen: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +239,7 @@ def test_several_processes_share_the_work(
     assert bytes_of(alone) == bytes_of(folder)
 
 
+@pytest.mark.slow
 def test_a_killed_process_keeps_nobody_waiting(frozen: Config, tmp_path: Path) -> None:
     spawn = get_context("spawn")
     begin, log = spawn.Barrier(1), tmp_path / "log"

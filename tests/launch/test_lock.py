@@ -1,0 +1,40 @@
+"""A folder is one command's at a time, and nobody's once its process is dead."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raymed.errors import UsageError
+from raymed.launch.lock import alone
+
+HOLD = (
+    "import sys, time; from pathlib import Path; from raymed.launch.lock import alone\n"
+    "with alone(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
+)
+
+
+def test_held_by_a_process_and_let_go_by_its_death(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "run"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        words = f"{folder}: another raymed works on it .process {holder.pid} on "
+        with pytest.raises(UsageError, match=words), alone(folder):
+            pass
+        holder.send_signal(signal.SIGKILL)
+    with alone(folder):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UsageError, match=r"file/run: cannot be written"),
+        alone(tmp_path / "file" / "run"),
+    ):
+        pass
