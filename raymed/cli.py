@@ -175,8 +175,8 @@ def _tune(options: argparse.Namespace, console: Console) -> None:
     _say(
         console,
         f"leaderboard: {sweep.leaderboard}\nbest configuration: {sweep.best_config}\n"
-        f"best trial: {sweep.best}\nnext: raymed evaluate {sweep.best} split=test\n"
-        f"  or: raymed train {sweep.best_config}",
+        f"best trial: {sweep.best}\nnext: raymed report {sweep.folder}\n"
+        f"  or: raymed evaluate {sweep.best} split=test\n  or: raymed train {sweep.best_config}",
     )
 
 

@@ -28,6 +28,8 @@ STATES = {
     TrialState.FAIL: "failed",
     TrialState.RUNNING: "unfinished",
 }
+LONGEST = 20
+"""Trials that the terminal's table shows; the file has all."""
 SHOWN_METRICS = ("score", "cider", "recall_5", "seconds_per_report", "stop_threshold", "top_tags")
 
 
@@ -94,7 +96,7 @@ def leaderboard_table(results: Sequence[TrialResult], baselines: Mapping[str, Ba
         table.add_column(head, justify="right", no_wrap=True)
     # However many keys are searched, only this column grows.
     table.add_column("searched values")
-    for result in results:
+    for result in results[:LONGEST]:
         state = "" if result.state == "completed" else f" [{result.state}]"
         time = result.best.get("seconds_per_report")
         extra = ("-" if time is None else f"{1000 * time:.1f}", "*" if result.pareto else "")
@@ -108,6 +110,8 @@ def leaderboard_table(results: Sequence[TrialResult], baselines: Mapping[str, Ba
             *(extra if several else ()),
             escape(shown(result.values) + found + state),
         )
+    if len(results) > LONGEST:
+        table.add_row(f"… {len(results) - LONGEST} more", *[""] * (len(table.columns) - 1))
     for name, value in baselines.items():
         table.add_row(name, _score(value.cider), _score(value.recall_5))
     return table

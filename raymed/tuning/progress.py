@@ -9,7 +9,7 @@ from typing import Any, Self
 from ray import tune
 from ray.actor import ActorHandle
 from ray.tune.experiment import Trial
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
@@ -125,24 +125,20 @@ class SweepProgress(tune.Callback):
         self.queue.stop.remote(trial.config[NUMBER])
         self.running.pop(_name(trial), None)
 
-    def _table(self) -> Table:
+    def _table(self) -> Group:
         """Sweep and trials as they are at this moment."""
         done, trials = self.earlier + self.ended, self.config.tune.trials
         left = trials - done - len(self.running)
         seconds = time.monotonic() - self.began
-        best = f"best {self.called} {self.best[0]:.3f} ({self.best[1]})" if self.best else ""
+        best = f"; best {self.called} {self.best[0]:.3f} ({self.best[1]})" if self.best else ""
         wait = ""
         if self.ended:
             wait = f", about {seconds / self.ended * (trials - done) / 60:.0f} min left"
-        table = Table(
-            box=None,
-            padding=(0, 2, 0, 0),
-            title=f"{done} of {trials} trials done ({self.stopped} stopped early, {self.failed} "
-            f"failed), {len(self.running)} running, {left} left  {best}",
-            caption=f"{seconds / 60:.0f} min so far{wait}",
-            title_justify="left",
-            caption_justify="left",
+        state = (
+            f"{done} of {trials} trials done ({self.stopped} stopped early, {self.failed} failed), "
+            f"{len(self.running)} running, {left} left{best}; {seconds / 60:.0f} min so far{wait}"
         )
+        table = Table(box=None, padding=(0, 2, 0, 0))
         for head in ("trial", "epoch", *LOSSES.values(), self.called, "s"):
             table.add_column(head, justify="left" if head == "trial" else "right", no_wrap=True)
         table.add_column("searched values")
@@ -156,7 +152,7 @@ class SweepProgress(tune.Callback):
                 f"{time.monotonic() - one.began:.0f}",
                 shown(one.values),
             )
-        return table
+        return Group(state, table)
 
 
 def _name(trial: Trial) -> str:

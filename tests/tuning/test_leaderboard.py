@@ -173,4 +173,8 @@ def test_table_on_the_terminal_shows_trials_and_baselines_in_order(tmp_path: Pat
     assert line.split()[2:] == ["5.050", "0.430"]
     assert "completed" not in text
     assert "Pareto" not in text
+    assert "more" not in text
+    with console.capture() as captured:
+        console.print(leaderboard_table(results * 5, baselines))
+    assert "… 5 more" in captured.get()
     assert max(map(len, text.splitlines())) <= 80

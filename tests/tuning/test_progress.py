@@ -1,0 +1,83 @@
+"""What a sweep shows while it runs, told by Tune's callbacks as Tune calls them."""
+
+import io
+from types import SimpleNamespace
+from typing import Any
+
+from rich.console import Console
+
+from raymed.config import Config
+from raymed.tuning.progress import SweepProgress
+from raymed.tuning.trial import DECIDED, FAILURE, LOST, NUMBER, with_best
+
+CONFIG = Config().override(
+    {
+        "tune.trials": 10,
+        "training.epochs": 4,
+        "tune.space": {"loss.tag": {"uniform": [0, 9]}, "model.top_tags": {"integer": [1, 9]}},
+    }
+)
+
+
+class Queue:
+    """Remembers which jobs it was told to stop."""
+
+    def __init__(self) -> None:
+        self.stopped: list[int] = []
+        self.stop = SimpleNamespace(remote=self.stopped.append)
+
+
+def row(epoch: int, score: float) -> dict[str, float]:
+    losses = {"loss": 9.5, "loss_tag": 2.25, "loss_sent": 1.5, "loss_word": 7.75}
+    return {"epoch": epoch, "score": score, "cider": score, **losses}
+
+
+def trial(number: int, **last: Any) -> Any:
+    config = {NUMBER: number, DECIDED: 0, "loss.tag": number / 2, "model.top_tags": number}
+    return SimpleNamespace(config=config, last_result=last)
+
+
+def test_live_table_and_lines() -> None:
+    queue: Any = Queue()
+    console = Console(file=io.StringIO(), force_terminal=True, width=130, color_system=None)
+    with SweepProgress(CONFIG, console, queue, done=[]) as progress:
+        for number in range(5):
+            progress.on_trial_start(trial=trial(number))
+        rows = [row(1, 0.5), row(2, 0.25)]
+        progress.on_trial_result(trial=trial(0), result=with_best(rows[:1], ["score"]))
+        progress.on_trial_result(trial=trial(0), result=with_best(rows, ["score"]))
+        progress.on_trial_result(trial=trial(1), result=with_best([row(1, 0.125)], ["score"]))
+        progress.on_trial_complete(trial=trial(2, **with_best([row(4, 0.75)], ["score"])))
+        progress.on_trial_complete(trial=trial(3, **with_best([row(2, 0.1)], ["score"])))
+        failed = {**with_best([row(1, 0.2)], ["score"]), FAILURE: "diverged"}
+        progress.on_trial_complete(trial=trial(4, **failed))
+    with console.capture() as captured:
+        console.print(progress._table())
+    *state, head, first, second = captured.get().splitlines()
+    title = " ".join(" ".join(state).split())
+    assert "3 of 10 trials done (1 stopped early, 1 failed), 2 running, 5 left" in title
+    # Only results count for the best: what a trial ends with came as its last result before.
+    assert "best CIDEr 0.500 (trial-000)" in title
+    assert head.split()[:8] == ["trial", "epoch", "loss", "tag", "sent", "word", "CIDEr", "s"]
+    assert first.split()[:7] == ["trial-000", "2/4", "9.50", "2.25", "1.50", "7.75", "0.500"]
+    assert second.split()[:7] == ["trial-001", "1/4", "9.50", "2.25", "1.50", "7.75", "0.125"]
+    assert first.rstrip().endswith("loss.tag 0, model.top_tags 0")
+    assert "0 min so far, about 0 min left" in title
+    written = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "trial-002: CIDEr 0.750, epoch 4; best" in written
+    assert "trial-003: CIDEr 0.100, epoch 2, stopped early; best" in written
+    assert "trial-004: failed: diverged; best" in written
+    assert queue.stopped == [2, 3, 4]
+
+
+def test_a_lost_queue_is_no_end_of_a_trial() -> None:
+    queue: Any = Queue()
+    console = Console(file=io.StringIO(), width=130)
+    with SweepProgress(CONFIG, console, queue, done=[]) as progress:
+        progress.on_trial_start(trial=trial(0))
+        ending = {**with_best([row(1, 0.5)], ["score"]), LOST: True}
+        progress.on_trial_result(trial=trial(0), result=ending)
+        progress.on_trial_complete(trial=trial(0, **ending))
+    assert progress.lost
+    assert progress.ended == 0
+    assert console.file.getvalue() == ""  # type: ignore[attr-defined]
