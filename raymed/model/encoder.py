@@ -122,7 +122,10 @@ def encoder_from(name: str, state: Mapping[str, Tensor], dropout: float = 0.0) -
     with torch.device("meta"):
         encoder = build_encoder(name, dropout=dropout)
     dtype = torch.get_default_dtype()
-    encoder.load_state_dict({key: value.to(dtype) for key, value in state.items()}, assign=True)
+    # Copied, because tensors out of a mapped file lie at odd addresses, and matrix products round
+    # differently there than at the allocator's: a run taken up again would drift from the first.
+    copies = {key: value.to(dtype, copy=True) for key, value in state.items()}
+    encoder.load_state_dict(copies, assign=True)
     return encoder
 
 

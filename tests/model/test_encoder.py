@@ -105,6 +105,16 @@ def test_an_encoder_with_given_weights_is_the_one_they_are_of() -> None:
         encoder_from("vgg11", given.state_dict())
 
 
+def test_given_weights_are_moved_to_where_products_round_as_they_always_do() -> None:
+    # As out of a mapped file, whose tensors begin anywhere.
+    state = {}
+    for name, tensor in build_encoder("small").state_dict().items():
+        odd = torch.empty(tensor.numel() + 1)[1:].view_as(tensor)
+        state[name] = odd.copy_(tensor)
+        assert odd.data_ptr() % 64
+    assert not any(p.data_ptr() % 64 for p in encoder_from("small", state).parameters())
+
+
 @pytest.fixture(scope="module")
 def network() -> torchvision.models.VGG:
     return torchvision.models.vgg11(weights=None)
