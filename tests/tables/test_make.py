@@ -126,7 +126,7 @@ def test_a_run_that_failed_is_named_and_the_others_are_finished(made: Made) -> N
     assert line.startswith("  vgg19_tags-seed-0: failed: training diverged at epoch 1, step 2: ")
     assert "scored/scores.json" in made.finished
     # No table of half the runs, and nothing of Ray's.
-    assert made.stray == ["runs"]
+    assert made.stray == [".lock", "runs"]
 
 
 def test_the_next_command_trains_what_is_missing_and_makes_the_table(
