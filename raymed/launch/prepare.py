@@ -47,7 +47,7 @@ def over_ray(workers: int | None = None) -> Spread:
         workers: how many tasks may run at a time; None: as many as there are processors.
     """
     import ray
-    from ray.data import DataContext
+    from ray.data import DataContext, TaskPoolStrategy
 
     context = DataContext.get_current()
     context.enable_progress_bars = False
@@ -65,7 +65,11 @@ def over_ray(workers: int | None = None) -> Spread:
                 override_num_blocks=len(window),
             )
             results = items.map_batches(
-                _Done(do), batch_size=1, batch_format="pyarrow", num_cpus=1, concurrency=workers
+                _Done(do),
+                batch_size=1,
+                batch_format="pyarrow",
+                num_cpus=1,
+                compute=TaskPoolStrategy(workers),
             )
             for row in results.iter_rows():
                 result = pickle.loads(row["result"])
