@@ -15,9 +15,26 @@ from pydicom import config, dcmread
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.filereader import read_file_meta_info
-from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.pixels import apply_color_lut, pixel_array
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
 
+from raymed.data.apart import decode_apart
 from raymed.data.limits import ImageError, refuse_bomb
 
 # Real files break the standard's small print; a warning for each would quote what is in them.
@@ -39,6 +56,18 @@ _ELEMENTS = [
     *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
     *_PALETTE,
 ]
+# Not the deflated syntax: pydicom inflates the whole file at once, whatever it grows to.
+_PLAIN = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
+# Fed damaged files, GDCM crashes and pylibjpeg's RLE decoder panics; these only raise errors.
+_PLUGINS = {
+    **dict.fromkeys((JPEGBaseline8Bit, JPEGExtended12Bit), "pillow"),
+    **dict.fromkeys((JPEGLSLossless, JPEGLSNearLossless), "pyjpegls"),
+    **dict.fromkeys(
+        (JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K), "pylibjpeg"
+    ),
+    RLELossless: "pydicom",
+}
+_LOSSLESS_JPEG = (JPEGLossless, JPEGLosslessSV1)
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
 _PIXEL_ELEMENT_BYTES = 12
 """Tag, type and length before encapsulated pixel data, which is always explicit."""
@@ -68,12 +97,10 @@ def _read(path: Path) -> Image.Image:
     name = "unknown transfer syntax"
     try:
         syntax = read_file_meta_info(path).TransferSyntaxUID
-        if syntax == DeflatedExplicitVRLittleEndian:
-            # pydicom inflates the whole file at once, whatever it grows to.
-            raise ImageError("deflated DICOM is not read; convert it to another transfer syntax")
         # A name of the standard's list; an unlisted one would be the file's own text.
         name = syntax.name if syntax.is_transfer_syntax else name
-        get_decoder(syntax)
+        if syntax not in (*_LOSSLESS_JPEG, *_PLUGINS, *_PLAIN):
+            raise ImageError(f"DICOM transfer syntax is not read: {name}")
         with path.open("rb") as file:
             header = dcmread(file, stop_before_pixels=True, specific_tags=list(_ELEMENTS))
             if "Rows" not in header or "Columns" not in header:
@@ -81,7 +108,11 @@ def _read(path: Path) -> Image.Image:
             frames = int(header.get("NumberOfFrames") or 1)
             frame = frames // 2
             _see_sizes(header, file, frame, frames)
-            pixels = pixel_array(file, index=frame)
+            if syntax in _LOSSLESS_JPEG:
+                pixels = decode_apart(path, frame)
+            else:
+                plugin = _PLUGINS[syntax] if syntax.is_encapsulated else ""
+                pixels = pixel_array(file, index=frame, decoding_plugin=plugin)
         return _shown(pixels, header, frame)
     except (ImageError, OSError):
         raise
@@ -95,18 +126,20 @@ def _see_sizes(header: Dataset, file: BinaryIO, frame: int, frames: int) -> None
 
     A compressed frame has a header of its own, and decoders believe that one.
     """
-    refuse_bomb(header.Columns, header.Rows, header.get("SamplesPerPixel", 1))
+    said = header.Columns, header.Rows, header.get("SamplesPerPixel", 1)
+    refuse_bomb(*said)
     if header.file_meta.TransferSyntaxUID.is_encapsulated:
         file.seek(_PIXEL_ELEMENT_BYTES, 1)
         offsets = None
         if "ExtendedOffsetTable" in header and "ExtendedOffsetTableLengths" in header:
             offsets = (header.ExtendedOffsetTable, header.ExtendedOffsetTableLengths)
         data = get_frame(file, frame, number_of_frames=frames, extended_offsets=offsets)
-        refuse_bomb(*_declared(data))
+        if _declared(data) not in (said, None):
+            raise ImageError("DICOM image is not of the size that the file's header says")
 
 
-def _declared(frame: bytes) -> tuple[int, int, int]:
-    """Width, height and samples that a JPEG, JPEG-LS or JPEG 2000 frame declares; else zeros."""
+def _declared(frame: bytes) -> tuple[int, int, int] | None:
+    """Width, height and samples that a JPEG, JPEG-LS or JPEG 2000 frame declares, if it is one."""
 
     def number(at: int, length: int) -> int:
         return int.from_bytes(frame[at : at + length], "big")
@@ -114,7 +147,7 @@ def _declared(frame: bytes) -> tuple[int, int, int]:
     if frame[:2] != b"\xff\xd8":
         size = frame.find(b"\xff\x4f\xff\x51")
         if size < 0:
-            return 0, 0, 0
+            return None
         width, height = (number(size + at, 4) - number(size + at + 8, 4) for at in (8, 12))
         return width, height, number(size + 40, 2)
     at = 2
@@ -122,7 +155,7 @@ def _declared(frame: bytes) -> tuple[int, int, int]:
         if frame[at + 1] in _START_OF_FRAME:
             return number(at + 7, 2), number(at + 5, 2), frame[at + 9]
         at += 1 if frame[at + 1] == 0xFF else 2 + number(at + 2, 2)
-    return 0, 0, 0
+    return None
 
 
 def _shown(pixels: np.ndarray, header: Dataset, frame: int) -> Image.Image:
