@@ -71,6 +71,7 @@ _LOSSLESS_JPEG = (JPEGLossless, JPEGLosslessSV1)
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
 _PIXEL_ELEMENT_BYTES = 12
 """Tag, type and length before encapsulated pixel data, which is always explicit."""
+_JP2 = b"\0\0\0\x0cjP  \r\n\x87\n"
 _START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 
 
@@ -86,7 +87,7 @@ def read_dicom(path: Path) -> Image.Image:
 
     Raises:
         ImageError: there is no image, it is too large, damaged, or of a kind that is not read.
-        OSError: the file cannot be read.
+        FileNotFoundError: there is no file.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -114,7 +115,7 @@ def _read(path: Path) -> Image.Image:
                 plugin = _PLUGINS[syntax] if syntax.is_encapsulated else ""
                 pixels = pixel_array(file, index=frame, decoding_plugin=plugin)
         return _shown(pixels, header, frame)
-    except (ImageError, OSError):
+    except (ImageError, FileNotFoundError):
         raise
     # Damaged files make pydicom and its decoders raise almost anything, with the file's text in it.
     except Exception as error:
@@ -144,6 +145,13 @@ def _declared(frame: bytes) -> tuple[int, int, int] | None:
     def number(at: int, length: int) -> int:
         return int.from_bytes(frame[at : at + length], "big")
 
+    if frame.startswith(_JP2):
+        at = len(_JP2)
+        while at < len(frame) and frame[at + 4 : at + 8] != b"jp2c":
+            if number(at, 4) < 8:
+                # pydicom would go over the same box for ever.
+                raise ImageError("DICOM image is damaged: a box of it has no length")
+            at += number(at, 4)
     if frame[:2] != b"\xff\xd8":
         size = frame.find(b"\xff\x4f\xff\x51")
         if size < 0:

@@ -7,7 +7,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     JPEG2000,
@@ -273,6 +273,17 @@ def test_bombs_are_refused_before_they_go_off(tmp_path: Path, kind: str) -> None
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 5_000_000
+
+
+def test_a_box_without_length_is_no_endless_loop(tmp_path: Path) -> None:
+    made = dcmread(file("JPEG2000.dcm"))
+    boxes = b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0\0\0\x08free"
+    frame = get_frame(made.PixelData, 0, number_of_frames=1)
+    for length, reason in ((8, "RuntimeError"), (0, "a box of it has no length")):
+        last = length.to_bytes(4, "big") + b"free" + b"\0\0\0\0jp2c"
+        made.PixelData = encapsulate([boxes + last + frame])
+        with pytest.raises(ImageError, match=reason):
+            read_image(saved(tmp_path / "i", made), 64)
 
 
 def test_a_decoder_that_crashes_takes_nothing_with_it(tmp_path: Path) -> None:
