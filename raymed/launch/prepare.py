@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -20,6 +21,8 @@ from raymed.sections import PrepareConfig
 WINDOW = 64
 """Least pieces of work handed over at a time; what describes them is held in memory."""
 _PER_PROCESSOR = 8
+ATTEMPTS = 3
+"""How many processes may die over one piece."""
 
 
 def run_prepare(
@@ -59,13 +62,11 @@ def over_ray(workers: int | None = None) -> Spread:
 
     def spread(do: Callable[[Any], Any], pieces: Iterable[Any]) -> Iterator[Any]:
         processors = int(ray.cluster_resources().get("CPU", 0))
+        done = _Done(do, ray.remote(num_cpus=0)(_Attempts).remote())
         for window in _ahead(pieces, max(WINDOW, _PER_PROCESSOR * processors)):
-            items = ray.data.from_items(
-                [{"piece": pickle.dumps(piece)} for piece in window],
-                override_num_blocks=len(window),
-            )
+            items = ray.data.from_items(window, override_num_blocks=len(window))
             results = items.map_batches(
-                _Done(do),
+                done,
                 batch_size=1,
                 batch_format="pyarrow",
                 num_cpus=1,
@@ -80,28 +81,49 @@ def over_ray(workers: int | None = None) -> Spread:
     return spread
 
 
+class _Attempts:
+    """How often each piece was begun: Ray Data does one again for ever whose process dies."""
+
+    def __init__(self) -> None:
+        self._begun: Counter[int] = Counter()
+
+    def begin(self, number: int) -> int:
+        self._begun[number] += 1
+        return self._begun[number]
+
+
 class _Done:
     """Does the pieces of a batch; their errors come back as they are, not in Ray's wrapping."""
 
-    def __init__(self, do: Callable[[Any], Any]) -> None:
+    def __init__(self, do: Callable[[Any], Any], attempts: Any) -> None:
         self._do = do
+        self._attempts = attempts
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        results = []
-        for piece in batch["piece"]:
-            try:
-                result = self._do(pickle.loads(piece.as_py()))
-            except (UsageError, OSError) as error:
-                result = error
-            results.append(pickle.dumps(result))
+        results = [pickle.dumps(self._result(**row)) for row in batch.to_pylist()]
         return pa.table({"result": pa.array(results, pa.binary())})
 
+    def _result(self, number: int, piece: bytes) -> Any:
+        import ray
 
-def _ahead(pieces: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Pieces in lists of ``size``; the next list is made while the caller uses one."""
-    iterator = iter(pieces)
+        if ray.get(self._attempts.begin.remote(number)) > ATTEMPTS:
+            return UsageError(
+                f"{ATTEMPTS} processes died over the same piece of the work. If memory ran out, "
+                "give fewer workers; or prepare with workers=0 to see what happens"
+            )
+        try:
+            return self._do(pickle.loads(piece))
+        except (UsageError, OSError) as error:
+            return error
+
+
+def _ahead(pieces: Iterable[Any], size: int) -> Iterator[list[dict[str, Any]]]:
+    """Numbered pieces in lists of ``size``; the next is made while the caller uses one."""
+    numbered = (
+        {"number": number, "piece": pickle.dumps(piece)} for number, piece in enumerate(pieces)
+    )
     with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(lambda: list(islice(iterator, size)))
+        coming = thread.submit(lambda: list(islice(numbered, size)))
         while window := coming.result():
-            coming = thread.submit(lambda: list(islice(iterator, size)))
+            coming = thread.submit(lambda: list(islice(numbered, size)))
             yield window
