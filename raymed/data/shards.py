@@ -135,9 +135,40 @@ class Written:
 
 def write_part(work: PartWork) -> Written:
     """Gather a part's pixels from the shards and write it; OSError if that cannot be done."""
+    schema = part_schema(work.size)
+    digests = []
+    with work.final.create(work.file) as stream:
+        hashed = _Hashed(stream)
+        with pq.ParquetWriter(
+            pa.PythonFile(hashed, "w"),
+            schema,
+            compression="zstd",
+            use_dictionary=False,
+            write_page_checksum=True,
+        ) as writer:
+            # A shard's worth of rows at a time is all that is in memory.
+            group = shard_rows(work.size)
+            for start in range(0, len(work.rows), group):
+                texts = work.rows[start : start + group]
+                pixels = _gather(work, work.images[start : start + group])
+                for text, row in zip(texts, pixels, strict=True):
+                    digests.append(hashlib.sha256(text + row.tobytes()).digest())
+                rows = pa.Table.from_pylist(
+                    [json.loads(text) for text in texts], pa.schema(list(schema)[:-1])
+                )
+                column = pa.FixedSizeBinaryArray.from_buffers(
+                    schema.field("pixels").type, len(pixels), [None, pa.py_buffer(pixels)]
+                )
+                writer.write_table(rows.append_column(schema.field("pixels"), column))
+    part = Part(work.file, len(work.rows), hashed.digest.hexdigest())
+    return Written(part, b"".join(digests))
+
+
+def _gather(work: PartWork, images: np.ndarray) -> np.ndarray:
+    """The pixels of images by their place in the order of the source, uint8 [images, bytes]."""
     row_bytes = work.size**2
-    pixels = np.empty((len(work.rows), row_bytes), np.uint8)
-    shards, places = np.divmod(work.images, shard_rows(work.size))
+    pixels = np.empty((len(images), row_bytes), np.uint8)
+    shards, places = np.divmod(images, shard_rows(work.size))
     for shard in np.unique(shards):
         rows = np.flatnonzero(shards == shard)
         first, last = places[rows[0]], places[rows[-1]]
@@ -147,26 +178,24 @@ def write_part(work: PartWork) -> Written:
             _shard_file(shard), int(first) * row_bytes, int(last - first + 1) * row_bytes
         )
         pixels[rows] = np.frombuffer(content, np.uint8).reshape(-1, row_bytes)[places[rows] - first]
-    digests = b"".join(
-        hashlib.sha256(text + row.tobytes()).digest()
-        for text, row in zip(work.rows, pixels, strict=True)
-    )
-    schema = part_schema(work.size)
-    texts = pa.Table.from_pylist(
-        [json.loads(text) for text in work.rows], pa.schema(list(schema)[:-1])
-    )
-    column = pa.FixedSizeBinaryArray.from_buffers(
-        schema.field("pixels").type, len(pixels), [None, pa.py_buffer(pixels)]
-    )
-    sink = pa.BufferOutputStream()
-    pq.write_table(
-        texts.append_column(schema.field("pixels"), column),
-        sink,
-        compression="zstd",
-        use_dictionary=False,
-        write_page_checksum=True,
-    )
-    content = sink.getvalue()
-    work.final.write(work.file, content)
-    digest = hashlib.sha256(content).hexdigest()
-    return Written(Part(work.file, len(work.rows), digest), digests)
+    return pixels
+
+
+class _Hashed:
+    """A file that is written once, and the SHA-256 of what is."""
+
+    def __init__(self, stream: pa.NativeFile) -> None:
+        self.digest = hashlib.sha256()
+        self.closed = False
+        self._stream = stream
+
+    def write(self, content: bytes) -> int:
+        self.digest.update(content)
+        self._stream.write(content)
+        return len(content)
+
+    def flush(self) -> None:
+        """Nothing waits here."""
+
+    def close(self) -> None:
+        self.closed = True

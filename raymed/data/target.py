@@ -30,8 +30,12 @@ class Place:
 
     def write(self, name: str, content: bytes | pa.Buffer) -> None:
         """Write a file; OSError if it cannot be written."""
-        with self.filesystem.open_output_stream(f"{self.root}/{name}") as stream:
+        with self.create(name) as stream:
             stream.write(content)
+
+    def create(self, name: str) -> pa.NativeFile:
+        """Open a file to be written from its beginning; OSError if that cannot be done."""
+        return self.filesystem.open_output_stream(f"{self.root}/{name}")
 
     def read(self, name: str, start: int, length: int) -> bytes:
         """Read ``length`` bytes of a file from byte ``start`` on; OSError if it has fewer."""
