@@ -27,9 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"raymed: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        said = "interrupted; what was written stays good, and the same command goes on from it"
-        print(f"raymed: {said}", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        said = str(interrupt) or "what was written stays good, and the same command goes on from it"
+        print(f"raymed: interrupted; {said}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader of our output has left, as `| head` does; so nothing more can be said.

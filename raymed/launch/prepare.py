@@ -35,10 +35,14 @@ def run_prepare(
     Raises:
         UsageError: as `raymed.data.sources.prepare_source` raises it, or there is no cluster.
     """
-    if settings.workers == 0 or source == "phantom":
-        return prepare_source(source, path, settings, console, in_process)
-    with connected(settings.address):
-        return prepare_source(source, path, settings, console, over_ray(settings.workers))
+    try:
+        if settings.workers == 0 or source == "phantom":
+            return prepare_source(source, path, settings, console, in_process)
+        with connected(settings.address):
+            return prepare_source(source, path, settings, console, over_ray(settings.workers))
+    except KeyboardInterrupt:
+        said = "nothing of the data set was kept, and the same command begins anew"
+        raise KeyboardInterrupt(said) from None
 
 
 def over_ray(workers: int | None = None) -> Spread:
