@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import cache, total_ordering
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -22,6 +23,10 @@ from raymed.errors import UsageError
 
 OBJECT_STORES = ("s3", "gcs", "abfs")
 """pyarrow's names of the file systems that have no folders to be made."""
+
+
+class Unreachable(UsageError, OSError):
+    """A file system that does not answer, or refuses what is asked of it."""
 
 
 @total_ordering
@@ -92,8 +97,24 @@ class Remote:
             ) from error
         return filesystem, "/".join([root.rstrip("/"), *self._path.parts[1:]])
 
+    def _info(self, of: str | pafs.FileSelector) -> Any:
+        with self._reached():
+            return self.filesystem.get_file_info(of)
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise Unreachable(
+                f"{self}: cannot be reached ({reason(error)}); see that its server answers and "
+                "lets you read and write there, and give the same command again"
+            ) from error
+
     def _type(self) -> pafs.FileType:
-        return self.filesystem.get_file_info(self.path).type
+        return self._info(self.path).type
 
     def exists(self) -> bool:
         return self._type() != pafs.FileType.NotFound
@@ -106,8 +127,7 @@ class Remote:
 
     def iterdir(self) -> Iterator["Remote"]:
         """What lies in it; nothing where it is not there."""
-        selector = pafs.FileSelector(self.path, allow_not_found=True)
-        for info in self.filesystem.get_file_info(selector):
+        for info in self._info(pafs.FileSelector(self.path, allow_not_found=True)):
             yield self / info.base_name
 
     def glob(self, pattern: str) -> Iterator["Remote"]:
@@ -119,10 +139,19 @@ class Remote:
         if self.filesystem.type_name not in OBJECT_STORES:
             self.filesystem.create_dir(self.path, recursive=True)
 
+    def blocks(self) -> Iterator[bytes]:
+        """A file's content, some megabytes at a time."""
+        with self._reached():
+            stream = self.filesystem.open_input_stream(self.path)
+        with stream:
+            block = b"-"
+            while block:
+                with self._reached():
+                    block = stream.read(2**22)
+                yield block
+
     def read_bytes(self) -> bytes:
-        with self.filesystem.open_input_stream(self.path) as stream:
-            content: bytes = stream.read()
-        return content
+        return b"".join(self.blocks())
 
     def read_text(self, encoding: str = "utf-8") -> str:
         return self.read_bytes().decode(encoding)
@@ -236,8 +265,9 @@ def download(source: Remote, target: Path) -> None:
     Raises:
         OSError: it cannot be read, or not be written.
     """
-    with source.filesystem.open_input_stream(source.path) as stream, target.open("wb") as file:
-        shutil.copyfileobj(stream, file, 2**22)
+    with target.open("wb") as file:
+        for block in source.blocks():
+            file.write(block)
 
 
 def remove(folder: Place) -> None:
@@ -257,7 +287,7 @@ def stamp(file: Place) -> tuple[str, int, int]:
     if isinstance(file, Path):
         stat = file.stat()
         return f"{stat.st_dev} {stat.st_ino}", stat.st_size, stat.st_mtime_ns
-    info = file.filesystem.get_file_info(file.path)
+    info = file._info(file.path)
     if info.type != pafs.FileType.File:
         raise FileNotFoundError(f"{file}: is not there")
     return str(file), info.size, info.mtime_ns

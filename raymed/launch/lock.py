@@ -6,7 +6,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 
@@ -31,15 +31,13 @@ def alone(folder: Place) -> Iterator[None]:
     Raises:
         UsageError: another process holds it, or it cannot be written.
     """
-    try:
-        if isinstance(folder, Remote):
-            with _alone_by_signs(folder):
-                yield
-        else:
-            with _alone_by_system(folder):
-                yield
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot be written ({reason(error)})") from error
+    lock = _alone_by_signs(folder) if isinstance(folder, Remote) else _alone_by_system(folder)
+    with ExitStack() as held:
+        try:
+            held.enter_context(lock)
+        except OSError as error:
+            raise UsageError(f"{folder}: cannot be written ({reason(error)})") from error
+        yield
 
 
 @contextmanager

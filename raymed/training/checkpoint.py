@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -233,10 +234,10 @@ class Checkpoint:
             "config": self.config.model_dump(mode="json", by_alias=True),
             **asdict(self.vocabulary),
         }
-        before = whole_checkpoints(self.path.parent.parent)
-        if self.path in before:
-            return
         try:
+            before = whole_checkpoints(self.path.parent.parent)
+            if self.path in before:
+                return
             # Of a process that was killed while it wrote this one.
             remove(self.path)
             with written_whole(self.path / MODEL_FILE) as file:
@@ -250,7 +251,8 @@ class Checkpoint:
             write_whole(self.path / INFO_FILE, json.dumps(content, indent=1))
             self._forget_others(keep)
         except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-            remove(self.path)
+            with suppress(OSError):
+                remove(self.path)
             full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
             raise UsageError(
                 f"{self.path}: the checkpoint could not be written "
