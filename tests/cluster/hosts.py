@@ -1,8 +1,8 @@
 """Hosts made of namespaces of this machine: each has its own address, processes, /tmp, /dev/shm and
 home, and an SSH server. A desk beside them, where the user sits, has the key to all.
 
-All of it lies in one outer namespace of processes, mounts and network, whose first process ends when
-the test's end of a pipe is closed: so nothing is left, whatever ends the test.
+All of it lies in one outer namespace of processes, mounts and network, whose first process ends
+when the test's end of a pipe is closed: so nothing is left, whatever ends the test.
 """
 
 import os
@@ -17,6 +17,7 @@ from pathlib import Path
 NETWORK = "10.213.77"
 DESK = "desk"
 START_S = 20.0
+UNSHARE = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 OUTER = """
 set -e
@@ -67,8 +68,7 @@ def missing() -> str:
         if shutil.which(program) is None:
             return f"{program} is not installed"
     tried = subprocess.run(
-        ["unshare", "--net", "--mount", "--pid", "--uts", "--fork", "--mount-proc"]
-        + ["ip", "link", "add", "try", "type", "bridge"],
+        [*UNSHARE, "ip", "link", "add", "try", "type", "bridge"],
         capture_output=True,
         text=True,
     )
@@ -117,7 +117,7 @@ def hosts(names: Sequence[str], folder: Path, kept: Sequence[Path]) -> Iterator[
     homes = {name: folder / name for name in (*names, DESK)}
     key = homes[DESK] / ".ssh" / "id_ed25519"
     for name, home in homes.items():
-        _furnish(name, home, key)
+        _furnish(name, home)
     keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", ""]
     subprocess.run([*keygen, "-f", key], check=True)
     for name in names:
@@ -126,8 +126,7 @@ def hosts(names: Sequence[str], folder: Path, kept: Sequence[Path]) -> Iterator[
     (folder / "inner.sh").write_text(INNER)
     below_tmp = [path for path in (*kept, folder) if path.is_relative_to("/tmp")]
     process = subprocess.Popen(
-        ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        + ["bash", "-c", OUTER],
+        [*UNSHARE, "bash", "-c", OUTER],
         stdin=subprocess.PIPE,
         env={
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
@@ -152,7 +151,7 @@ def hosts(names: Sequence[str], folder: Path, kept: Sequence[Path]) -> Iterator[
         process.wait(timeout=START_S)
 
 
-def _furnish(name: str, home: Path, key: Path) -> None:
+def _furnish(name: str, home: Path) -> None:
     (home / ".ssh").mkdir(parents=True, mode=0o700)
     (home / ".ssh").chmod(0o700)
     home.chmod(0o755)
