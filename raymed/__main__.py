@@ -1,4 +1,4 @@
-"""`python -m raymed`: the ``raymed`` command where it is not on the PATH, as in a job on a cluster."""
+"""`python -m raymed`: the command where it is not on the PATH, as in a job on a cluster."""
 
 import sys
 

@@ -11,7 +11,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raymed.data.examples import Finding
-from raymed.data.mapped import cache_folder, gather, map_batches, rows_of, whole_file
+from raymed.data.mapped import gather, map_batches, rows_of, whole_file
 from raymed.data.schema import (
     INFO_FILE,
     SCHEMA_VERSION,
@@ -20,6 +20,7 @@ from raymed.data.schema import (
     DatasetInfo,
 )
 from raymed.errors import UsageError
+from raymed.files import cache_folder
 
 _BATCH_ROWS = 256
 """Rows of every record batch of the pixel cache but the last, so a row is found by arithmetic."""

@@ -11,12 +11,6 @@ import numpy as np
 import pyarrow as pa
 
 
-def cache_folder(*names: str) -> Path:
-    """A folder of raymed's cache: below XDG_CACHE_HOME, or ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base, "raymed", *names)
-
-
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A name of its own beside ``path``, to be written in the block; it then takes its place.

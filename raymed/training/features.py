@@ -24,8 +24,9 @@ import torch
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset, Split
 from raymed.data.features import SplitFeatures
-from raymed.data.mapped import cache_folder, whole_file
+from raymed.data.mapped import whole_file
 from raymed.errors import UsageError
+from raymed.files import cache_folder
 from raymed.model.encoder import Encoder, grid, widths
 from raymed.training.checkpoint import ENCODER, ENCODER_FILE, Checkpoint
 from raymed.training.start import build_starting_encoder, encoder_run

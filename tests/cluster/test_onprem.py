@@ -44,8 +44,10 @@ class Cluster:
         return self.there.on_desk(words, ROOT, env)
 
     def run(self, *words: str | Path) -> str:
+        began = time.monotonic()
         done = subprocess.run(self.command(*words), capture_output=True, text=True, timeout=LIMIT_S)
         assert done.returncode == 0, f"{words}\n{done.stdout[-5000:]}\n{done.stderr[-5000:]}"
+        print(time.monotonic() - began, words[:6])
         return done.stdout
 
     def submit(self, name: str, *words: str | Path) -> str:
