@@ -176,8 +176,9 @@ def _cluster(config: Config) -> Iterator[Finding]:
 
 
 def _folder(name: str, folder: Path) -> Iterator[Finding]:
-    """Whether a folder, or the nearest one above it that is there, takes files."""
-    there = next(above for above in (folder.absolute(), *folder.absolute().parents) if _is(above))
+    """Whether a folder, or the nearest thing above it that is there, takes files."""
+    whole = folder.absolute()
+    there = next(above for above in (whole, *whole.parents) if os.path.lexists(above))
     value = f"{folder}: {_room(there)}"
     try:
         with tempfile.NamedTemporaryFile(dir=there, prefix=".raymed-doctor-") as file:
@@ -191,13 +192,6 @@ def _folder(name: str, folder: Path) -> Iterator[Finding]:
     little = shutil.disk_usage(there).free < LITTLE_DISK
     fault = f"has less than {_size(LITTLE_DISK)} free, a run's checkpoints: make room"
     yield Finding(name, value, fault if little else "")
-
-
-def _is(folder: Path) -> bool:
-    try:
-        return folder.is_dir()
-    except OSError:
-        return False
 
 
 def _cache() -> Iterator[Finding]:

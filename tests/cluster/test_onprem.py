@@ -26,7 +26,7 @@ DASHBOARD = "http://127.0.0.1:8265"
 CPUS = os.cpu_count() or 1
 HEAD, ONE, TWO = "head", "one", "two"
 SETTINGS = [
-    *("model.hidden_size=16", "model.embedding_size=12", "training.epochs=2"),
+    *("model.hidden_size=16", "model.embedding_size=12", "model.dropout=0"),
     *("launch.workers=2", f"launch.cpus_per_worker={CPUS}"),
 ]
 LIMIT_S = 150
@@ -44,10 +44,8 @@ class Cluster:
         return self.there.on_desk(words, ROOT, env)
 
     def run(self, *words: str | Path) -> str:
-        began = time.monotonic()
         done = subprocess.run(self.command(*words), capture_output=True, text=True, timeout=LIMIT_S)
         assert done.returncode == 0, f"{words}\n{done.stdout[-5000:]}\n{done.stderr[-5000:]}"
-        print(time.monotonic() - began, words[:6])
         return done.stdout
 
     def submit(self, name: str, *words: str | Path) -> str:
@@ -132,6 +130,7 @@ def cluster(
 
 @pytest.mark.cluster
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_up_a_training_a_sweep_and_down(cluster: Cluster, phantom: Path) -> None:
     cluster.run(RAY, "get-auth-token", "--generate")
     cluster.run(RAY, "up", "--yes", "--no-config-cache", cluster.file)
@@ -151,7 +150,7 @@ def test_up_a_training_a_sweep_and_down(cluster: Cluster, phantom: Path) -> None
 
 def train(cluster: Cluster, phantom: Path) -> None:
     """Two workers on two hosts learn what one process learns."""
-    settings = [*SETTINGS, f"data.path={phantom}", "model.dropout=0", "run.name=trained"]
+    settings = [*SETTINGS, f"data.path={phantom}", "training.epochs=2", "run.name=trained"]
     file = Path("tune_configs") / "smoke.yaml"
     out = cluster.submit("train", "train", file, *settings, f"run.folder={cluster.shared}")
     assert "epoch 2/2" in out
@@ -169,7 +168,13 @@ def train(cluster: Cluster, phantom: Path) -> None:
 
 def sweep(cluster: Cluster, phantom: Path) -> None:
     """Two trials, each trained by two workers on two hosts."""
-    settings = [*SETTINGS, f"data.path={phantom}", "tune.trials=2", "run.name=swept"]
+    settings = [
+        *SETTINGS,
+        f"data.path={phantom}",
+        "tune.trials=2",
+        "training.epochs=1",
+        "run.name=swept",
+    ]
     file = Path("tune_configs") / "smoke.yaml"
     cluster.submit("sweep", "tune", file, *settings, f"run.folder={cluster.shared}")
     leaderboard = pq.read_table(cluster.shared / "swept" / "leaderboard.parquet")
