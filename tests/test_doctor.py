@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -71,11 +72,12 @@ def port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_all_is_well_here_and_every_version_is_told(tmp_path: Path) -> None:
     code, out = run(None, f"run.folder={tmp_path}", XDG_CACHE_HOME=str(tmp_path))
     assert code == 0
     for package in doctor.SHOWN:
-        assert f"{package} {__import__('importlib.metadata').metadata.version(package)}" in out
+        assert f"{package} {metadata.version(package)}" in out
     assert "stops training" not in out
     assert "openjdk version" in out
     assert f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} may be used" in out
@@ -168,9 +170,8 @@ def test_a_cluster_that_answers_or_does_not(site: Path, port: int, key: str) -> 
         address = f"127.0.0.1:{closed.getsockname()[1]}"
         code, out = told(address)
     assert code == 1
-    assert (
-        f"stops training: Ray's address: launch.address: no Ray cluster answers at {address}" in out
-    )
+    assert "stops training: Ray's address: launch.address: no Ray cluster " in out
+    assert f"answers at {address} (" in out
 
 
 @pytest.mark.parametrize("where", ["/sys/cache", "below-a-file"])

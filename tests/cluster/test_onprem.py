@@ -168,15 +168,10 @@ def train(cluster: Cluster, phantom: Path) -> None:
 
 def sweep(cluster: Cluster, phantom: Path) -> None:
     """Two trials, each trained by two workers on two hosts."""
-    settings = [
-        *SETTINGS,
-        f"data.path={phantom}",
-        "tune.trials=2",
-        "training.epochs=1",
-        "run.name=swept",
-    ]
+    settings = [*SETTINGS, f"data.path={phantom}", "training.epochs=1", "run.name=swept"]
+    settings += ["tune.trials=2", f"run.folder={cluster.shared}"]
     file = Path("tune_configs") / "smoke.yaml"
-    cluster.submit("sweep", "tune", file, *settings, f"run.folder={cluster.shared}")
+    cluster.submit("sweep", "tune", file, *settings)
     leaderboard = pq.read_table(cluster.shared / "swept" / "leaderboard.parquet")
     assert leaderboard.num_rows == 2
     assert cluster.hosts_of_workers("sweep") == [ONE, TWO]
