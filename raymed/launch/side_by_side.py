@@ -42,7 +42,9 @@ def train_side_by_side(
         UsageError: there is no room, runs failed, or the queue died; the others stay finished.
     """
     with connected(base.launch.address):
-        groups = min(check_room(base), base.tune.groups or len(runs), len(runs))
+        groups = min(
+            check_room(base, base.tune.groups or 1), base.tune.groups or len(runs), len(runs)
+        )
         console.print(
             f"{len(runs)} runs to train; worker groups: {groups}, of {base.launch.workers} "
             "worker(s) each",

@@ -16,6 +16,7 @@ from ray.train.torch import TorchTrainer
 
 from raymed.config import Config
 from raymed.errors import UsageError
+from raymed.launch.nodes import wait_for_nodes
 from raymed.training.loop import TrainingStopped, Worker, train
 
 
@@ -111,22 +112,31 @@ def scaling(config: Config) -> ScalingConfig:
     )
 
 
-def check_room(config: Config) -> int:
+def check_room(config: Config, groups: int = 1) -> int:
     """How many runs of this configuration the cluster can train at a time.
+
+    Args:
+        config: of the runs; where `launch.wait_minutes` says so, nodes are waited for.
+        groups: how many runs at a time nodes are waited for, at most.
 
     Raises:
         UsageError: not even one. Ray would wait for ever for the missing processors or GPUs.
     """
     if config.launch.workers == 0:
         return 1
-    wanted = scaling(config).total_resources
+    plan = scaling(config)
+    if config.launch.wait_minutes:
+        bundles = [dict(plan.resources_per_worker or {})] * (config.launch.workers * groups)
+        wait_for_nodes(bundles, config.launch.wait_minutes)
+    wanted = plan.total_resources
     there = ray.cluster_resources()
     for resource, amount in wanted.items():
         if there.get(resource, 0) < amount:
             raise UsageError(
                 f"launch.workers: {config.launch.workers} workers need {amount:g} {resource}, and "
                 f"the cluster has {there.get(resource, 0):g}: lower launch.workers or "
-                f"launch.{resource.lower()}s_per_worker, or add nodes"
+                f"launch.{resource.lower()}s_per_worker, or add nodes (of a cluster that adds them "
+                "by itself, raise launch.wait_minutes)"
             )
     return int(min(there[resource] // amount for resource, amount in wanted.items() if amount))
 
