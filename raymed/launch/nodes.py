@@ -20,10 +20,12 @@ def wait_for_nodes(bundles: list[dict[str, float]], minutes: float) -> None:
         minutes: how long to wait at most; whoever waits says what it means if they do not come.
     """
     wanted = {key: sum(bundle.get(key, 0) for bundle in bundles) for key in bundles[0]}
-    began, said = time.monotonic(), float("-inf")
+    if not _lacking(wanted):
+        return
+    until, said = time.monotonic() + 60 * minutes, float("-inf")
     request_resources(bundles=bundles)
     try:
-        while (lacking := _lacking(wanted)) and time.monotonic() - began < 60 * minutes:
+        while (lacking := _lacking(wanted)) and time.monotonic() < until:
             if time.monotonic() - said >= SAY_EVERY_S:
                 said = time.monotonic()
                 print(f"waiting for nodes: the cluster has {lacking}", flush=True)
@@ -33,6 +35,7 @@ def wait_for_nodes(bundles: list[dict[str, float]], minutes: float) -> None:
 
 
 def _lacking(wanted: dict[str, float]) -> str:
+    """What the cluster has too little of, in words; empty: nothing."""
     there = ray.cluster_resources()
     return ", ".join(
         f"{there.get(key, 0):g} of {amount:g} {key}"

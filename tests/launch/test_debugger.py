@@ -63,12 +63,9 @@ def test_a_breakpoint_in_the_model_stops_the_training_of_workers_0(
         COMMANDS.format(file=inspect.getsourcefile(Attention), line=first + offset), timeout=240
     )
     assert process.returncode == 0, error
-    shapes = [
-        ast.literal_eval(found)
-        for found in re.findall(r"^\(Pdb\) (\('shapes'.*\))$", out, re.MULTILINE)
-    ]
+    printed = re.findall(r"^\(Pdb\) (\('shapes'.*\))$", out, re.MULTILINE)
     # Over the regions of the small encoder (4 x 4 at 32 pixels), then over the tags.
-    regions, tags = shapes
+    regions, tags = map(ast.literal_eval, printed)
     assert regions[1][:2] == (BATCH, 16)
     assert regions[2] == (BATCH, 16)
     assert tags[1] == (BATCH, TOP_TAGS, tiny.model.embedding_size)
