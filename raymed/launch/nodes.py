@@ -3,7 +3,6 @@
 import time
 
 import ray
-from ray.autoscaler.sdk import request_resources
 
 POLL_S = 2.0
 SAY_EVERY_S = 30.0
@@ -22,6 +21,9 @@ def wait_for_nodes(bundles: list[dict[str, float]], minutes: float) -> None:
     wanted = {key: sum(bundle.get(key, 0) for bundle in bundles) for key in bundles[0]}
     if not _lacking(wanted):
         return
+    # Its imports would cost every worker time, and only a driver asks.
+    from ray.autoscaler.sdk import request_resources
+
     until, said = time.monotonic() + 60 * minutes, float("-inf")
     request_resources(bundles=bundles)
     try:

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from raymed.config import load
 from raymed.launch.run import run_training
+from raymed.training.checkpoint import Checkpoint
 from raymed.training.log import METRICS_FILE, read_metrics
 from tests.cluster.hosts import Hosts, hosts, living_in, missing
 
@@ -137,6 +138,8 @@ def test_up_a_training_a_sweep_and_down(cluster: Cluster, phantom: Path) -> None
     tunnel = subprocess.Popen(cluster.command(RAY, "dashboard", cluster.file, "--no-config-cache"))
     try:
         wait_until(lambda: three_nodes(cluster))
+        assert answers(cluster, DASHBOARD) == "401"
+        assert answers(cluster, f"http://{cluster.there.addresses[HEAD]}:8265") == "refused"
         train(cluster, phantom)
         sweep(cluster, phantom)
     finally:
@@ -164,6 +167,10 @@ def train(cluster: Cluster, phantom: Path) -> None:
         for folder in (cluster.shared, cluster.shared / "alone")
     )
     assert there == pytest.approx(here, rel=1e-3)
+    fetched = cluster.shared / "fetched"
+    fetched.mkdir()
+    cluster.run(RAY, "rsync-down", cluster.file, f"{cluster.shared / 'trained'}/", f"{fetched}/")
+    assert Checkpoint.open(fetched).epoch == 2
 
 
 def sweep(cluster: Cluster, phantom: Path) -> None:
@@ -175,6 +182,18 @@ def sweep(cluster: Cluster, phantom: Path) -> None:
     leaderboard = pq.read_table(cluster.shared / "swept" / "leaderboard.parquet")
     assert leaderboard.num_rows == 2
     assert cluster.hosts_of_workers("sweep") == [ONE, TWO]
+
+
+def answers(cluster: Cluster, address: str) -> str:
+    """What the jobs' address says to who shows no token."""
+    ask = (
+        "import sys, urllib.request, urllib.error\n"
+        "try: print(urllib.request.urlopen(sys.argv[1] + '/api/jobs/').status)\n"
+        "except urllib.error.HTTPError as error: print(error.code)\n"
+        "except urllib.error.URLError as error:\n"
+        "    print('refused' if isinstance(error.reason, ConnectionRefusedError) else error)\n"
+    )
+    return cluster.run(sys.executable, "-c", ask, address).strip()
 
 
 def three_nodes(cluster: Cluster) -> bool:
