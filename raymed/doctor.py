@@ -23,9 +23,9 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
+from raymed.cache import cache_folder
 from raymed.config import Config
 from raymed.errors import UsageError
-from raymed.files import cache_folder
 from raymed.launch.cluster import see_that_it_answers
 
 PATIENCE_S = 120.0
@@ -83,7 +83,7 @@ def examine(config: Config) -> list[Finding]:
         "processors": _processors,
         "memory": _memory,
         "Ray's address": partial(_cluster, config),
-        "run.folder": partial(_folder, "run.folder", Path(config.run.folder)),
+        "run.folder": partial(_runs, config),
         "cache": _cache,
         "torch": _torch,
         "ray": _ray,
@@ -173,6 +173,13 @@ def _cluster(config: Config) -> Iterator[Finding]:
         yield Finding("Ray's address", said, str(error), True)
     else:
         yield Finding("Ray's address", f"{said}: answers")
+
+
+def _runs(config: Config) -> Iterator[Finding]:
+    if "://" in config.run.folder:
+        yield Finding("run.folder", f"{config.run.folder}: elsewhere, and not looked at")
+    else:
+        yield from _folder("run.folder", Path(config.run.folder))
 
 
 def _folder(name: str, folder: Path) -> Iterator[Finding]:

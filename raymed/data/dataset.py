@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from raymed.cache import cache_folder
 from raymed.data.examples import Finding
-from raymed.data.mapped import gather, map_batches, rows_of, whole_file
+from raymed.data.mapped import gather, map_batches, rows_of
 from raymed.data.schema import (
     INFO_FILE,
     SCHEMA_VERSION,
@@ -20,7 +21,7 @@ from raymed.data.schema import (
     DatasetInfo,
 )
 from raymed.errors import UsageError
-from raymed.files import cache_folder
+from raymed.storage import written_whole
 
 _BATCH_ROWS = 256
 """Rows of every record batch of the pixel cache but the last, so a row is found by arithmetic."""
@@ -134,7 +135,7 @@ class PreparedDataset:
         return [rows_of(batch.column("pixels"), (size, size), np.uint8) for batch in batches]
 
     def _fill_cache(self, name: str, cached: Path, schema: pa.Schema) -> None:
-        with whole_file(cached) as partial, pa.ipc.new_file(str(partial), schema) as writer:
+        with written_whole(cached) as partial, pa.ipc.new_file(str(partial), schema) as writer:
             waiting = schema.empty_table()
             for part in self.info.parts[name]:
                 read = self._read_part(part.file, ["pixels"]).cast(schema)

@@ -25,7 +25,7 @@ continue
 where
 p "shapes", tuple(x.shape), tuple(scores.shape)
 p "process", __import__("os").getpid()
-p "ray", __import__("sys").modules["ray"].is_initialized()
+p "ray", "ray" in __import__("sys").modules and __import__("ray").is_initialized()
 tbreak {file}:{line}
 continue
 p "shapes", tuple(x.shape), tuple(scores.shape)

@@ -9,8 +9,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from raymed.config import Config
-from raymed.training.checkpoint import MODEL_FILE, Checkpoint, Row, latest
-from raymed.training.loop import TrainingStopped, Worker, train
+from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest
+from raymed.training.loop import Worker, train
+from raymed.training.saving import TrainingStopped
+from tests.told import Told
 
 TIMES = ("seconds", "images_per_second", "seconds_per_report")
 
@@ -24,12 +26,12 @@ def worker(rank: int, world: int, configs: dict[str, Config], folder: Path) -> N
     )
     place = Worker(torch.device("cpu"), rank, world)
     for name, config in configs.items():
-        rows: list[Row] = []
+        told = Told()
         try:
-            train(config, folder / name, place, rows.append)
+            train(config, folder / name, place, told)
         except TrainingStopped as stopped:
             (folder / f"{name}-stopped-{rank}").write_text(str(stopped))
-        torch.save(rows, folder / f"{name}-rows-{rank}")
+        torch.save(told.rows, folder / f"{name}-rows-{rank}")
     dist.destroy_process_group()
 
 
@@ -67,12 +69,13 @@ def test_two_workers_follow_one(
     tmp_path: Path,
     name: str,
 ) -> None:
-    alone: list[Row] = []
+    told = Told()
     torch.set_default_dtype(torch.float64)
     try:
-        train(configs[name], tmp_path, Worker(torch.device("cpu")), alone.append)
+        train(configs[name], tmp_path, Worker(torch.device("cpu")), told)
     finally:
         torch.set_default_dtype(torch.float32)
+    alone = told.rows
     first, second = (torch.load(spawned / f"{name}-rows-{rank}") for rank in range(2))
     assert len(alone) == len(first) == len(second) == 2
     for one, two, other in zip(alone, first, second, strict=True):
