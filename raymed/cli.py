@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,14 +22,16 @@ OVERRIDES = "settings as key=value, such as training.epochs=5"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 if it went well, 2 for a mistake of the user's, 130 or 143 if interrupted.
+    """Run one command.
 
-    130 is for Ctrl-C, 143 for SIGTERM.
+    Returns:
+        0 if it went well, 1 if `doctor` found what stops training, 2 for a mistake of the user's,
+        130 if interrupted by Ctrl-C, 143 by SIGTERM.
     """
     options = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace, Console], None] = options.command
+    command: Callable[[argparse.Namespace, Console], int | None] = options.command
     try:
-        command(options, Console())
+        return command(options, Console()) or 0
     except UsageError as error:
         print(f"raymed: {error}", file=sys.stderr)
         return 2
@@ -54,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(
-        name: str, command: Callable[[argparse.Namespace, Console], None], text: str
+        name: str, command: Callable[[argparse.Namespace, Console], int | None], text: str
     ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=command)
@@ -134,6 +137,15 @@ def _parser() -> argparse.ArgumentParser:
         "data.path and out=FOLDER",
     )
 
+    sub = add("doctor", _doctor, "what is here to train with, and what is wrong with it")
+    sub.add_argument("file", nargs="?", metavar="FILE", help="a YAML file; none: the defaults")
+    sub.add_argument(
+        "settings",
+        nargs="*",
+        metavar="key=value",
+        help="launch.address, run.folder",
+    )
+
     sub = add("demo", _demo, "the whole main job on phantom studies, in a few minutes")
     sub.add_argument("file", metavar="FILE", help="a sweep's YAML file: tune_configs/demo.yaml")
     sub.add_argument("settings", nargs="*", metavar="key=value", help=OVERRIDES)
@@ -141,11 +153,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _config(options: argparse.Namespace, console: Console) -> None:
+    console.file.write(_of_file_or_defaults(options).to_yaml(comments=True))
+
+
+def _of_file_or_defaults(options: argparse.Namespace) -> configuration.Config:
     given = [options.file] if options.file else []
     is_setting = bool(given) and _is_setting(given[0])
     file = None if is_setting or not given else given[0]
     settings = [*(given if is_setting else []), *options.settings]
-    console.file.write(configuration.load(file, settings).to_yaml(comments=True))
+    return configuration.load(file, settings)
 
 
 def _prepare(options: argparse.Namespace, console: Console) -> None:
@@ -285,6 +301,13 @@ def _figure(options: argparse.Namespace, console: Console) -> None:
         place(str(values["out"])),
     )
     _say(console, "\n".join(map(str, files)))
+
+
+def _doctor(options: argparse.Namespace, console: Console) -> int:
+    config = _of_file_or_defaults(options)
+    from raymed.doctor import examine, report
+
+    return report(examine(config), partial(_say, console))
 
 
 def _demo(options: argparse.Namespace, console: Console) -> None:

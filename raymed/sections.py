@@ -181,6 +181,9 @@ class LaunchConfig(Section):
     """GPUs reserved for a worker; empty: one wherever Ray sees enough of them, else none."""
     max_failures: Annotated[int, Field(ge=0)] = 2
     """How often Ray Train restarts the workers from the last checkpoint when one dies."""
+    wait_minutes: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+    """How long to wait for nodes that the cluster's autoscaler adds, where the workers do not fit
+    those that are up; 0: such a run is refused at once."""
     checkpoint_steps: Count = 500
     """A checkpoint is written after each epoch, and after every so many steps of it."""
     keep_checkpoints: Count = 2

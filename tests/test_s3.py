@@ -14,10 +14,10 @@ import safetensors.torch
 import torch
 from rich.console import Console
 
+from raymed.cache import cache_folder
 from raymed.cli import main
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
-from raymed.data.mapped import cache_folder
 from raymed.errors import UsageError
 from raymed.evaluation import PREDICTIONS_FILE, SCORES_FILE
 from raymed.launch import lock

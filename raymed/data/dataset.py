@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raymed.cache import cache_folder
 from raymed.data.examples import Finding
-from raymed.data.mapped import cache_folder, gather, map_batches, rows_of
+from raymed.data.mapped import gather, map_batches, rows_of
 from raymed.data.schema import (
     INFO_FILE,
     SCHEMA_VERSION,

@@ -1,18 +1,11 @@
 """Rows of a fixed size in Arrow files of the local cache, mapped into memory."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-
-
-def cache_folder(*names: str) -> Path:
-    """A folder of raymed's cache: below XDG_CACHE_HOME, or ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base, "raymed", *names)
 
 
 def map_batches(

@@ -38,11 +38,7 @@ def connected(address: str | None) -> Iterator[None]:
         return
     target = address or os.environ.get("RAY_ADDRESS") or "local"
     options = {"include_dashboard": True} if target == "local" else {}
-    if "://" in target:
-        # Ray Train and Tune do not run through Ray Client.
-        raise _unreachable(target, ValueError("an address with :// cannot be used"))
-    if ":" in target:
-        _see_that_it_answers(target)
+    see_that_it_answers(target)
     try:
         context = ray.init(
             address=target, log_to_driver=False, logging_level=logging.WARNING, **options
@@ -71,8 +67,19 @@ def quiet() -> None:
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
 
 
-def _see_that_it_answers(address: str) -> None:
-    """Ray itself asks again and again for many minutes, without a word."""
+def see_that_it_answers(address: str) -> None:
+    """Of an address with a port, see that something listens there; `local` and `auto` are Ray's.
+
+    Ray itself asks again and again for many minutes, without a word.
+
+    Raises:
+        UsageError: nothing does, or it is one of Ray Client's.
+    """
+    if "://" in address:
+        # Ray Train and Tune do not run through Ray Client.
+        raise _unreachable(address, ValueError("an address with :// cannot be used"))
+    if ":" not in address:
+        return
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), PATIENCE_S).close()

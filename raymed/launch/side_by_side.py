@@ -41,7 +41,8 @@ def train_side_by_side(
         UsageError: there is no room, runs failed, or the queue died; the others stay finished.
     """
     with connected(base.launch.address):
-        groups = min(check_room(base), base.tune.groups or len(runs), len(runs))
+        room = check_room(base, base.tune.groups or 1)
+        groups = min(room, base.tune.groups or len(runs), len(runs))
         _say(
             console,
             f"{len(runs)} runs to train; worker groups: {groups}, of {base.launch.workers} "

@@ -19,6 +19,7 @@ from ray.train.torch.config import _TorchBackend
 
 from raymed.config import Config
 from raymed.errors import UsageError
+from raymed.launch.nodes import wait_for_nodes
 from raymed.launch.termination import note_sigterm, noting
 from raymed.launch.watch import WorkerObserver
 from raymed.storage import Place, place
@@ -178,8 +179,12 @@ def fewest_and_most(config: Config) -> tuple[int, int]:
     return workers if isinstance(workers, tuple) else (workers, workers)
 
 
-def check_room(config: Config) -> int:
+def check_room(config: Config, groups: int = 1) -> int:
     """How many runs of this configuration the cluster can train at a time, once it has grown.
+
+    Args:
+        config: of the runs; where `launch.wait_minutes` says so, nodes are waited for.
+        groups: how many runs at a time nodes are waited for, at most.
 
     Raises:
         UsageError: not even one. Ray would wait for ever for the missing processors or GPUs.
@@ -187,18 +192,22 @@ def check_room(config: Config) -> int:
     if config.launch.workers == 0:
         return 1
     fewest, _ = fewest_and_most(config)
-    wanted = {
-        name: fewest * amount
+    bundle = {
+        name: amount
         for name, amount in (scaling(config).resources_per_worker or {}).items()
         if amount
     }
+    if config.launch.wait_minutes:
+        wait_for_nodes([bundle] * fewest * groups, config.launch.wait_minutes)
+    wanted = {name: fewest * amount for name, amount in bundle.items()}
     there = _resources()
     for resource, amount in wanted.items():
         if there.get(resource, 0) < amount:
             raise UsageError(
                 f"launch.workers: {fewest} workers need {amount:g} {resource}, and "
                 f"the cluster has {there.get(resource, 0):g}: lower launch.workers or "
-                f"launch.{resource.lower()}s_per_worker, or add nodes"
+                f"launch.{resource.lower()}s_per_worker, or add nodes (of a cluster that adds them "
+                "by itself, raise launch.wait_minutes)"
             )
     return int(min(there[resource] // amount for resource, amount in wanted.items()))
 

@@ -25,10 +25,10 @@ import safetensors
 import safetensors.torch
 import torch
 
+from raymed.cache import cache_folder
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset, Split
 from raymed.data.features import SplitFeatures
-from raymed.data.mapped import cache_folder
 from raymed.errors import UsageError
 from raymed.model.encoder import Encoder, grid, widths
 from raymed.storage import Place, fetched, place, reason, stamp, written_whole

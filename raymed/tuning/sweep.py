@@ -197,7 +197,7 @@ def _left(study: optuna.Study, config: Config) -> int:
 
 
 def _run_trials(study: optuna.Study, config: Config, folder: Place, console: Console) -> None:
-    room = check_room(config)
+    room = check_room(config, config.tune.groups or 1)
     for _ in range(RESTARTS):
         left = _left(study, config)
         groups = min(room, config.tune.groups or room, left)

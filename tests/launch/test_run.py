@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,20 @@ def test_what_the_cluster_has_no_room_for_is_refused(
 def test_room_is_counted_in_runs(tiny: Config, ray: None) -> None:  # noqa: ARG001
     rooms = [check_room(tiny.override({"launch.workers": n})) for n in (0, 1, 2)]
     assert rooms == [1, 2, 1]
+
+
+@pytest.mark.ray
+def test_nodes_that_do_not_come_are_waited_for_and_then_refused(
+    settings: Config,
+    ray: None,  # noqa: ARG001
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    changes = {"run.name": "waiting", "launch.workers": 3, "launch.wait_minutes": 0.05}
+    began = time.monotonic()
+    with pytest.raises(UsageError, match="3 workers need 3 CPU, and the cluster has 2"):
+        run(settings.override(changes))
+    assert time.monotonic() - began >= 3
+    assert capsys.readouterr().out == "waiting for nodes: the cluster has 2 of 3 CPU\n"
 
 
 def test_divergence_reaches_the_user_in_words(settings: Config) -> None:
