@@ -173,9 +173,9 @@ def _prepare(options: argparse.Namespace, console: Console) -> None:
             f"prepare {options.source}: takes {wanted or 'no'} path, not {len(paths)} "
             f"({' '.join(paths) or 'none given'})"
         )
-    from raymed.data.sources import prepare_source
+    from raymed.launch.prepare import run_prepare
 
-    prepare_source(options.source, paths[0] if paths else None, settings, console)
+    run_prepare(options.source, paths[0] if paths else None, settings, console)
 
 
 def _train(options: argparse.Namespace, console: Console) -> None:

@@ -299,7 +299,7 @@ class PrepareConfig(Section):
     """What `raymed prepare` is told beside the source and its path."""
 
     out: str
-    """Folder of the prepared data set to write."""
+    """Folder of the prepared data set to write, or a URI such as s3://bucket/folder."""
     image_size: Annotated[int, Field(ge=8)] = 224
     """Side of the square images, in pixels: the longer side is scaled to it, the rest padded."""
     split: Literal["study", "paper", "given", "r2gen"] = "study"
@@ -316,5 +316,9 @@ class PrepareConfig(Section):
     """Study ids per split, for the protocol `r2gen`."""
     studies: Count = 1200
     """How many phantom studies to draw."""
+    workers: Annotated[int, Field(ge=0)] | None = None
+    """Images decoded at a time; empty: one on each of Ray's processors; 0: here, without Ray."""
+    address: str | None = None
+    """Of a running Ray cluster; empty: RAY_ADDRESS, or else Ray is started on this machine."""
     columns: dict[Column, str] = {}
     """A table's columns, where they bear other names; several tag columns are joined by commas."""

@@ -5,18 +5,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from raymed.data.limits import ImageError, refuse_bomb
+
 _FORMATS = ("PNG", "JPEG", "TIFF")
-_MAX_PIXELS = 80_000_000
-"""Twice the largest radiograph; a small file that decodes to more is an image bomb."""
+_DICOM_MARK = slice(128, 132)
 _TIFF_PHOTOMETRIC = 262
 _TIFF_WHITE_IS_ZERO = 0
-
-
-class ImageError(ValueError):
-    """One image that cannot be used, with the reason in words.
-
-    The message is ``reason`` or ``reason: detail``.
-    """
 
 
 def read_image(image: Path | np.ndarray, size: int) -> np.ndarray:
@@ -25,10 +19,11 @@ def read_image(image: Path | np.ndarray, size: int) -> np.ndarray:
     The aspect ratio is kept: the longer side is scaled to ``size`` (antialiased), the shorter
     one is padded with black on both sides, so that nothing is cut off. Sixteen-bit, integer and
     floating-point images are scaled so that their least value is black and their greatest is
-    white; transparent places are black. The format is judged by content, not by the file's name.
+    white; transparent places are black. DICOM is shown as its header says (`raymed.data.dicom`).
+    The format is judged by content, not by the file's name.
 
     Args:
-        image: a PNG, JPEG or TIFF file, or uint8 greyscale pixels [height, width].
+        image: a PNG, JPEG, TIFF or DICOM file, or uint8 greyscale pixels [height, width].
         size: side of the result in pixels.
 
     Raises:
@@ -43,12 +38,15 @@ def read_image(image: Path | np.ndarray, size: int) -> np.ndarray:
             return image
         return _fit(Image.fromarray(image), size)
     try:
+        with image.open("rb") as file:
+            marked = file.read(_DICOM_MARK.stop)[_DICOM_MARK] == b"DICM"
+        if marked:
+            # Here, for pydicom takes most of a second to load and only DICOM needs it.
+            from raymed.data.dicom import read_dicom
+
+            return _fit(read_dicom(image), size)
         with Image.open(image, formats=_FORMATS) as opened:
-            if opened.width * opened.height > _MAX_PIXELS:
-                raise ImageError(
-                    f"image is too large: {opened.width} x {opened.height} pixels, "
-                    f"at most {_MAX_PIXELS:,}"
-                )
+            refuse_bomb(opened.width, opened.height)
             ImageOps.exif_transpose(opened, in_place=True)
             return _fit(_greyscale(opened), size)
     except ImageError:
@@ -58,7 +56,7 @@ def read_image(image: Path | np.ndarray, size: int) -> np.ndarray:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"image is too large: {error}") from error
     except Image.UnidentifiedImageError as error:
-        raise ImageError("not a PNG, JPEG or TIFF image") from error
+        raise ImageError("not a PNG, JPEG, TIFF or DICOM image") from error
     # Damaged data make Pillow's decoders raise almost anything (OSError, SyntaxError,
     # struct.error, IndexError, ...), and one bad file must not end the preparing of all.
     except Exception as error:

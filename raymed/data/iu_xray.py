@@ -13,7 +13,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from raymed.data.examples import Example, Rejected
-from raymed.data.table import read_csv
+from raymed.data.table import csv_columns, csv_rows
 from raymed.errors import UsageError
 
 ARCHIVE = "NLMCXR_reports.tgz"
@@ -24,7 +24,9 @@ NORMAL = "normal"
 """The tag of an image whose report has none."""
 
 _IMAGE_ID = re.compile(r"(?:CXR)?(\d+)(?:_\1)?_(IM-\d+(?:-\d+)*)")
-_IMAGE_FILE = re.compile(_IMAGE_ID.pattern + r"(?:\.dcm)?\.(?:png|jpe?g)", re.IGNORECASE)
+_IMAGE_FILE = re.compile(_IMAGE_ID.pattern + r"(?:(?:\.dcm)?\.(?:png|jpe?g)|\.dcm)", re.IGNORECASE)
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
+"""The kind of file that is taken where an image lies there in several, first choice first."""
 _MAX_XML_BYTES = 10_000_000
 
 
@@ -101,21 +103,27 @@ def _pairs(folder: Path, images: Path) -> Iterator[Example | Rejected]:
             yield Example(
                 image_id=name,
                 study=report.study,
-                image=files.get(name, images / f"{name}.png"),
+                # A report's text is not to be trusted with a path.
+                image=files.get(name, images / f"{PurePosixPath(name).name}.png"),
                 report=report.text,
                 tags=report.tags or (NORMAL,),
                 view=views.get(name),
             )
     if not used:
         raise UsageError(
-            f"{images}: none of the images is there or below. Unpack NLMCXR_png.tgz there; names "
-            "must be like CXR1_1_IM-0001-3001.png (official), CXR1_IM-0001-3001.png or "
-            "1_IM-0001-3001.dcm.png (Kaggle), or the same with .jpg or .jpeg"
+            f"{images}: none of the images is there or below. Unpack NLMCXR_png.tgz or "
+            "NLMCXR_dcm.tgz there; names must be like CXR1_1_IM-0001-3001.png (official), "
+            "CXR1_IM-0001-3001.png or 1_IM-0001-3001.dcm.png (Kaggle), or the same with .jpg, "
+            ".jpeg or .dcm"
         )
 
 
 def _image_files(folder: Path) -> dict[str, Path]:
-    """Return image id -> file, for all images in a folder and below; PNG before JPEG."""
+    """Return image id -> file, for all images in a folder and below; one for each id."""
+
+    def rank(path: Path) -> tuple[int, Path]:
+        return _SUFFIXES.index(path.suffix.lower()), path
+
     found: dict[str, Path] = {}
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -123,9 +131,7 @@ def _image_files(folder: Path) -> dict[str, Path]:
             if match:
                 path = Path(parent, name)
                 key = f"CXR{match[1]}_{match[2].upper()}"
-                rank = path.suffix.lower() != ".png", path
-                if key not in found or rank < (found[key].suffix.lower() != ".png", found[key]):
-                    found[key] = path
+                found[key] = min(found.get(key, path), path, key=rank)
     return found
 
 
@@ -145,17 +151,18 @@ def _views(path: Path) -> dict[str, str]:
 
 
 def _rows(path: Path, *columns: str) -> list[dict[str, str]]:
-    rows, there = read_csv(path)
+    there = csv_columns(path)
     for column in columns:
         if column not in there:
             raise UsageError(f"{path}: no column {column!r}; the columns are {', '.join(there)}")
-    return [{column: row[column] or "" for column in columns} for row in rows]
+    return [{column: row[column] or "" for column in columns} for row in csv_rows(path)]
 
 
 def _reports(folder: Path, views: dict[str, str]) -> Iterator[_Report | Rejected]:
     if (folder / XML_FOLDER).is_dir():
         for path in sorted((folder / XML_FOLDER).glob("*.xml")):
-            yield _parse(path.name, path.read_bytes())
+            size = path.stat().st_size
+            yield _too_large(path.name, size) or _parse(path.name, path.read_bytes())
     elif (folder / ARCHIVE).is_file():
         yield from _archived(folder / ARCHIVE)
     elif (folder / REPORTS_CSV).is_file():
@@ -180,14 +187,17 @@ def _archived(path: Path) -> Iterator[_Report | Rejected]:
                 name = PurePosixPath(member.name).name
                 if not member.isfile() or not name.endswith(".xml"):
                     continue
-                if member.size > _MAX_XML_BYTES:
-                    yield Rejected("", name, f"report file is too large: {member.size:,} bytes")
-                    continue
                 file = archive.extractfile(member)
                 assert file is not None
-                yield _parse(name, file.read())
+                yield _too_large(name, member.size) or _parse(name, file.read())
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise UsageError(f"{path}: damaged archive, download it again ({error})") from error
+
+
+def _too_large(name: str, size: int) -> Rejected | None:
+    if size <= _MAX_XML_BYTES:
+        return None
+    return Rejected("", name, f"report file is too large: {size:,} bytes")
 
 
 def _parse(name: str, content: bytes) -> _Report | Rejected:

@@ -1,27 +1,29 @@
 """Writing a prepared dataset: from what a source yields to Parquet parts per split."""
 
-import errno
 import hashlib
 import json
-import os
-import shutil
-import uuid
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from itertools import count
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
-from raymed.data import split, statistics
+from raymed.data import shards, split, statistics
 from raymed.data.examples import Example, Rejected
-from raymed.data.images import ImageError, read_image
+from raymed.data.rows import Rows
 from raymed.data.schema import (
     INFO_FILE,
     REJECTED,
@@ -31,28 +33,12 @@ from raymed.data.schema import (
     WORDS_FILE,
     DatasetInfo,
     Part,
-    part_schema,
 )
+from raymed.data.shards import Decoded, PartWork, Shard, Spread, Written, in_process
+from raymed.data.target import Target, new_dataset
 from raymed.data.text import sentences, tag_name
 from raymed.data.views import view_fault
 from raymed.errors import UsageError
-
-PART_ROWS = 1024
-_DECODERS = min(8, os.cpu_count() or 1)
-_AHEAD = 4 * _DECODERS
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A row without its pixels, which lie at the same index in the scratch file."""
-
-    image_id: str
-    study: str
-    view: str | None
-    sentences: list[str]
-    tags: list[str]
-    findings: list[dict[str, Any]]
-    given_split: str | None
 
 
 def prepare(
@@ -68,15 +54,18 @@ def prepare(
     overwrite: bool = False,
     total: int | None = None,
     console: Console | None = None,
+    spread: Spread = in_process,
 ) -> DatasetInfo:
     """Write the prepared dataset of a source to the folder ``out`` and say what is in it.
 
-    The dataset is written to a temporary folder beside ``out`` and renamed once it is whole. An
-    image or report that cannot be used is left out and listed with its reason in
-    ``rejected.parquet``. Pixels are held on disk; text is held in memory.
+    A half-written dataset is never taken for whole (see `raymed.data.target`). An image or report
+    that cannot be used is left out and listed with its reason in ``rejected.parquet``. Neither
+    pixels nor texts are held in memory, only the names of images and studies. The dataset is the
+    same however the work is spread.
 
     Args:
         examples: what a source yields.
+        out: a folder, or a URI that pyarrow knows (``s3://``, ``gs://``).
         source: the source's name, e.g. ``iu-xray``.
         image_size: side of the square images, in pixels.
         protocol: split protocol: ``study``, ``paper``, ``given`` or ``r2gen``.
@@ -86,6 +75,7 @@ def prepare(
         overwrite: replace ``out`` if it is a prepared dataset.
         total: how many examples there are, if known, for the progress bar.
         console: where to print; the progress bar is shown on a terminal only.
+        spread: how images are decoded and parts are written: in this process, or on a cluster.
 
     Raises:
         UsageError: ``out`` is in the way, nothing can be used, a split is empty, there are
@@ -93,7 +83,6 @@ def prepare(
             yielded examples, their statistics are printed first.
     """
     console = console or Console()
-    out = Path(out)
     if image_size < 1:
         raise UsageError(f"image_size is {image_size}; it must be at least 1 pixel")
     if protocol not in split.PROTOCOLS:
@@ -105,199 +94,201 @@ def prepare(
             + ": R2Gen's annotation.json, or a JSON object with the lists train, val and test"
         )
     listed = split.read_split_file(split_file) if split_file else {}
-    _check_out(out, overwrite)
-    partial = out.absolute().with_name(f".{out.absolute().name}.{uuid.uuid4().hex}.partial")
-    try:
-        partial.mkdir(parents=True)
-        writer = _Writer(partial, image_size, views)
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    with new_dataset(out, overwrite) as target:
+        writer = _Writer(target, image_size, views, spread, progress, bool(listed))
         try:
-            writer.collect(examples, total, console)
-            splits = _assign(writer.rows, protocol, seed, listed)
-            info = writer.write(splits, source=source, protocol=protocol, seed=seed)
+            with progress:
+                writer.collect(examples, total)
+                splits = _assign(writer.rows, writer.good, protocol, seed, listed)
+                info = writer.write(splits, source=source, protocol=protocol, seed=seed)
         except UsageError:
             # The text can be whole where the images are not; then its statistics are an answer.
             found = writer.found.statistics()
             if found.images:
                 console.print(statistics.table({"found": found}, source))
             raise
-        _replace(partial, out)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise UsageError(
-                f"{out.absolute().parent}: no space left on the disk while preparing; nothing was "
-                "kept. Free some space, or choose another folder"
-            ) from error
-        if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
-            raise UsageError(f"{out}: cannot write there: {error.strerror}") from error
-        raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    prepared = {name for row in writer.rows for name in (row.image_id, row.study)}
+        finally:
+            writer.rows.close()
+    prepared = {name for index in writer.good for name in writer.names_of(index)} if listed else ()
     _summarise(info, out, split.coverage(listed, writer.names, prepared), console)
     return info
 
 
-def _check_out(out: Path, overwrite: bool) -> None:
-    if (out / INFO_FILE).is_file():
-        if not overwrite:
-            raise UsageError(
-                f"{out}: a prepared dataset is already there: choose another folder, or ask for "
-                "it to be overwritten"
-            )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(
-            f"{out}: exists, is not empty and is no prepared dataset: choose another folder"
-        )
-
-
-def _replace(partial: Path, out: Path) -> None:
-    """Move the whole dataset to its place; what was there is gone only afterwards."""
-    if not (out / INFO_FILE).is_file():
-        partial.rename(out)
-        return
-    old = partial.with_suffix(".old")
-    out.rename(old)
-    partial.rename(out)
-    shutil.rmtree(old)
-
-
 def _assign(
-    rows: Sequence[_Row], protocol: str, seed: int, listed: dict[str, str]
+    rows: Rows, good: Sequence[int], protocol: str, seed: int, listed: dict[str, str]
 ) -> Sequence[str | None]:
-    studies = [row.study for row in rows]
-    image_ids = [row.image_id for row in rows]
+    studies = [rows.studies[index] for index in good]
+    image_ids = [rows.image_ids[index] for index in good]
     if protocol == "study":
         return split.by_study(studies, seed)
     if protocol == "paper":
-        return split.by_image(len(rows), seed)
+        return split.by_image(len(good), seed)
     if protocol == "given":
-        return split.as_given(image_ids, [row.given_split for row in rows])
+        return split.as_given(image_ids, [rows.given[index] for index in good])
     return split.by_file(image_ids, studies, listed)
 
 
 class _Writer:
-    """Collects the rows of a dataset, their pixels in a scratch file, and writes the parts."""
+    """Collects the rows of a dataset, their pixels in shards, and writes the parts."""
 
-    def __init__(self, folder: Path, image_size: int, views: str) -> None:
-        self.folder = folder
+    def __init__(
+        self,
+        target: Target,
+        image_size: int,
+        views: str,
+        spread: Spread,
+        progress: Progress,
+        keep_names: bool,
+    ) -> None:
         self.image_size = image_size
         self.views = views
-        self.rows: list[_Row] = []
-        self.rejected: list[Rejected] = []
+        self.rows = Rows(target.local)
+        self.good: Sequence[int] = ()
+        """The rows whose images could be decoded."""
         self.found = statistics.Counts()
         self.names: set[str] = set()
-        """The ids of all images and studies found, usable or not."""
-        self._scratch = folder / "pixels.scratch"
-        # Which split a row belongs to is known only when all are read, so the pixels wait on
-        # disk, and memory is bounded whatever the number of images.
+        """The ids of all images and studies found, usable or not; with ``keep_names`` only."""
+        self._keep_names = keep_names
+        self._target = target
+        self._spread = spread
+        self._progress = progress
+        self._orders: list[int] = []
+        """Each row's place among all that the source yielded; so rejections keep its order."""
+        self._rejected: list[tuple[int, Rejected]] = []
 
-    def collect(
-        self, examples: Iterable[Example | Rejected], total: int | None, console: Console
-    ) -> None:
+    def names_of(self, index: int) -> tuple[str, str]:
+        """The ids of a row's image and study."""
+        return self.rows.image_ids[index], self.rows.studies[index]
+
+    @property
+    def rejected(self) -> list[Rejected]:
+        """What was left out, in the order of the source."""
+        return [rejected for _, rejected in sorted(self._rejected, key=lambda one: one[0])]
+
+    def collect(self, examples: Iterable[Example | Rejected], total: int | None) -> None:
         """Read, preprocess and decode what a source yields; UsageError if none can be used."""
-        progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        with progress, self._scratch.open("wb") as scratch, ThreadPoolExecutor(_DECODERS) as pool:
-            task = progress.add_task("images", total=total)
-            waiting: deque[tuple[_Row, Future[np.ndarray]]] = deque()
-            for example, row in self._usable(examples):
-                waiting.append((row, pool.submit(read_image, example.image, self.image_size)))
-                if len(waiting) == _AHEAD:
-                    self._keep(*waiting.popleft(), scratch)
-                progress.advance(task)
-            for row, pixels in waiting:
-                self._keep(row, pixels, scratch)
-        if not self.rows:
+        bar = self._progress.add_task("images", total=total)
+        size = shards.shard_rows(self.image_size)
+        failed: dict[int, str] = {}
+        for decoded in self._spread(shards.write_shard, self._shards(examples, bar)):
+            self._see_missing(decoded)
+            failed |= {decoded.number * size + row: reason for row, reason in decoded.failed}
+            self._progress.advance(bar, decoded.images)
+        for index, reason in failed.items():
+            self._reject(index, reason)
+        self.good = np.setdiff1d(np.arange(len(self.rows)), list(failed)).tolist()
+        if not self.good:
             raise UsageError(
                 f"no image with a report could be used; left out: {_reasons(self.rejected)}"
             )
 
-    def _usable(self, examples: Iterable[Example | Rejected]) -> Iterator[tuple[Example, _Row]]:
+    def _shards(self, examples: Iterable[Example | Rejected], bar: TaskID) -> Iterator[Shard]:
+        size = shards.shard_rows(self.image_size)
+        images: list[Path | np.ndarray] = []
+        numbers = count()
+        scratch = self._target.scratch
+        for image in self._usable(examples):
+            images.append(image.absolute() if isinstance(image, Path) else image)
+            if len(images) == size:
+                yield Shard(next(numbers), images, self.image_size, scratch)
+                images = []
+        # With one row for each image to come, the bar knows how far it has to go.
+        self._progress.update(bar, total=len(self.rows))
+        if images:
+            yield Shard(next(numbers), images, self.image_size, scratch)
+
+    def _usable(self, examples: Iterable[Example | Rejected]) -> Iterator[Path | np.ndarray]:
+        """Keep the row of each example whose text can be used, and yield its image."""
         seen: set[str] = set()
-        for example in examples:
+        for order, example in enumerate(examples):
             if isinstance(example, Rejected):
-                self.rejected.append(example)
+                self._rejected.append((order, example))
                 continue
             if example.image_id in seen:
-                self._reject(example, "image id is there twice; the first one was taken")
-                continue
-            seen.add(example.image_id)
-            tags = [tag_name(tag) for tag in example.tags]
-            text = sentences(example.report)
-            self.found.add(example.study, text, tags)
-            self.names |= {example.image_id, example.study}
-            fault = view_fault(example.view, self.views)
-            if fault:
-                self._reject(example, fault)
-            elif not example.report.strip():
-                self._reject(example, "report is empty")
-            elif not text:
-                self._reject(example, "report has no sentence with a word in it")
+                fault: str | None = "image id is there twice; the first one was taken"
             else:
-                yield (
-                    example,
-                    _Row(
-                        image_id=example.image_id,
-                        study=example.study,
-                        view=example.view,
-                        sentences=text,
-                        tags=list(dict.fromkeys(tags)),
-                        findings=[
-                            {**asdict(finding), "tag": tag_name(finding.tag)}
-                            for finding in example.findings
-                        ],
-                        given_split=example.split,
-                    ),
-                )
+                seen.add(example.image_id)
+                tags = [tag_name(tag) for tag in example.tags]
+                text = sentences(example.report)
+                self.found.add(example.study, text, tags)
+                fault = view_fault(example.view, self.views)
+                if not fault and not example.report.strip():
+                    fault = "report is empty"
+                elif not fault and not text:
+                    fault = "report has no sentence with a word in it"
+            if self._keep_names:
+                self.names |= {example.image_id, example.study}
+            if fault:
+                self._rejected.append((order, Rejected(example.image_id, example.study, fault)))
+                continue
+            self._orders.append(order)
+            self.rows.add(
+                {
+                    "image_id": example.image_id,
+                    "study": example.study,
+                    "view": example.view,
+                    "sentences": text,
+                    "tags": list(dict.fromkeys(tags)),
+                    "findings": [
+                        {**asdict(finding), "tag": tag_name(finding.tag)}
+                        for finding in example.findings
+                    ],
+                },
+                example.split,
+            )
+            yield example.image
 
-    def _keep(self, row: _Row, pixels: "Future[np.ndarray]", scratch: Any) -> None:
-        try:
-            scratch.write(pixels.result().tobytes())
-        except ImageError as error:
-            self._reject(row, str(error))
-        else:
-            self.rows.append(row)
+    def _see_missing(self, decoded: Decoded) -> None:
+        """A file that is here and not there is no bad image, but a folder that is not shared."""
+        if decoded.missing is not None and decoded.missing.exists():
+            raise UsageError(
+                f"{decoded.missing}: is here, but a machine of the cluster does not see it: let "
+                "the images lie in a folder that all machines share, or prepare with workers=0"
+            )
 
-    def _reject(self, what: Example | _Row, reason: str) -> None:
-        self.rejected.append(Rejected(what.image_id, what.study, reason))
+    def _reject(self, index: int, reason: str) -> None:
+        self._rejected.append((self._orders[index], Rejected(*self.names_of(index), reason)))
 
     def write(
         self, splits: Sequence[str | None], *, source: str, protocol: str, seed: int
     ) -> DatasetInfo:
         """Write every file of the dataset; UsageError if it is not fit for training."""
         sides: dict[str, list[int]] = {name: [] for name in split.SPLITS}
-        for index, side in enumerate(splits):
+        for index, side in zip(self.good, splits, strict=True):
             if side is None:
-                self._reject(self.rows[index], "no split is named for it")
+                self._reject(index, "no split is named for it")
             else:
                 sides[side].append(index)
         prepared, training = statistics.Counts(), statistics.Counts()
         for side, indices in sides.items():
-            for row in (self.rows[index] for index in indices):
-                prepared.add(row.study, row.sentences, row.tags)
+            for index in indices:
+                row = self.rows[index]
+                study = self.rows.studies[index]
+                prepared.add(study, row["sentences"], row["tags"])
                 if side == "train":
-                    training.add(row.study, row.sentences, row.tags)
+                    training.add(study, row["sentences"], row["tags"])
         self._check(sides, prepared)
 
         words = statistics.by_frequency(training.words)
         tags = statistics.by_frequency({tag: training.tags[tag] for tag in prepared.tags})
-        content = hashlib.sha256(json.dumps([self.image_size, words, tags]).encode())
-        pixels = np.memmap(self._scratch, np.uint8, "r", shape=(len(self.rows), self.image_size**2))
-        parts = {side: self._write_parts(side, sides[side], pixels, content) for side in sides}
-        del pixels
-        self._scratch.unlink()
-        (self.folder / WORDS_FILE).write_text(_json(words), encoding="utf-8")
-        (self.folder / TAGS_FILE).write_text(_json(tags), encoding="utf-8")
-        pq.write_table(
-            pa.Table.from_pylist([asdict(row) for row in self.rejected], REJECTED),
-            self.folder / REJECTED_FILE,
-        )
+        self._target.clear()
+        parts, rows_hash = self._write_parts(sides)
+        content = hashlib.sha256(json.dumps([self.image_size, words, tags]).encode() + rows_hash)
+        final = self._target.final
+        final.write(WORDS_FILE, _json(words))
+        final.write(TAGS_FILE, _json(tags))
+        rejected = self.rejected
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist([asdict(row) for row in rejected], REJECTED), sink)
+        final.write(REJECTED_FILE, sink.getvalue())
         info = DatasetInfo(
             schema=SCHEMA_VERSION,
             source=source,
@@ -305,10 +296,8 @@ class _Writer:
             seed=seed,
             image_size=self.image_size,
             counts={side: len(indices) for side, indices in sides.items()},
-            leaked=split.leakage([row.study for row in self.rows], splits).images,
-            rejected=dict(
-                Counter(row.reason.partition(":")[0] for row in self.rejected).most_common()
-            ),
+            leaked=split.leakage([self.rows.studies[i] for i in self.good], splits).images,
+            rejected=dict(Counter(row.reason.partition(":")[0] for row in rejected).most_common()),
             found=self.found.statistics(),
             prepared=prepared.statistics(),
             parts=parts,
@@ -316,7 +305,7 @@ class _Writer:
             views=self.views,
         )
         # Last of all: a folder without it is no prepared dataset.
-        (self.folder / INFO_FILE).write_text(info.to_json(), encoding="utf-8")
+        final.write(INFO_FILE, info.to_json().encode())
         return info
 
     def _check(self, sides: dict[str, list[int]], prepared: statistics.Counts) -> None:
@@ -335,35 +324,40 @@ class _Writer:
                 "between images, or leave the tags out to take the reports' frequent words"
             )
 
-    def _write_parts(
-        self, side: str, indices: list[int], pixels: np.ndarray, content: Any
-    ) -> list[Part]:
-        schema = part_schema(self.image_size)
-        parts = []
-        content.update(f"{side} {len(indices)}".encode())
-        for number, start in enumerate(range(0, len(indices), PART_ROWS)):
-            rows = []
-            for index in indices[start : start + PART_ROWS]:
-                row = asdict(self.rows[index])
-                del row["given_split"]
-                content.update(json.dumps(row).encode())
-                row["pixels"] = pixels[index].tobytes()
-                content.update(row["pixels"])
-                rows.append(row)
-            part = Part(f"{side}-{number:05}.parquet", len(rows))
-            pq.write_table(
-                pa.Table.from_pylist(rows, schema),
-                self.folder / part.file,
-                compression="zstd",
-                use_dictionary=False,
-                write_page_checksum=True,
-            )
-            parts.append(part)
-        return parts
+    def _write_parts(self, sides: dict[str, list[int]]) -> tuple[dict[str, list[Part]], bytes]:
+        """Write the parts; also the SHA-256 of all rows, which no way of dividing them changes."""
+        bar = self._progress.add_task("written", total=sum(map(len, sides.values())))
+        written: dict[str, Written] = {}
+        for one in self._spread(shards.write_part, self._parts(sides)):
+            written[one.part.file] = one
+            self._progress.advance(bar, one.part.rows)
+        parts: dict[str, list[Part]] = {side: [] for side in sides}
+        content = hashlib.sha256()
+        # Names are so padded that their order is that of the rows.
+        for side, indices in sides.items():
+            content.update(f"{side} {len(indices)}".encode())
+            for file in sorted(file for file in written if file.startswith(f"{side}-")):
+                parts[side].append(written[file].part)
+                content.update(written[file].digests)
+        return parts, content.digest()
+
+    def _parts(self, sides: dict[str, list[int]]) -> Iterator[PartWork]:
+        size = shards.part_rows(self.image_size)
+        for side, indices in sides.items():
+            for number, start in enumerate(range(0, len(indices), size)):
+                taken = indices[start : start + size]
+                yield PartWork(
+                    file=f"{side}-{number:05}.parquet",
+                    rows=[self.rows.text(index) for index in taken],
+                    images=np.array(taken, np.int64),
+                    size=self.image_size,
+                    shards=self._target.scratch,
+                    final=self._target.final,
+                )
 
 
-def _json(counts: dict[str, int]) -> str:
-    return json.dumps(counts, indent=0, ensure_ascii=False) + "\n"
+def _json(counts: dict[str, int]) -> bytes:
+    return (json.dumps(counts, indent=0, ensure_ascii=False) + "\n").encode()
 
 
 def _reasons(rejected: Iterable[Rejected]) -> str:
@@ -375,7 +369,7 @@ def _say(console: Console, line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _summarise(info: DatasetInfo, out: Path, coverage: str, console: Console) -> None:
+def _summarise(info: DatasetInfo, out: str | Path, coverage: str, console: Console) -> None:
     console.print(statistics.table({"found": info.found, "prepared": info.prepared}, info.source))
     counts = ", ".join(f"{side} {count:,}" for side, count in info.counts.items())
     _say(console, f"Images per split (protocol {info.protocol}, seed {info.seed}): {counts}")
@@ -389,6 +383,6 @@ def _summarise(info: DatasetInfo, out: Path, coverage: str, console: Console) ->
             "another image of their study in training, with the same report; scores on this "
             "test split are flattered.",
         )
-    for reason, count in info.rejected.items():
-        _say(console, f"Left out: {count:,} ({reason}); listed in {out / REJECTED_FILE}")
+    for reason, images in info.rejected.items():
+        _say(console, f"Left out: {images:,} ({reason}); listed in {out}/{REJECTED_FILE}")
     _say(console, f"Prepared dataset: {out}")

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from raymed.data.statistics import Statistics
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 INFO_FILE = "dataset.json"
 WORDS_FILE = "words.json"
 TAGS_FILE = "tags.json"
@@ -48,6 +48,8 @@ class Part:
 
     file: str
     rows: int
+    sha256: str
+    """Of the file's bytes, in hex."""
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,23 @@ from raymed.data import iu_xray, peir_gross, phantom, table
 from raymed.data.examples import Example, Rejected
 from raymed.data.prepare import prepare
 from raymed.data.schema import DatasetInfo
+from raymed.data.shards import Spread, in_process
 from raymed.errors import UsageError
 from raymed.sections import PrepareConfig
 
 
 def prepare_source(
-    source: str, path: str | None, settings: PrepareConfig, console: Console
+    source: str,
+    path: str | None,
+    settings: PrepareConfig,
+    console: Console,
+    spread: Spread = in_process,
 ) -> DatasetInfo:
     """Prepare ``iu-xray``, ``peir-gross``, ``table`` or ``phantom`` as the settings say.
 
     Args:
         path: the source's folder, or the table; None for the phantom, which has none.
+        spread: how the work is spread; `settings.workers` and `settings.address` are not looked at.
 
     Raises:
         UsageError: a view is asked of a source without views, or as the source and
@@ -65,4 +71,5 @@ def prepare_source(
         overwrite=settings.overwrite,
         total=total,
         console=console,
+        spread=spread,
     )

@@ -2,17 +2,18 @@
 
 import csv
 import difflib
-import io
 import json
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.dataset as pads
 
 from raymed.data.examples import Example, Rejected
 from raymed.data.statistics import TOP_WORDS, by_frequency
@@ -21,6 +22,7 @@ from raymed.errors import UsageError
 
 FIELDS = ("image", "report", "tags", "study", "split", "view")
 _REQUIRED = ("image", "report")
+_PARQUET_ROWS = 1000
 _TAG_SEPARATOR = re.compile(r"[;|]")
 
 Row = dict[str, Any]
@@ -33,8 +35,10 @@ def read(
 ) -> Iterator[Example | Rejected]:
     """Yield the rows of a table, in order; the image's path in it becomes the image id.
 
+    The table is read several times over, a row at a time: it may be larger than memory.
+
     Args:
-        path: the table: ``.csv``, ``.jsonl`` or ``.parquet``, text in UTF-8.
+        path: the table: ``.csv``, ``.jsonl`` (text in UTF-8) or ``.parquet``, a file or a folder.
         images: folder that image paths are relative to; by default the table's.
         columns: field -> column, for columns that do not bear the field's name. The fields are
             image, report, tags, study, split and view; all but the first two may be absent.
@@ -50,18 +54,19 @@ def read(
     images = path.parent if images is None else Path(images)
     if not images.is_dir():
         raise UsageError(f"{images}: the images folder does not exist")
-    rows, there = _read_rows(path)
+    rows = _Rows(path)
+    there = _columns(rows)
     fields = _fields(path, there, columns or {})
     return examples(rows, images, fields)
 
 
 def examples(
-    rows: list[Row], images: Path, fields: Mapping[str, list[str]]
+    rows: Iterable[Row], images: Path, fields: Mapping[str, list[str]]
 ) -> Iterator[Example | Rejected]:
     """Yield rows as examples, in order; without tags, these are the reports' frequent words.
 
     Args:
-        rows: column -> cell, each.
+        rows: column -> cell, each; iterated twice if there are no tags.
         images: folder that image paths are relative to.
         fields: field -> its columns; ``image`` and ``report`` at least.
     """
@@ -111,7 +116,7 @@ def _tags(row: Row, columns: list[str]) -> list[str]:
     return [text for text in map(_text, values) if text]
 
 
-def _frequent_words(rows: list[Row], column: str) -> set[str]:
+def _frequent_words(rows: Iterable[Row], column: str) -> set[str]:
     counts = Counter(
         word
         for row in rows
@@ -154,73 +159,118 @@ def _nearest(name: str, names: Sequence[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def _read_rows(path: Path) -> tuple[list[Row], list[str]]:
-    """Return the rows of a table and the names of its columns."""
-    readers = {".csv": read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise UsageError(f"{path}: a table must end in {', '.join(readers)}")
-    rows, there = reader(path)
-    if not rows:
-        raise UsageError(f"{path}: the table has no rows")
-    return rows, there
+class _Rows:
+    """The rows of a table, read anew each time they are iterated; UsageError if it is damaged."""
+
+    def __init__(self, path: Path) -> None:
+        readers = {".csv": csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
+        self.path = path
+        self._reader = readers.get(path.suffix.lower())
+        if self._reader is None:
+            raise UsageError(f"{path}: a table must end in {', '.join(readers)}")
+
+    def __iter__(self) -> Iterator[Row]:
+        assert self._reader is not None
+        return self._reader(self.path)
+
+
+def _columns(rows: _Rows) -> list[str]:
+    """The columns of a table, all rows of which are read; UsageError if it has no row."""
+    there: dict[str, None] = {}
+    for row in rows:
+        there |= dict.fromkeys(row)
+    if not there:
+        raise UsageError(f"{rows.path}: the table has no rows")
+    return list(there)
 
 
 def read_text(path: Path) -> str:
     """Return the text of a file; UsageError if it cannot be read or is not UTF-8."""
+    with _opened(path, newline="") as file:
+        return file.read()
+
+
+@contextmanager
+def _opened(path: Path, newline: str) -> Iterator[TextIO]:
+    """Open a UTF-8 file, with or without a byte order mark; UsageError as `read_text`."""
     try:
-        content = path.read_bytes()
+        with path.open(encoding="utf-8-sig", newline=newline) as file:
+            yield file
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UsageError(
-            f"{path}: not UTF-8 text: byte 0x{content[error.start]:02x} at offset {error.start} "
-            f"(line {line}). Save it as UTF-8"
-        ) from error
+        raise _not_utf8(path) from error
 
 
-def read_csv(path: Path) -> tuple[list[Row], list[str]]:
-    """Return the rows and column names of a CSV file; UsageError if it is damaged."""
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
-    rows: list[Row] = []
-    try:
-        there = list(reader.fieldnames or [])
-        for row in reader:
-            if None in row:
-                raise UsageError(
-                    f"{path}, line {reader.line_num}: {len(there) + len(row[None])} cells, and "
-                    f"the header has {len(there)}; a cell with a comma must stand in quotes"
+def _not_utf8(path: Path) -> UsageError:
+    offset = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                return UsageError(
+                    f"{path}: not UTF-8 text: byte 0x{line[error.start]:02x} at offset "
+                    f"{offset + error.start} (line {number}). Save it as UTF-8"
                 )
-            rows.append(row)
-    except csv.Error as error:
-        raise UsageError(f"{path}, line {reader.line_num}: not CSV: {error}") from error
+            offset += len(line)
+    return UsageError(f"{path}: is being changed while it is read; read it again")
+
+
+def csv_columns(path: Path) -> list[str]:
+    """Return the column names of a CSV file; UsageError if it is damaged."""
+    with closing(_csv_lines(path)) as lines:
+        there = next(lines, (0, []))[1]
     if len(set(there)) < len(there):
         raise UsageError(f"{path}: two columns have the same name; the columns are {there}")
-    return rows, there
+    return there
 
 
-def _read_jsonl(path: Path) -> tuple[list[Row], list[str]]:
-    rows = []
-    # Not splitlines(), which also breaks at characters that JSON strings may hold.
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
+def csv_rows(path: Path) -> Iterator[Row]:
+    """Yield the rows of a CSV file, None in place of missing cells; UsageError if it is damaged."""
+    there = csv_columns(path)
+    for number, cells in islice(_csv_lines(path), 1, None):
+        if len(cells) > len(there):
+            raise UsageError(
+                f"{path}, line {number}: {len(cells)} cells, and the header has {len(there)}; a "
+                "cell with a comma must stand in quotes"
+            )
+        yield dict(zip_longest(there, cells))
+
+
+def _csv_lines(path: Path) -> Generator[tuple[int, list[str]]]:
+    """Line number and cells, the header's too; empty lines are left out."""
+    with _opened(path, newline="") as file:
+        reader = csv.reader(file, strict=True)
         try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UsageError(f"{path}, line {number}: not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise UsageError(f"{path}, line {number}: every line must be a JSON object")
-        rows.append(row)
-    return rows, list(dict.fromkeys(column for row in rows for column in row))
+            for cells in reader:
+                if cells:
+                    yield reader.line_num, cells
+        except csv.Error as error:
+            raise UsageError(f"{path}, line {reader.line_num}: not CSV: {error}") from error
 
 
-def _read_parquet(path: Path) -> tuple[list[Row], list[str]]:
+def _jsonl_rows(path: Path) -> Iterator[Row]:
+    # No other line end than this one: JSON strings may hold them.
+    with _opened(path, newline="\n") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise UsageError(f"{path}, line {number}: not JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise UsageError(f"{path}, line {number}: every line must be a JSON object")
+            yield row
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
     try:
-        table = pq.read_table(path, partitioning=None)
+        parts = pads.dataset(path, format="parquet")
+        for batch in parts.to_batches(
+            batch_size=_PARQUET_ROWS, batch_readahead=1, fragment_readahead=1
+        ):
+            yield from batch.to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise UsageError(f"{path}: cannot be read as Parquet: {error}") from error
-    return table.to_pylist(), table.column_names

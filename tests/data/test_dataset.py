@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from raymed.data import dataset, prepare
+from raymed.data import dataset, prepare, shards
 from raymed.data.dataset import PreparedDataset
 from raymed.data.examples import Example, Finding
 from raymed.errors import UsageError
@@ -39,7 +39,7 @@ def example(number: int) -> Example:
 def _small_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(dataset, "_BATCH_ROWS", 8)
-    monkeypatch.setattr(prepare, "PART_ROWS", 11)
+    monkeypatch.setattr(shards, "PART_ROWS", 11)
 
 
 @pytest.fixture
@@ -151,8 +151,8 @@ def flip_a_byte(folder: Path) -> None:
         (lambda folder: shutil.rmtree(folder), "not a prepared dataset"),
         (lambda folder: os.remove(folder / "dataset.json"), "not a prepared dataset"),
         (lambda folder: (folder / "dataset.json").write_text("{"), "dataset.json is missing or"),
-        (lambda folder: (folder / "dataset.json").write_text('{"schema": 1}'), "is missing or dam"),
-        (change_version, "schema version 99, and this raymed reads version 1"),
+        (lambda folder: (folder / "dataset.json").write_text('{"schema": 2}'), "is missing or dam"),
+        (change_version, "schema version 99, and this raymed reads version 2"),
         (lambda folder: os.remove(folder / "words.json"), "words.json is missing or damaged"),
         (lambda folder: os.remove(folder / "train-00001.parquet"), "train-00001.parquet is miss"),
         (flip_a_byte, "train-00001.parquet is missing or damaged"),

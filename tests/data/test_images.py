@@ -119,7 +119,7 @@ def test_unusable_files_say_why(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for name, content in (("text.png", b"no image"), ("empty.png", b"")):
         (tmp_path / name).write_bytes(content)
-        cases[name] = "not a PNG, JPEG or TIFF image"
+        cases[name] = "not a PNG, JPEG, TIFF or DICOM image"
     for kind in ("PNG", "JPEG", "TIFF"):
         buffer = io.BytesIO()
         Image.fromarray(noise).save(buffer, kind)

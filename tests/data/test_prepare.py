@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from raymed.data import prepare as module
+from raymed.data import shards
 from raymed.data.examples import Example, Finding, Rejected
 from raymed.data.images import read_image
 from raymed.data.prepare import prepare
@@ -61,7 +61,7 @@ def test_every_row_is_written_as_the_source_gave_it(tmp_path: Path) -> None:
             {"tag": "heart", "left": 0.1, "top": 0.2, "right": 0.3, "bottom": 0.4}
         ]
     assert info.counts == Counter(row["side"] for row in rows.values())
-    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["schema"] == 1
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["schema"] == 2
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -96,7 +96,7 @@ def test_bad_rows_are_left_out_with_their_reason(tmp_path: Path) -> None:
         for row in pq.read_table(tmp_path / "o/rejected.parquet").to_pylist()
     }
     assert rejected == {
-        "i50": "not a PNG, JPEG or TIFF image",
+        "i50": "not a PNG, JPEG, TIFF or DICOM image",
         "i51": "image file not found",
         "i52": "report is empty",
         "i53": "report has no sentence with a word in it",
@@ -113,7 +113,7 @@ def test_bad_rows_are_left_out_with_their_reason(tmp_path: Path) -> None:
 
 def test_parts_follow_one_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = prepare(examples(40), tmp_path / "whole", source="x", image_size=8, console=quiet())
-    monkeypatch.setattr(module, "PART_ROWS", 7)
+    monkeypatch.setattr(shards, "PART_ROWS", 7)
     parted = prepare(examples(40), tmp_path / "parted", source="x", image_size=8, console=quiet())
     assert [part.rows for part in parted.parts["train"]] == [7, 7, 7, 7, 4]
     assert rows_of(tmp_path / "whole") == rows_of(tmp_path / "parted")

@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -132,3 +133,30 @@ def test_byte_order_mark_and_line_separators(tmp_path: Path) -> None:
     (example,) = table.read(path)
     assert isinstance(example, Example)
     assert (example.image_id, example.report) == ("a.png", "one\r\ntwo")
+
+
+def test_a_folder_of_parquet_files_is_a_table(tmp_path: Path) -> None:
+    folder = tmp_path / "table.parquet"
+    folder.mkdir()
+    for number in (1, 0):
+        rows = [{"image": f"{number}{row}.png", "report": "Heart."} for row in range(2500)]
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"part-{number}.parquet")
+    read = [example.image_id for example in table.read(folder)]
+    assert read == [f"{number}{row}.png" for number in range(2) for row in range(2500)]
+
+
+def test_a_table_is_never_held_whole(tmp_path: Path) -> None:
+    def peak(rows: int) -> int:
+        path = tmp_path / f"{rows}.jsonl"
+        with path.open("w") as file:
+            for row in range(rows):
+                text = "heart " * 40 + chr(97 + row % 26)
+                file.write(json.dumps({"image": f"{row}.png", "report": text}) + "\n")
+        tracemalloc.start()
+        assert sum(1 for _ in table.read(path)) == rows
+        highest = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return highest
+
+    few, many = peak(200), peak(4000)
+    assert many < few + 100_000, "3,800 rows more are 1.0 MB of text"
