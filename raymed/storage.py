@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import cache, total_ordering
 from pathlib import Path, PurePosixPath
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.fs as pafs
+from typing import TYPE_CHECKING, Any
 
 from raymed.errors import UsageError
+
+# The command line knows places too, and is to be there where pyarrow cannot be loaded.
+if TYPE_CHECKING:
+    import pyarrow.fs as pafs
 
 OBJECT_STORES = ("s3", "gcs", "abfs")
 """pyarrow's names of the file systems that have no folders to be made."""
@@ -78,7 +79,7 @@ class Remote:
         return self
 
     @property
-    def filesystem(self) -> pafs.FileSystem:
+    def filesystem(self) -> "pafs.FileSystem":
         return self._opened()[0]
 
     @property
@@ -86,7 +87,9 @@ class Remote:
         """As its file system calls it."""
         return self._opened()[1]
 
-    def _opened(self) -> tuple[pafs.FileSystem, str]:
+    def _opened(self) -> tuple["pafs.FileSystem", str]:
+        import pyarrow as pa
+
         first = PurePosixPath(*self._path.parts[:1])
         try:
             filesystem, root = _filesystem(str(self._at(first)))
@@ -97,7 +100,7 @@ class Remote:
             ) from error
         return filesystem, "/".join([root.rstrip("/"), *self._path.parts[1:]])
 
-    def _info(self, of: str | pafs.FileSelector) -> Any:
+    def _info(self, of: "str | pafs.FileSelector") -> Any:
         with self._reached():
             return self.filesystem.get_file_info(of)
 
@@ -113,20 +116,22 @@ class Remote:
                 "lets you read and write there, and give the same command again"
             ) from error
 
-    def _type(self) -> pafs.FileType:
-        return self._info(self.path).type
+    def _is(self, kind: str) -> bool:
+        return str(self._info(self.path).type.name) == kind
 
     def exists(self) -> bool:
-        return self._type() != pafs.FileType.NotFound
+        return not self._is("NotFound")
 
     def is_file(self) -> bool:
-        return self._type() == pafs.FileType.File
+        return self._is("File")
 
     def is_dir(self) -> bool:
-        return self._type() == pafs.FileType.Directory
+        return self._is("Directory")
 
     def iterdir(self) -> Iterator["Remote"]:
         """What lies in it; nothing where it is not there."""
+        import pyarrow.fs as pafs
+
         for info in self._info(pafs.FileSelector(self.path, allow_not_found=True)):
             yield self / info.base_name
 
@@ -165,7 +170,9 @@ class Remote:
 
 
 @cache
-def _filesystem(root: str) -> tuple[pafs.FileSystem, str]:
+def _filesystem(root: str) -> tuple["pafs.FileSystem", str]:
+    import pyarrow.fs as pafs
+
     filesystem, path = pafs.FileSystem.from_uri(root)
     return filesystem, path
 
@@ -197,6 +204,8 @@ def written_whole(target: Place) -> Iterator[Path]:
         OSError: it cannot be written.
     """
     if isinstance(target, Remote):
+        import pyarrow.fs as pafs
+
         with tempfile.TemporaryDirectory(prefix="raymed-") as folder:
             written = Path(folder, target.name)
             yield written
@@ -287,9 +296,9 @@ def stamp(file: Place) -> tuple[str, int, int]:
     if isinstance(file, Path):
         stat = file.stat()
         return f"{stat.st_dev} {stat.st_ino}", stat.st_size, stat.st_mtime_ns
-    info = file._info(file.path)
-    if info.type != pafs.FileType.File:
+    if not file.is_file():
         raise FileNotFoundError(f"{file}: is not there")
+    info = file._info(file.path)
     return str(file), info.size, info.mtime_ns
 
 

@@ -22,7 +22,7 @@ from raymed.data.schema import (
     Part,
 )
 from raymed.errors import UsageError
-from raymed.storage import Unreachable, download, place, reason, stamp, written_whole
+from raymed.storage import download, place, reason, stamp, written_whole
 
 _digests: dict[tuple[str, int, int], str] = {}
 """Hashes of local copies of parts, by what tells one file from another."""
@@ -57,7 +57,7 @@ class PreparedDataset:
         folder, path = place(path), str(path)
         try:
             content = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
-        except Unreachable:
+        except UsageError:
             raise
         except OSError as error:
             raise UsageError(
@@ -80,6 +80,8 @@ class PreparedDataset:
         for name in (WORDS_FILE, TAGS_FILE):
             try:
                 counts[name] = json.loads((folder / name).read_text(encoding="utf-8"))
+            except UsageError:
+                raise
             except (OSError, ValueError) as error:
                 raise _damaged(path, name) from error
         return cls(path, info, counts[WORDS_FILE], list(counts[TAGS_FILE]))
@@ -131,7 +133,7 @@ class PreparedDataset:
                         raise _damaged(self.path, part.file)
         except FileNotFoundError as error:
             raise _damaged(self.path, part.file) from error
-        except Unreachable:
+        except UsageError:
             raise
         except OSError as error:
             raise UsageError(

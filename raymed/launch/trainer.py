@@ -11,7 +11,6 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
-from ray._private.state import state
 from ray.actor import ActorHandle
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -164,7 +163,7 @@ def scaling(config: Config) -> ScalingConfig:
     fewest, most = fewest_and_most(config)
     gpus = launch.gpus_per_worker
     if gpus is None:
-        gpus = 1 if _resources().get("GPU", 0) >= fewest else 0
+        gpus = 1 if ray.cluster_resources().get("GPU", 0) >= fewest else 0
     return ScalingConfig(
         num_workers=most if fewest == most else (fewest, most),
         use_gpu=gpus > 0,
@@ -180,7 +179,7 @@ def fewest_and_most(config: Config) -> tuple[int, int]:
 
 
 def check_room(config: Config, groups: int = 1) -> int:
-    """How many runs of this configuration the cluster can train at a time, once it has grown.
+    """How many runs of this configuration the cluster can train at a time.
 
     Args:
         config: of the runs; where `launch.wait_minutes` says so, nodes are waited for.
@@ -200,7 +199,7 @@ def check_room(config: Config, groups: int = 1) -> int:
     if config.launch.wait_minutes:
         wait_for_nodes([bundle] * fewest * groups, config.launch.wait_minutes)
     wanted = {name: fewest * amount for name, amount in bundle.items()}
-    there = _resources()
+    there = ray.cluster_resources()
     for resource, amount in wanted.items():
         if there.get(resource, 0) < amount:
             raise UsageError(
@@ -210,13 +209,6 @@ def check_room(config: Config, groups: int = 1) -> int:
                 "by itself, raise launch.wait_minutes)"
             )
     return int(min(there[resource] // amount for resource, amount in wanted.items()))
-
-
-def _resources() -> dict[str, float]:
-    """What the cluster has, or can have where an autoscaler adds nodes."""
-    now: dict[str, float] = ray.cluster_resources()
-    most = state.get_max_resources_from_cluster_config() or {}
-    return {name: max(now.get(name, 0), most.get(name, 0)) for name in {*now, *most}}
 
 
 def _in_words(error: WorkerGroupError) -> Exception:

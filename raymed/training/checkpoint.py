@@ -312,6 +312,8 @@ def _best(run_folder: Place, history: Sequence[Row] | None = None) -> Place | No
     if history is None:
         try:
             history = _info(last)["history"]
+        except UsageError:
+            raise
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _damaged(last / INFO_FILE, error) from error
     ended = [epoch for epoch in range(1, len(history) + 1) if _position_of(epoch) in whole]
@@ -348,6 +350,8 @@ def _loaded(file: Place) -> dict[str, Tensor]:
     try:
         with fetched(file) as local:
             weights: dict[str, Tensor] = safetensors.torch.load_file(local)
+    except UsageError:
+        raise
     except (OSError, safetensors.SafetensorError) as error:
         raise _damaged(file, error) from error
     return weights
