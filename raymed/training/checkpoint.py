@@ -242,8 +242,9 @@ class Checkpoint:
             remove(self.path)
             with written_whole(self.path / MODEL_FILE) as file:
                 safetensors.torch.save_file(snapshot.model, file)
-            with written_whole(self.path / OPTIMIZER_FILE) as file:
-                torch.save(snapshot.optimizer, file)
+            # To a file of Python's, which knows why it could not be written, as torch's does not.
+            with written_whole(self.path / OPTIMIZER_FILE) as file, file.open("wb") as stream:
+                torch.save(snapshot.optimizer, stream)
             if frozen_encoder is not None:
                 # The run's own, so that a file on another disk is copied once only.
                 own = before[-1] / ENCODER_FILE if before else frozen_encoder
@@ -253,11 +254,10 @@ class Checkpoint:
         except (OSError, RuntimeError, safetensors.SafetensorError) as error:
             with suppress(OSError):
                 remove(self.path)
-            full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+            why = "no space left" if _is_full(error) else reason(error)
             raise UsageError(
-                f"{self.path}: the checkpoint could not be written "
-                f"({'no space left' if full else reason(error)}); the one before it stays good. "
-                "Make room; a run that has ended goes on from there by the same command"
+                f"{self.path}: the checkpoint could not be written ({why}); the one before it stays "
+                "good. Make room; a run that has ended goes on from there by the same command"
             ) from error
 
     def _forget_others(self, keep: int) -> None:
@@ -370,6 +370,15 @@ def _link(source: Place, target: Place) -> None:
             pass
     with fetched(source) as local, written_whole(target) as copy:
         shutil.copyfile(local, copy)
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether an error came of a full disk; torch raises one of its own instead."""
+    while error is not None:
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+            return True
+        error = error.__context__
+    return False
 
 
 def _damaged(path: Place, error: Exception) -> UsageError:

@@ -92,7 +92,11 @@ def train(config: Config, folder: Place, worker: Worker, observer: Observer) -> 
             last.restore(model, optimizer)
         elif start is not None:
             start.put_into(model)
-        parallel = DistributedDataParallel(model) if worker.world > 1 else model
+        parallel: nn.Module = model
+        if worker.world > 1:
+            # All are used; but only so does DDP keep its first buckets. Those that it would lay
+            # after the first step sum gradients in another order, which a restart would show.
+            parallel = DistributedDataParallel(model, find_unused_parameters=True)
         training, validation = (
             TokenisedSplit(
                 splits[name], vocabulary, *limits, frozen.features[name] if frozen else None
