@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from rich.console import Console
 
 from raymed import config as configuration
 from raymed.errors import UsageError
+from raymed.launch.termination import STATUS, Terminated
+from raymed.storage import is_uri, place
 
 if TYPE_CHECKING:
     from raymed.training.checkpoint import Checkpoint
@@ -19,11 +22,16 @@ OVERRIDES = "settings as key=value, such as training.epochs=5"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 if it went well, 2 for a mistake of the user's, 130 if interrupted."""
+    """Run one command.
+
+    Returns:
+        0 if it went well, 1 if `doctor` found what stops training, 2 for a mistake of the user's,
+        130 if interrupted by Ctrl-C, 143 by SIGTERM.
+    """
     options = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace, Console], None] = options.command
+    command: Callable[[argparse.Namespace, Console], int | None] = options.command
     try:
-        command(options, Console())
+        return command(options, Console()) or 0
     except UsageError as error:
         print(f"raymed: {error}", file=sys.stderr)
         return 2
@@ -31,6 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         said = str(interrupt) or "what was written stays good, and the same command goes on from it"
         print(f"raymed: interrupted; {said}", file=sys.stderr)
         return 130
+    except Terminated:
+        said = "ended by SIGTERM; a checkpoint was written, and the same command goes on from it"
+        print(f"raymed: {said}", file=sys.stderr)
+        return STATUS
     except BrokenPipeError:
         # The reader of our output has left, as `| head` does; so nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -45,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(
-        name: str, command: Callable[[argparse.Namespace, Console], None], text: str
+        name: str, command: Callable[[argparse.Namespace, Console], int | None], text: str
     ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=command)
@@ -125,6 +137,15 @@ def _parser() -> argparse.ArgumentParser:
         "data.path and out=FOLDER",
     )
 
+    sub = add("doctor", _doctor, "what is here to train with, and what is wrong with it")
+    sub.add_argument("file", nargs="?", metavar="FILE", help="a YAML file; none: the defaults")
+    sub.add_argument(
+        "settings",
+        nargs="*",
+        metavar="key=value",
+        help="launch.address, run.folder",
+    )
+
     sub = add("demo", _demo, "the whole main job on phantom studies, in a few minutes")
     sub.add_argument("file", metavar="FILE", help="a sweep's YAML file: tune_configs/demo.yaml")
     sub.add_argument("settings", nargs="*", metavar="key=value", help=OVERRIDES)
@@ -132,16 +153,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _config(options: argparse.Namespace, console: Console) -> None:
+    console.file.write(_of_file_or_defaults(options).to_yaml(comments=True))
+
+
+def _of_file_or_defaults(options: argparse.Namespace) -> configuration.Config:
     given = [options.file] if options.file else []
-    is_setting = bool(given) and "=" in given[0] and not Path(given[0]).exists()
+    is_setting = bool(given) and _is_setting(given[0])
     file = None if is_setting or not given else given[0]
     settings = [*(given if is_setting else []), *options.settings]
-    console.file.write(configuration.load(file, settings).to_yaml(comments=True))
+    return configuration.load(file, settings)
 
 
 def _prepare(options: argparse.Namespace, console: Console) -> None:
-    paths = [text for text in options.settings if "=" not in text]
-    settings = configuration.load_prepare([text for text in options.settings if "=" in text])
+    paths = [text for text in options.settings if not _is_setting(text)]
+    settings = configuration.load_prepare([s for s in options.settings if _is_setting(s)])
     wanted = 0 if options.source == "phantom" else 1
     if len(paths) != wanted:
         raise UsageError(
@@ -187,8 +212,8 @@ def _report(options: argparse.Namespace, console: Console) -> None:
         raise UsageError(f"{other}: cannot be set here, only out=FILE")
     from raymed.tuning.report import write_report
 
-    page = Path(outs[-1]) if outs else Path(options.run) / "report.html"
-    write_report(Path(options.run), page)
+    page = place(outs[-1]) if outs else place(options.run) / "report.html"
+    write_report(place(options.run), page)
     _say(console, str(page))
 
 
@@ -200,7 +225,7 @@ def _finetune(options: argparse.Namespace, console: Console) -> None:
         raise UsageError(f"top: must be a number of trials from 1 up, not {top!r}")
     from raymed.tuning.finetune import fine_tune
 
-    best = max(fine_tune(Path(options.sweep), int(top), others, console), key=lambda r: r.score)
+    best = max(fine_tune(place(options.sweep), int(top), others, console), key=lambda r: r.score)
     _say(console, f"best: {best.folder}\nnext: raymed evaluate {best.folder} split=test")
 
 
@@ -212,7 +237,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
     checkpoint = _open_checkpoint(options.checkpoint)
     config = configuration.altered(checkpoint.config, others, ("data.path", "generation."))
     split = splits[-1] if splits else "test"
-    out = Path(options.checkpoint) / split
+    out = place(options.checkpoint) / split
     evaluation = evaluate(checkpoint, config, split, out)
     console.print(evaluation.table())
     if evaluation.meteor_missing:
@@ -221,7 +246,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
 
 
 def _predict(options: argparse.Namespace, console: Console) -> None:
-    settings = [s for s in options.images if "=" in s and not Path(s).exists()]
+    settings = [s for s in options.images if _is_setting(s)]
     images = [s for s in options.images if s not in settings]
     outs = [s.removeprefix("out=") for s in settings if s.startswith("out=")]
     others = [s for s in settings if not s.startswith("out=")]
@@ -231,18 +256,18 @@ def _predict(options: argparse.Namespace, console: Console) -> None:
 
     checkpoint = _open_checkpoint(options.checkpoint)
     config = configuration.altered(checkpoint.config, others, ("generation.",))
-    out = Path(outs[-1] if outs else "predictions")
+    out = place(outs[-1] if outs else "predictions")
     for prediction in predict(checkpoint, config, images, out):
         print_prediction(prediction, console)
 
 
 def _table(options: argparse.Namespace, console: Console) -> None:
-    settings = [s for s in options.files if "=" in s and not Path(s).exists()]
+    settings = [s for s in options.files if _is_setting(s)]
     files = [s for s in options.files if s not in settings]
     if not files:
         raise UsageError("table: no file is given, such as tune_configs/table_phantom.yaml")
     configs = [configuration.load(file, settings) for file in files]
-    folders = [Path(config.run.folder) / config.run.name for config in configs]
+    folders = [place(config.run.folder) / config.run.name for config in configs]
     for folder in folders:
         sharing = [file for file, own in zip(files, folders, strict=True) if own == folder]
         if len(sharing) > 1:
@@ -256,7 +281,7 @@ def _table(options: argparse.Namespace, console: Console) -> None:
 
 
 def _figure(options: argparse.Namespace, console: Console) -> None:
-    runs = [s for s in options.runs if "=" not in s or Path(s).exists()]
+    runs = [s for s in options.runs if not _is_setting(s)]
     settings = dict(s.split("=", 1) for s in options.runs if s not in runs)
     known = {"split": "test", "images": "", "data.path": None, "out": "figures"}
     for key in settings:
@@ -273,9 +298,16 @@ def _figure(options: argparse.Namespace, console: Console) -> None:
         values["data.path"],
         str(values["split"]),
         str(values["images"]),
-        Path(str(values["out"])),
+        place(str(values["out"])),
     )
     _say(console, "\n".join(map(str, files)))
+
+
+def _doctor(options: argparse.Namespace, console: Console) -> int:
+    config = _of_file_or_defaults(options)
+    from raymed.doctor import examine, report
+
+    return report(examine(config), partial(_say, console))
 
 
 def _demo(options: argparse.Namespace, console: Console) -> None:
@@ -283,6 +315,12 @@ def _demo(options: argparse.Namespace, console: Console) -> None:
     from raymed.demo import run_demo
 
     run_demo(config, console)
+
+
+def _is_setting(text: str) -> bool:
+    """Whether it is ``key=value``, and not a place with a ``=`` in its name."""
+    key, equals, _ = text.partition("=")
+    return bool(equals) and not is_uri(key) and not Path(text).exists()
 
 
 def _say(console: Console, lines: str) -> None:

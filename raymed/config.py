@@ -6,7 +6,6 @@ nearest valid name.
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, get_args
 
 import yaml
@@ -27,6 +26,7 @@ from raymed.sections import (
     TrainingConfig,
     TuneConfig,
 )
+from raymed.storage import Place, place, reason
 
 NOT_SEARCHED = ("tune.", "table.", "run.", "launch.", "data.path", "training.epochs")
 """Keys that a sweep's trials share: who trains them, on what, and how long at most."""
@@ -77,7 +77,7 @@ class Config(Section):
         return _commented(text) if comments else text
 
 
-def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
+def load(path: str | Place | None, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file (or none: the defaults) and apply ``key=value`` texts to it.
 
     A file may name others by ``base:``, one or a list, relative to itself. A later one's keys win
@@ -87,7 +87,7 @@ def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
         UsageError: naming the file and every key or value that is not valid.
     """
     origin = str(path) if path is not None else "defaults"
-    tree = _read(Path(path)) if path is not None else {}
+    tree = _read(place(path)) if path is not None else {}
     for text in overrides:
         key, value = _key_value(text, origin)
         _put(tree, key, value, origin)
@@ -137,13 +137,13 @@ def dotted_keys(section: type[Section] = Config, prefix: str = "") -> Iterator[s
             yield prefix + name
 
 
-def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    if path.resolve() in seen:
+def _read(path: Place, seen: tuple[Place, ...] = ()) -> dict[str, Any]:
+    if path.absolute() in seen:
         raise UsageError(f"{path}: `base:` leads back to a file that is being read; break the ring")
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); give a YAML file") from None
+        raise UsageError(f"{path}: cannot be read ({reason(error)}); give a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not valid YAML: {error}") from None
     if tree is None:
@@ -158,7 +158,7 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     for one in bases:
         if not isinstance(one, str):
             raise UsageError(f"{path}: base: must be the path of a YAML file, not {one!r}")
-        merged = _merged(merged, _read(path.parent / one, (*seen, path.resolve())))
+        merged = _merged(merged, _read(path.parent / one, (*seen, path.absolute())))
     return _merged(merged, tree)
 
 

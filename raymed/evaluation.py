@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,14 +22,13 @@ from raymed.config import Config
 from raymed.data.batches import TokenisedSplit
 from raymed.data.dataset import PreparedDataset, Split
 from raymed.errors import UsageError
-from raymed.files import written_whole
 from raymed.generation import Report
 from raymed.metrics.baselines import best_constant, nearest
 from raymed.metrics.captions import caption_scores, cider
 from raymed.metrics.normality import normality_share
 from raymed.metrics.tags import recall_at
+from raymed.storage import Place, output, reason, write_whole
 from raymed.training.checkpoint import Checkpoint
-from raymed.training.log import replace
 from raymed.training.validation import write_reports
 from raymed.training.worker import Worker
 
@@ -135,7 +133,7 @@ class Evaluation:
         return table
 
 
-def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: Path) -> Evaluation:
+def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: Place) -> Evaluation:
     """Write the reports of a split, score them, and leave predictions and scores in ``out``.
 
     Args:
@@ -176,9 +174,9 @@ def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: Path)
     try:
         out.mkdir(parents=True, exist_ok=True)
         _write_predictions(out / PREDICTIONS_FILE, split, written)
-        replace(out / SCORES_FILE, json.dumps(_jsonable(asdict(evaluation)), indent=1))
+        write_whole(out / SCORES_FILE, json.dumps(_jsonable(asdict(evaluation)), indent=1))
     except OSError as error:
-        raise UsageError(f"{out}: cannot be written ({error.strerror or error})") from error
+        raise UsageError(f"{out}: cannot be written ({reason(error)})") from error
     return evaluation
 
 
@@ -275,7 +273,7 @@ def _ranked(tags: Sequence[str]) -> list[str]:
     return unique[: min(RANKED_TAGS, len(unique))]
 
 
-def _write_predictions(path: Path, split: Split, written: dict[str, Written]) -> None:
+def _write_predictions(path: Place, split: Split, written: dict[str, Written]) -> None:
     system, constant, neighbour = written.values()
     table = pa.table(
         {
@@ -293,7 +291,7 @@ def _write_predictions(path: Path, split: Split, written: dict[str, Written]) ->
             "nearest_report": neighbour.texts,
         }
     )
-    with written_whole(path) as partial:
+    with output(path) as partial:
         pq.write_table(table, partial)
 
 

@@ -11,6 +11,7 @@ from raymed.metrics.normality import describes_normality
 from raymed.prediction import Reporter
 from raymed.reports.attention import AttendedStudy, attention_figure, attention_page
 from raymed.reports.comparison import ComparedStudy, comparison_figure, comparison_page
+from raymed.storage import Place
 from raymed.training.checkpoint import Checkpoint
 
 SHOWN = 4
@@ -20,8 +21,8 @@ NORMAL = "normal"
 
 
 def make_figure(
-    figure: str, runs: Sequence[str], data: str | None, split_name: str, names: str, out: Path
-) -> list[Path]:
+    figure: str, runs: Sequence[str], data: str | None, split_name: str, names: str, out: Place
+) -> list[Place]:
     """Draw a figure as PNG and as one HTML page.
 
     Args:
@@ -105,8 +106,8 @@ def _chosen(split: Split, split_name: str, names: str) -> list[int]:
 
 
 def _figure_3(
-    checkpoints: Sequence[Checkpoint], split: Split, rows: list[int], note: str, out: Path
-) -> list[Path]:
+    checkpoints: Sequence[Checkpoint], split: Split, rows: list[int], note: str, out: Place
+) -> list[Place]:
     pictures = split.pixels(np.array(rows))
     written = {}
     for number, checkpoint in enumerate(checkpoints, start=1):
@@ -130,8 +131,8 @@ def _figure_3(
 
 
 def _figure_4(
-    checkpoint: Checkpoint, split: Split, rows: list[int], note: str, out: Path
-) -> list[Path]:
+    checkpoint: Checkpoint, split: Split, rows: list[int], note: str, out: Place
+) -> list[Place]:
     studies = attended_studies(checkpoint, split, rows)
     # An id may be a path, and files of one name may lie in several folders.
     names = ["-".join(Path(study.name).with_suffix("").parts) for study in studies]

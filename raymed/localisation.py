@@ -8,7 +8,6 @@ strongest semantic attention is the finding's or another.
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -19,8 +18,8 @@ from raymed.errors import UsageError
 from raymed.metrics.normality import describes_normality
 from raymed.prediction import Reporter
 from raymed.reports.attention import AttendedSentence
+from raymed.storage import Place, reason, write_whole
 from raymed.training.checkpoint import Checkpoint
-from raymed.training.log import replace
 
 ATTENTION_FILE = "attention.json"
 
@@ -49,7 +48,7 @@ class AttentionScores:
 
 
 def measure_attention(
-    checkpoint: Checkpoint, config: Config, split_name: str, out: Path
+    checkpoint: Checkpoint, config: Config, split_name: str, out: Place
 ) -> AttentionScores | None:
     """Write the reports of a split, score their attention, and leave the scores in ``out``.
 
@@ -69,9 +68,9 @@ def measure_attention(
     scores = attention_scores(reports, split.findings)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        replace(out / ATTENTION_FILE, json.dumps(asdict(scores), indent=1))
+        write_whole(out / ATTENTION_FILE, json.dumps(asdict(scores), indent=1))
     except OSError as error:
-        raise UsageError(f"{out}: cannot be written ({error.strerror or error})") from error
+        raise UsageError(f"{out}: cannot be written ({reason(error)})") from error
     return scores
 
 

@@ -19,6 +19,7 @@ from raymed.generation import Report, attended, generate
 from raymed.model.system import Reading
 from raymed.reports.attention import AttendedSentence, attention_figure
 from raymed.sections import GenerationConfig
+from raymed.storage import Place
 from raymed.training.checkpoint import Checkpoint
 
 
@@ -28,7 +29,7 @@ class Prediction:
 
     image: str
     report: Report
-    figure: Path
+    figure: Place
 
 
 def print_prediction(prediction: Prediction, console: Console) -> None:
@@ -40,7 +41,7 @@ def print_prediction(prediction: Prediction, console: Console) -> None:
 
 
 def predict(
-    checkpoint: Checkpoint, config: Config, images: Sequence[str], out: Path
+    checkpoint: Checkpoint, config: Config, images: Sequence[str], out: Place
 ) -> Iterator[Prediction]:
     """Write the report of each image file and draw its attention figure to ``out``.
 
@@ -61,7 +62,7 @@ def predict(
 
 
 def predict_rows(
-    checkpoint: Checkpoint, config: Config, split: Split, rows: Sequence[int], out: Path
+    checkpoint: Checkpoint, config: Config, split: Split, rows: Sequence[int], out: Place
 ) -> Iterator[Prediction]:
     """The same for rows of a prepared data set's split; the figures show the ground truth too."""
     report, draw = Reporter(checkpoint, config.generation), _Illustrator(out)
@@ -115,7 +116,7 @@ class Reporter:
 class _Illustrator:
     """Draws the attention figure of one image's report, under a name of its own."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Place) -> None:
         self.out = out
         self.names: Counter[str] = Counter()
 

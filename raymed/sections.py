@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -37,6 +37,19 @@ def _known_system(name: str) -> str:
     return name
 
 
+def _workers(given: Any) -> Any:
+    counts = list(given) if isinstance(given, list | tuple) else [given]
+    whole = all(isinstance(count, int) and not isinstance(count, bool) for count in counts)
+    if not whole or not (
+        (counts == [given] and given >= 0) or (len(counts) == 2 and 1 <= counts[0] < counts[1])
+    ):
+        raise ValueError(
+            "must be a whole number from 0 up, or the fewest and the most, such as [1, 4]"
+        )
+    return given
+
+
+Workers = Annotated[int | tuple[int, int], BeforeValidator(_workers)]
 SystemName = Annotated[str, AfterValidator(_known_system)]
 
 
@@ -67,14 +80,18 @@ class RunConfig(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
     """Name of the run or sweep: its folder below `run.folder`, and what resumes it."""
     folder: str = "runs"
-    """Where runs and sweeps are kept. On a cluster: a folder that every node sees."""
+    """Where runs and sweeps are kept: a folder, on a cluster one that every node sees, or a URI of
+    any file system that pyarrow knows, such as s3://bucket/runs or gs://bucket/runs."""
 
 
 class DataConfig(Section):
     path: str = "data/phantom"
-    """The prepared data set (made by `raymed prepare`)."""
+    """The prepared data set (made by `raymed prepare`): a folder, or a URI as for `run.folder`."""
     vocabulary: Count = 1000
     """How many of the most frequent words of the training split the model can write."""
+    features: str | None = None
+    """A folder or URI that all nodes see, to share a frozen encoder's features through; empty: each
+    node computes them, into its cache."""
     validation_images: Count | None = None
     """Score only the first so many validation images after each epoch (empty: all of them)."""
 
@@ -154,14 +171,23 @@ class TrainingConfig(Section):
 
 
 class LaunchConfig(Section):
-    workers: Annotated[int, Field(ge=0)] = 1
-    """Ray Train workers (data-parallel); 0 trains in the calling process, without Ray actors."""
+    workers: Workers = 1
+    """Ray Train workers (data-parallel); 0 trains in the calling process, without Ray actors. Two
+    numbers, the fewest and the most, let a run go on with fewer when nodes leave, and with more
+    when they come; batches and their order stay the same."""
     cpus_per_worker: Count = 1
     """Processors reserved for a worker, and the threads torch may use in it."""
     gpus_per_worker: Annotated[int, Field(ge=0)] | None = None
     """GPUs reserved for a worker; empty: one wherever Ray sees enough of them, else none."""
     max_failures: Annotated[int, Field(ge=0)] = 2
     """How often Ray Train restarts the workers from the last checkpoint when one dies."""
+    wait_minutes: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+    """How long to wait for nodes that the cluster's autoscaler adds, where the workers do not fit
+    those that are up; 0: such a run is refused at once."""
+    checkpoint_steps: Count = 500
+    """A checkpoint is written after each epoch, and after every so many steps of it."""
+    keep_checkpoints: Count = 2
+    """How many of the last checkpoints stay; the best epoch's does in any case."""
     address: str | None = None
     """Address of a running Ray cluster; empty: RAY_ADDRESS, or else a Ray of its own here."""
 

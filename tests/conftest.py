@@ -1,6 +1,7 @@
 """Fixtures that more than one folder of tests uses."""
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,12 @@ from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
 from raymed.launch.run import run_training
 
+# Of the S3 server on loopback; set here, so that Ray's workers have them too.
+os.environ |= {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
 # Processes that a test spawns import its module by name.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 

@@ -125,9 +125,17 @@ class TokenisedSplit:
         )
 
     def batches(
-        self, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
+        self,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        rank: int = 0,
+        world: int = 1,
+        first: int = 0,
     ) -> Iterator[Batch]:
         """One epoch: this worker's share of each batch of ``batch_size`` images.
+
+        The ``first`` so many batches are left out: of an epoch that is taken up again.
 
         A batch is cut into ``world`` shares whose sizes differ by one at most. A worker whose
         share is empty gets one image of weight 0, so that it takes part in every step.
@@ -135,7 +143,7 @@ class TokenisedSplit:
         random = np.random.default_rng([seed, epoch])
         order = random.permutation(len(self))
         seeds = random.integers(2**62, size=len(self))
-        for start in range(0, len(order), batch_size):
+        for start in range(first * batch_size, len(order), batch_size):
             stop = min(start + batch_size, len(order))
             share = np.array_split(np.arange(start, stop), world)[rank]
             weights = np.full(len(share), 1 / (stop - start), dtype=np.float32)

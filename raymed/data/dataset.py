@@ -1,26 +1,31 @@
 """Opening a prepared dataset for training: text in memory, pixels mapped from a local cache."""
 
+import fcntl
+import hashlib
 import json
-import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from raymed.cache import cache_folder
 from raymed.data.examples import Finding
-from raymed.data.mapped import cache_folder, gather, map_batches, rows_of, whole_file
+from raymed.data.mapped import gather, map_batches, rows_of
 from raymed.data.schema import (
     INFO_FILE,
     SCHEMA_VERSION,
     TAGS_FILE,
     WORDS_FILE,
     DatasetInfo,
+    Part,
 )
 from raymed.errors import UsageError
+from raymed.storage import download, place, reason, stamp, written_whole
 
+_digests: dict[tuple[str, int, int], str] = {}
+"""Hashes of local copies of parts, by what tells one file from another."""
 _BATCH_ROWS = 256
 """Rows of every record batch of the pixel cache but the last, so a row is found by arithmetic."""
 
@@ -34,8 +39,6 @@ class PreparedDataset:
         info: DatasetInfo,
         words: dict[str, int],
         tags: list[str],
-        filesystem: pafs.FileSystem,
-        root: str,
     ) -> None:
         self.path = path
         self.info = info
@@ -43,8 +46,6 @@ class PreparedDataset:
         """Word -> occurrences in the training split, most frequent first."""
         self.tags = tags
         """Tags of the whole dataset, most frequent in the training split first."""
-        self._filesystem = filesystem
-        self._root = root
 
     @classmethod
     def open(cls, path: str | Path) -> "PreparedDataset":
@@ -53,12 +54,12 @@ class PreparedDataset:
         Raises:
             UsageError: it is not a prepared dataset, or one of another schema version.
         """
-        path = str(path)
-        where = path if "://" in path else os.path.abspath(path)
+        folder, path = place(path), str(path)
         try:
-            filesystem, root = pafs.FileSystem.from_uri(where)
-            content = _read_json(filesystem, f"{root}/{INFO_FILE}")
-        except (OSError, pa.ArrowInvalid) as error:
+            content = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
+        except UsageError:
+            raise
+        except OSError as error:
             raise UsageError(
                 f"{path}: not a prepared dataset: it has no readable {INFO_FILE}. Make one with "
                 "`raymed prepare`"
@@ -78,10 +79,12 @@ class PreparedDataset:
         counts = {}
         for name in (WORDS_FILE, TAGS_FILE):
             try:
-                counts[name] = _read_json(filesystem, f"{root}/{name}")
+                counts[name] = json.loads((folder / name).read_text(encoding="utf-8"))
+            except UsageError:
+                raise
             except (OSError, ValueError) as error:
                 raise _damaged(path, name) from error
-        return cls(path, info, counts[WORDS_FILE], list(counts[TAGS_FILE]), filesystem, root)
+        return cls(path, info, counts[WORDS_FILE], list(counts[TAGS_FILE]))
 
     def split(self, name: str) -> "Split":
         """Open the split ``train``, ``val`` or ``test``.
@@ -93,24 +96,51 @@ class PreparedDataset:
         """
         if name not in self.info.parts:
             raise UsageError(f"{self.path}: no split {name!r}; it has {', '.join(self.info.parts)}")
-        columns = list(Split.COLUMNS)
-        tables = [self._read_part(part.file, columns) for part in self.info.parts[name]]
+        tables = [self._read_part(part, Split.COLUMNS) for part in self.info.parts[name]]
         for part, table in zip(self.info.parts[name], tables, strict=True):
             if table.num_rows != part.rows:
                 raise _damaged(self.path, part.file)
         return Split(pa.concat_tables(tables), self._pixels(name))
 
-    def _read_part(self, file: str, columns: list[str]) -> pa.Table:
+    def _read_part(self, part: Part, columns: Sequence[str]) -> pa.Table:
+        file = self._local(part)
         try:
             return pq.read_table(
-                f"{self._root}/{file}",
-                columns=columns,
-                filesystem=self._filesystem,
-                page_checksum_verification=True,
-                partitioning=None,
+                file, columns=list(columns), page_checksum_verification=True, partitioning=None
             )
         except (OSError, pa.ArrowException) as error:
-            raise _damaged(self.path, file) from error
+            raise _damaged(self.path, part.file) from error
+
+    def _local(self, part: Part) -> Path:
+        """A part as a local file: of a data set at a URI, one in this node's cache.
+
+        One process of a node fetches it, and the others wait for it and use it too. Whoever opens
+        it first sees that it holds what the data set says it does.
+        """
+        source = place(self.path) / part.file
+        if isinstance(source, Path):
+            return source
+        cached = cache_folder(self.info.content_hash, "parts") / part.file
+        try:
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            with cached.with_suffix(".lock").open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if cached.exists() and _is(cached, part):
+                    return cached
+                with written_whole(cached) as partial:
+                    download(source, partial)
+                    if not _is(partial, part):
+                        raise _damaged(self.path, part.file)
+        except FileNotFoundError as error:
+            raise _damaged(self.path, part.file) from error
+        except UsageError:
+            raise
+        except OSError as error:
+            raise UsageError(
+                f"{cached.parent}: cannot keep a copy of {source} ({reason(error)}); make room, or "
+                "set XDG_CACHE_HOME to a folder with room"
+            ) from error
+        return cached
 
     def _pixels(self, name: str) -> list[np.ndarray]:
         """Return uint8 views [rows, size, size] of the record batches of the pixel cache."""
@@ -124,7 +154,7 @@ class PreparedDataset:
                 self._fill_cache(name, cached, schema)
             except OSError as error:
                 raise UsageError(
-                    f"{cached.parent}: cannot write the pixel cache ({error.strerror or error}); "
+                    f"{cached.parent}: cannot write the pixel cache ({reason(error)}); "
                     f"it needs {rows * size * size / 2**20:,.0f} MiB. Make room, or set "
                     "XDG_CACHE_HOME to a folder with room"
                 ) from error
@@ -133,10 +163,10 @@ class PreparedDataset:
         return [rows_of(batch.column("pixels"), (size, size), np.uint8) for batch in batches]
 
     def _fill_cache(self, name: str, cached: Path, schema: pa.Schema) -> None:
-        with whole_file(cached) as partial, pa.ipc.new_file(str(partial), schema) as writer:
+        with written_whole(cached) as partial, pa.ipc.new_file(str(partial), schema) as writer:
             waiting = schema.empty_table()
             for part in self.info.parts[name]:
-                read = self._read_part(part.file, ["pixels"]).cast(schema)
+                read = self._read_part(part, ["pixels"]).cast(schema)
                 waiting = pa.concat_tables([waiting, read])
                 whole = waiting.num_rows // _BATCH_ROWS * _BATCH_ROWS
                 _write_batches(writer, waiting.slice(0, whole))
@@ -187,9 +217,13 @@ def _write_batches(writer: pa.ipc.RecordBatchFileWriter, table: pa.Table) -> Non
         writer.write_batch(batch)
 
 
-def _read_json(filesystem: pafs.FileSystem, path: str) -> Any:
-    with filesystem.open_input_stream(path) as stream:
-        return json.loads(stream.read())
+def _is(file: Path, part: Part) -> bool:
+    """Whether a local file holds what the data set says of a part; read once in a process."""
+    known = stamp(file)
+    if known not in _digests:
+        with file.open("rb") as content:
+            _digests[known] = hashlib.file_digest(content, "sha256").hexdigest()
+    return _digests[known] == part.sha256
 
 
 def _damaged(path: str, file: str) -> UsageError:

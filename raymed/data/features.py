@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from raymed.data.mapped import gather, map_batches, rows_of, whole_file
+from raymed.data.mapped import gather, map_batches, rows_of
+from raymed.storage import written_whole
 
 FILE_ROWS = 64
 """Images of each file but a split's last; with VGG-19 at 224 pixels a file takes 13 MiB."""
@@ -63,11 +64,11 @@ class SplitFeatures:
         """
         path = self.files[number]
         # Of a process that was killed while it wrote this file.
-        for left in self.folder.glob(f"{path.name}.*.partial"):
+        for left in self.folder.glob(f".{path.name}.*.partial"):
             left.unlink(missing_ok=True)
         feature_maps, hidden = (np.concatenate(each) for each in zip(*chunks, strict=True))
         columns = [_column(feature_maps), _column(hidden)]
-        with whole_file(path) as partial, pa.ipc.new_file(str(partial), self._schema) as writer:
+        with written_whole(path) as partial, pa.ipc.new_file(str(partial), self._schema) as writer:
             writer.write_batch(pa.record_batch(columns, schema=self._schema))
 
     def rows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,40 +1,11 @@
 """Rows of a fixed size in Arrow files of the local cache, mapped into memory."""
 
-import os
-import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-
-
-def cache_folder(*names: str) -> Path:
-    """A folder of raymed's cache: below XDG_CACHE_HOME, or ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base, "raymed", *names)
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A name of its own beside ``path``, to be written in the block; it then takes its place.
-
-    Two processes may do so at once, and no reader ever finds a part, even after a power cut.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def map_batches(

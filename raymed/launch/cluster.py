@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from raymed.errors import UsageError
+from raymed.launch.termination import terminable
 
 PATIENCE_S = 10.0
 """How long a cluster may take to answer."""
@@ -21,6 +22,7 @@ def connected(address: str | None) -> Iterator[None]:
 
     Raises:
         UsageError: nothing answers at the address, or it is one of Ray Client's.
+        Terminated: SIGTERM came.
     """
     # Train V2 polls its workers for reports at this interval; its default costs seconds an epoch.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
@@ -31,15 +33,12 @@ def connected(address: str | None) -> Iterator[None]:
 
     quiet()
     if ray.is_initialized():
-        yield
+        with terminable():
+            yield
         return
     target = address or os.environ.get("RAY_ADDRESS") or "local"
     options = {"include_dashboard": True} if target == "local" else {}
-    if "://" in target:
-        # Ray Train and Tune do not run through Ray Client.
-        raise _unreachable(target, ValueError("an address with :// cannot be used"))
-    if ":" in target:
-        _see_that_it_answers(target)
+    see_that_it_answers(target)
     try:
         context = ray.init(
             address=target, log_to_driver=False, logging_level=logging.WARNING, **options
@@ -50,7 +49,8 @@ def connected(address: str | None) -> Iterator[None]:
     # With several Ray instances on one machine, whoever has no explicit address asks the wrong one.
     os.environ["RAY_ADDRESS"] = context.address_info["gcs_address"]
     try:
-        yield
+        with terminable():
+            yield
     finally:
         ray.shutdown()
         if before is None:
@@ -67,8 +67,19 @@ def quiet() -> None:
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
 
 
-def _see_that_it_answers(address: str) -> None:
-    """Ray itself asks again and again for many minutes, without a word."""
+def see_that_it_answers(address: str) -> None:
+    """Of an address with a port, see that something listens there; `local` and `auto` are Ray's.
+
+    Ray itself asks again and again for many minutes, without a word.
+
+    Raises:
+        UsageError: nothing does, or it is one of Ray Client's.
+    """
+    if "://" in address:
+        # Ray Train and Tune do not run through Ray Client.
+        raise _unreachable(address, ValueError("an address with :// cannot be used"))
+    if ":" not in address:
+        return
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), PATIENCE_S).close()

@@ -4,16 +4,13 @@ Each is a Ray Train run of ``launch.workers`` workers. Libraries stay loaded and
 mapped between them, so a run costs its training and little else.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import ray
-import ray.train
-import ray.train.torch
 import torch
 import torch.distributed as dist
 from ray.actor import ActorHandle
@@ -24,11 +21,17 @@ from raymed.errors import UsageError
 from raymed.evaluation import evaluate
 from raymed.launch.queue import ATTEMPTS, Delivery, Job, JobQueue
 from raymed.launch.run import CONFIG_FILE
-from raymed.launch.trainer import build_trainer
+from raymed.launch.termination import noted, noting
+from raymed.launch.trainer import Preempted, run_workers, this_worker
+from raymed.launch.watch import End, here
 from raymed.localisation import measure_attention
+from raymed.storage import Place, place, write_whole
 from raymed.training.checkpoint import Checkpoint, Row
-from raymed.training.log import METRICS_FILE, read_metrics, replace
-from raymed.training.loop import TrainingStopped, Worker, train
+from raymed.training.log import METRICS_FILE, read_metrics
+from raymed.training.loop import train
+from raymed.training.observer import Status
+from raymed.training.saving import TrainingEnded, TrainingStopped
+from raymed.training.worker import Worker
 
 SCORED = "scored"
 """Folder of a run for the scores that `score` leaves; `raymed evaluate`, which may be told other
@@ -44,18 +47,17 @@ class QueueLost(Exception):
 
 
 @contextmanager
-def worker_groups(config: Config, folder: Path, groups: int, jobs: int) -> Iterator[ActorHandle]:
+def worker_groups(config: Config, groups: int, jobs: int) -> Iterator[ActorHandle]:
     """Start so many groups, and send them home in the end; gives the queue they take jobs from.
 
     Args:
         config: what a job's values alter.
-        folder: takes Ray's own state while they are up.
         groups: how many.
         jobs: how many there will be.
     """
-    queue = ray.remote(JobQueue).options(num_cpus=0, max_concurrency=1000).remote(groups)
+    queue = here(ray.remote(JobQueue)).remote(groups)
     threads = [
-        Thread(target=_keep_up, args=(config, folder, queue, group, jobs), daemon=True)
+        Thread(target=_keep_up, args=(config, queue, group, jobs), daemon=True)
         for group in range(groups)
     ]
     for thread in threads:
@@ -69,17 +71,16 @@ def worker_groups(config: Config, folder: Path, groups: int, jobs: int) -> Itera
             thread.join()
 
 
-def _keep_up(config: Config, folder: Path, queue: ActorHandle, group: int, jobs: int) -> None:
+def _keep_up(config: Config, queue: ActorHandle, group: int, jobs: int) -> None:
     """Run one group until the queue is closed; Ray Train starts dead workers again."""
     settings = {
         "config": config.model_dump(mode="json", by_alias=True),
         "queue": queue,
         "group": group,
     }
-    # The queue limits a job's attempts; no group is given up while it keeps to that.
-    trainer = build_trainer(serve, settings, config, folder, max_failures=ATTEMPTS * jobs)
     try:
-        trainer.fit()
+        # The queue limits a job's attempts; no group is given up while it keeps to that.
+        run_workers(serve, settings, config, max_failures=ATTEMPTS * jobs)
     # Whatever it is: without word of it, the trials would wait for ever.
     except Exception as error:
         reason = " ".join(str(error).split())
@@ -90,13 +91,8 @@ def _keep_up(config: Config, folder: Path, queue: ActorHandle, group: int, jobs:
 def serve(settings: dict[str, Any]) -> None:
     """What each worker of a group runs: job after job, until there is none."""
     base = Config.model_validate(settings["config"])
-    torch.set_num_threads(base.launch.cpus_per_worker)
-    context = ray.train.get_context()
-    worker = Worker(
-        ray.train.torch.get_device(), context.get_world_rank(), context.get_world_size()
-    )
     with suppress(QueueLost):
-        _serve(base, worker, settings["queue"], settings["group"])
+        _serve(base, this_worker(base), settings["queue"], settings["group"])
 
 
 def _serve(base: Config, worker: Worker, queue: ActorHandle, group: int) -> None:
@@ -119,7 +115,7 @@ def _finish(queue: ActorHandle, group: int, failure: str) -> None:
     ray.get(queue.finish.remote(group, failure))
 
 
-def score(folder: Path, data_path: str, split: str) -> None:
+def score(folder: Place, data_path: str, split: str) -> None:
     """Leave the scores of a finished run's best checkpoint in its folder, in ``scored/``.
 
     Raises:
@@ -133,29 +129,67 @@ def score(folder: Path, data_path: str, split: str) -> None:
     evaluate(checkpoint, config, split, folder / SCORED)
 
 
-def _train_job(job: Job, base: Config, worker: Worker, queue: ActorHandle) -> str:
-    """Train one run, from its last checkpoint if it has one; why it failed, or nothing."""
-    folder = Path(job.folder)
-    run = {"run.folder": str(folder.parent), "run.name": folder.name}
-    config = base.override(job.values | run | NO_SWEEP)
+class JobObserver:
+    """The observer of a job: each epoch is reported to the queue, and waits for leave to go on.
 
-    def report(row: Row) -> None:
-        go_on = _from_first(worker, lambda: ray.get(queue.report.remote(job.number, row)))
+    Args:
+        queue: the actor.
+        job: in training.
+        worker: of the group.
+    """
+
+    def __init__(self, queue: ActorHandle, job: Job, worker: Worker) -> None:
+        self.queue = queue
+        self.job = job
+        self.worker = worker
+        self.end = End(queue.until_closed.remote()) if worker.rank == 0 else None
+
+    def progress(self, status: Status) -> None:
+        """A sweep and a table follow their runs by epochs."""
+
+    def epoch(self, row: Row) -> None:
+        go_on = _from_first(
+            self.worker, lambda: ray.get(self.queue.report.remote(self.job.number, row))
+        )
         if not go_on:
             raise JobEnded
 
+    def warn(self, text: str) -> None:
+        if self.worker.rank == 0:
+            with suppress(RayActorError):
+                ray.get(self.queue.warn.remote(self.job.number, text))
+
+    def ending(self) -> bool:
+        return noted() or self.closed()
+
+    def closed(self) -> bool:
+        """Whether all is over, rather than this worker being sent a signal."""
+        return self.end is not None and self.end.wanted()
+
+
+def _train_job(job: Job, base: Config, worker: Worker, queue: ActorHandle) -> str:
+    """Train one run, from its last checkpoint if it has one; why it failed, or nothing."""
+    folder = place(job.folder)
+    run = {"run.folder": str(folder.parent), "run.name": folder.name}
+    config = base.override(job.values | run | NO_SWEEP)
+    observer = JobObserver(queue, job, worker)
     if worker.rank == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        replace(folder / CONFIG_FILE, config.to_yaml())
+        write_whole(folder / CONFIG_FILE, config.to_yaml())
     try:
         # Workers that died after an epoch was saved and before it was reported left its row here.
         for row in read_metrics(folder / METRICS_FILE)[len(job.rows) :]:
-            report(row)
-        train(config, folder, worker, report)
+            observer.epoch(row)
+        with noting():
+            train(config, folder, worker, observer)
         if job.score and worker.rank == 0:
             score(folder, config.data.path, job.score)
     except JobEnded:
         return ""
+    except TrainingEnded:
+        if _from_first(worker, observer.closed):
+            return ""
+        _from_first(worker, lambda: ray.get(queue.forgive.remote(job.number)))
+        raise Preempted("a worker was sent SIGTERM; a checkpoint was written first") from None
     except TrainingStopped as stopped:
         return str(stopped)
     except UsageError as error:
@@ -178,7 +212,7 @@ def _train_job(job: Job, base: Config, worker: Worker, queue: ActorHandle) -> st
     return ""
 
 
-def _from_first(worker: Worker, ask: Any) -> Any:
+def _from_first(worker: Worker, ask: Callable[[], Any]) -> Any:
     """What the first worker's question is answered with, on every worker."""
     answer, lost = None, False
     if worker.rank == 0:

@@ -35,6 +35,7 @@ class Job:
         stopped: no further epoch is wanted.
         ended: no further row will come.
         failure: why it ended, if it failed.
+        warnings: of what went wrong while it was trained on.
         complaint: the last words of workers that died of it.
     """
 
@@ -49,6 +50,7 @@ class Job:
     ended: bool = False
     failure: str = ""
     complaint: str = ""
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -146,10 +148,15 @@ class JobQueue:
             return Delivery(job)
 
     async def report(self, number: int, row: Row) -> bool:
-        """A group reports an epoch; True once the trial wants another, False if it does not."""
+        """A group reports an epoch; True once the trial wants another, False if it does not.
+
+        An epoch that it reported before, and then trained again because its workers died before
+        the checkpoint was whole, is known.
+        """
         job = self.jobs[number]
         async with self.changed:
-            job.rows.append(row)
+            if row["epoch"] > len(job.rows):
+                job.rows.append(row)
             self.changed.notify_all()
             await self.changed.wait_for(lambda: job.allowed >= len(job.rows) or job.stopped)
             return not job.stopped
@@ -160,6 +167,19 @@ class JobQueue:
             if group in self.in_training:
                 self._end(self.in_training.pop(group), failure)
             self.changed.notify_all()
+
+    async def forgive(self, number: int) -> None:
+        """A job's attempt was ended from outside, and does not count."""
+        self.jobs[number].attempts -= 1
+
+    async def warn(self, number: int, words: str) -> None:
+        """Something went wrong with a job, and its training goes on."""
+        self.jobs[number].warnings.append(words)
+
+    async def until_closed(self) -> None:
+        """All is over, and a job in training is to write a checkpoint and end."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.closed)
 
     async def complain(self, number: int, words: str) -> None:
         """A worker is about to die of a job."""

@@ -1,9 +1,7 @@
 """Training several runs side by side on worker groups, each to its end, and following them."""
 
-import shutil
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -18,14 +16,15 @@ from raymed.launch.cluster import connected
 from raymed.launch.groups import worker_groups
 from raymed.launch.queue import Job
 from raymed.launch.trainer import check_room
+from raymed.storage import Place, place
 
 
 def train_side_by_side(
-    runs: Mapping[Path, Config],
+    runs: Mapping[Place, Config],
     base: Config,
-    folder: Path,
+    folder: Place,
     split: str | None,
-    outcome: Callable[[Path], str],
+    outcome: Callable[[Place], str],
     console: Console,
 ) -> None:
     """Train runs as far as they are not trained, as many at a time as there is room for.
@@ -33,7 +32,7 @@ def train_side_by_side(
     Args:
         runs: configurations by the runs' folders.
         base: what they have in common: workers, their number, the cluster.
-        folder: takes Ray's own state meanwhile.
+        folder: of them all, named where something is wrong.
         split: on which each is to be scored in the end, if any.
         outcome: of a finished run, in words.
         console: gets a line for each run that ends.
@@ -42,22 +41,21 @@ def train_side_by_side(
         UsageError: there is no room, runs failed, or the queue died; the others stay finished.
     """
     with connected(base.launch.address):
-        groups = min(check_room(base), base.tune.groups or len(runs), len(runs))
-        console.print(
+        room = check_room(base, base.tune.groups or 1)
+        groups = min(room, base.tune.groups or len(runs), len(runs))
+        _say(
+            console,
             f"{len(runs)} runs to train; worker groups: {groups}, of {base.launch.workers} "
             "worker(s) each",
-            highlight=False,
         )
         try:
-            with worker_groups(base, folder, groups, jobs=len(runs)) as queue:
+            with worker_groups(base, groups, jobs=len(runs)) as queue:
                 failures = _follow(queue, runs, base, split, outcome, console)
         except RayActorError as error:
             raise UsageError(
                 f"{folder}: the queue of runs died, perhaps for want of memory; the same command "
                 "goes on from their last checkpoints"
             ) from error
-        finally:
-            shutil.rmtree(folder / "ray", ignore_errors=True)
     if failures:
         raise UsageError(
             f"{folder}: {len(failures)} of {len(runs)} runs failed; give the same command again to "
@@ -67,10 +65,10 @@ def train_side_by_side(
 
 def _follow(
     queue: ActorHandle,
-    runs: Mapping[Path, Config],
+    runs: Mapping[Place, Config],
     base: Config,
     split: str | None,
-    outcome: Callable[[Path], str],
+    outcome: Callable[[Place], str],
     console: Console,
 ) -> list[str]:
     """Submit the runs and say when each ends; the failures, in words."""
@@ -80,6 +78,7 @@ def _follow(
         ray.get(queue.submit.remote(job, free=True))
     began = time.monotonic()
     ended: set[int] = set()
+    warned: dict[int, int] = {}
     failures = []
     bar = Progress(
         TextColumn("{task.description}"),
@@ -95,18 +94,24 @@ def _follow(
             time.sleep(0.5)
             jobs: list[Job] = ray.get(queue.states.remote())
             running = [j for j in jobs if j.attempts and not j.ended]
-            names = [f"{Path(j.folder).name} epoch {len(j.rows)}" for j in running]
+            names = [f"{place(j.folder).name} epoch {len(j.rows)}" for j in running]
             for job in jobs:
+                for text in job.warnings[warned.get(job.number, 0) :]:
+                    _say(console, f"warning: {place(job.folder).name}: {text}")
+                warned[job.number] = len(job.warnings)
                 if job.ended and job.number not in ended:
                     ended.add(job.number)
-                    folder = Path(job.folder)
+                    folder = place(job.folder)
                     said = f"failed: {job.failure}" if job.failure else outcome(folder)
                     if job.failure:
                         failures.append(f"  {folder.name}: {said}")
-                    line = f"{time.monotonic() - began:4.0f} s  {folder.name}: {said}"
-                    console.print(line, highlight=False, markup=False, soft_wrap=True)
+                    _say(console, f"{time.monotonic() - began:4.0f} s  {folder.name}: {said}")
             bar.update(task, completed=len(ended), description=", ".join(names) or "runs")
     return failures
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _altered(config: Config, base: dict[str, Any]) -> dict[str, Any]:

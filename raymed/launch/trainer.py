@@ -1,9 +1,8 @@
 """Ray Train around the training loop: the worker function and the trainer."""
 
-import shutil
 import signal
+import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -11,35 +10,83 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
-from ray.train.torch import TorchTrainer
+import torch.distributed as dist
+from ray.actor import ActorHandle
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch.config import _TorchBackend
 
 from raymed.config import Config
 from raymed.errors import UsageError
-from raymed.training.loop import TrainingStopped, Worker, train
+from raymed.launch.nodes import wait_for_nodes
+from raymed.launch.termination import note_sigterm, noting
+from raymed.launch.watch import WorkerObserver
+from raymed.storage import Place, place
+from raymed.training.loop import train
+from raymed.training.saving import TrainingEnded, TrainingStopped
+from raymed.training.worker import Worker
+
+RESIZE_S = 30.0
+"""How often it is seen, in seconds, whether a run with too few workers can have more."""
+STARTS = 3
+"""How often Ray Train is started anew where its own controller fails."""
+
+
+class Preempted(Exception):
+    """A worker was sent SIGTERM and has written a checkpoint; Ray starts the workers again."""
+
+
+class _NotingBackend(_TorchBackend):
+    """torch.distributed, on workers that note SIGTERM.
+
+    A signal's handler is set in a process's main thread, and training runs in another.
+    """
+
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        worker_group.execute(note_sigterm)
+        super().on_start(worker_group, backend_config)
+
+
+class _NotingConfig(TorchConfig):
+    @property
+    def backend_cls(self) -> type[_NotingBackend]:
+        return _NotingBackend
+
+
+def this_worker(config: Config) -> Worker:
+    """The Ray Train worker that this is, with as many threads as it has processors."""
+    torch.set_num_threads(config.launch.cpus_per_worker)
+    context = ray.train.get_context()
+    return Worker(ray.train.torch.get_device(), context.get_world_rank(), context.get_world_size())
 
 
 def train_worker(job: dict[str, Any]) -> str | None:
-    """What each Ray Train worker runs: the training loop, reporting to Ray.
+    """What each Ray Train worker runs: the training loop.
 
     A failure that strikes all workers at once is returned in words, because Ray would start the
     workers again for an exception, only to see them fail alike.
+
+    Raises:
+        Preempted: a worker was sent SIGTERM; the run is to go on elsewhere.
     """
     config = Config.model_validate(job["config"])
-    if config.launch.workers:
-        torch.set_num_threads(config.launch.cpus_per_worker)
-    context = ray.train.get_context()
-    worker = Worker(
-        ray.train.torch.get_device(), context.get_world_rank(), context.get_world_size()
-    )
+    worker = this_worker(config)
+    observer = WorkerObserver(job["watch"], worker)
     try:
-        train(config, Path(job["folder"]), worker, report=ray.train.report)
+        with noting():
+            train(config, place(job["folder"]), worker, observer)
+    except TrainingEnded:
+        wanted = [observer.wanted()]
+        if worker.world > 1:
+            dist.broadcast_object_list(wanted)
+        if not wanted[0]:
+            raise Preempted("a worker was sent SIGTERM; a checkpoint was written first") from None
     except TrainingStopped as stopped:
         return str(stopped)
     return None
 
 
-def fit(config: Config, folder: Path) -> None:
+def fit(config: Config, folder: Place, watch: ActorHandle) -> None:
     """Train one run on ``launch.workers`` workers and wait for its end.
 
     The run's own checkpoints are what a restart goes on from, so Ray's run is a new one each
@@ -52,11 +99,11 @@ def fit(config: Config, folder: Path) -> None:
     job = {
         "config": config.model_dump(mode="json", by_alias=True),
         "folder": str(folder.absolute()),
+        "watch": watch,
     }
-    trainer = build_trainer(train_worker, job, config, folder, config.launch.max_failures)
     before = signal.getsignal(signal.SIGINT)
     try:
-        result = trainer.fit()
+        words = run_workers(train_worker, job, config, config.launch.max_failures)
     except WorkerGroupError as error:
         raise _in_words(error) from error
     except SystemExit:
@@ -64,71 +111,104 @@ def fit(config: Config, folder: Path) -> None:
         raise KeyboardInterrupt from None
     finally:
         signal.signal(signal.SIGINT, before)
-        shutil.rmtree(folder / "ray", ignore_errors=True)
-    if result.return_value is not None:
-        raise TrainingStopped(result.return_value)
+    if words is not None:
+        raise TrainingStopped(words)
 
 
-def build_trainer(
+def run_workers(
     function: Callable[[dict[str, Any]], Any],
     settings: dict[str, Any],
     config: Config,
-    folder: Path,
     max_failures: int,
-) -> TorchTrainer:
-    """A Ray Train run of a worker function, with a name of its own: Ray never takes up an old one.
+) -> Any:
+    """Run a function on Ray Train workers, and return what the first worker's gives.
+
+    Each time it is a Ray Train run with a name of its own, and its own state lies in a temporary
+    folder: nothing of it is needed afterwards.
 
     Args:
         function: what each worker runs, given ``settings``.
         settings: plain values and actor handles.
         config: says how many workers, and what they reserve.
-        folder: Ray's own state is kept below it, in ``ray/``.
         max_failures: how often the workers are started again.
+
+    Raises:
+        WorkerGroupError: they failed more often.
     """
-    return TorchTrainer(
-        function,
-        train_loop_config=settings,
-        scaling_config=scaling(config),
-        run_config=RunConfig(
-            name=uuid4().hex,
-            storage_path=str(folder.absolute() / "ray"),
-            failure_config=FailureConfig(max_failures=max_failures),
-        ),
-    )
+    for start in range(1, STARTS + 1):
+        with tempfile.TemporaryDirectory(prefix="raymed-") as folder:
+            trainer = TorchTrainer(
+                function,
+                train_loop_config=settings,
+                torch_config=_NotingConfig(),
+                scaling_config=scaling(config),
+                run_config=RunConfig(
+                    name=uuid4().hex,
+                    storage_path=folder,
+                    failure_config=FailureConfig(max_failures=max_failures),
+                ),
+            )
+            try:
+                return trainer.fit().return_value
+            except ControllerError:
+                # A worker that dies while its group is being started; Ray Train gives up at once.
+                if start == STARTS:
+                    raise
+    raise AssertionError
 
 
 def scaling(config: Config) -> ScalingConfig:
-    """Workers and what each reserves; a GPU each where Ray sees enough and nothing else is said."""
+    """What ``launch`` asks Ray Train for."""
     launch = config.launch
+    fewest, most = fewest_and_most(config)
     gpus = launch.gpus_per_worker
     if gpus is None:
-        seen = ray.cluster_resources().get("GPU", 0) if launch.workers else 0
-        gpus = 1 if launch.workers and seen >= launch.workers else 0
+        gpus = 1 if ray.cluster_resources().get("GPU", 0) >= fewest else 0
     return ScalingConfig(
-        num_workers=launch.workers,
+        num_workers=most if fewest == most else (fewest, most),
         use_gpu=gpus > 0,
         resources_per_worker={"CPU": launch.cpus_per_worker, **({"GPU": gpus} if gpus else {})},
+        elastic_resize_monitor_interval_s=RESIZE_S,
     )
 
 
-def check_room(config: Config) -> int:
+def fewest_and_most(config: Config) -> tuple[int, int]:
+    """How many workers a run may have."""
+    workers = config.launch.workers
+    return workers if isinstance(workers, tuple) else (workers, workers)
+
+
+def check_room(config: Config, groups: int = 1) -> int:
     """How many runs of this configuration the cluster can train at a time.
+
+    Args:
+        config: of the runs; where `launch.wait_minutes` says so, nodes are waited for.
+        groups: how many runs at a time nodes are waited for, at most.
 
     Raises:
         UsageError: not even one. Ray would wait for ever for the missing processors or GPUs.
     """
     if config.launch.workers == 0:
         return 1
-    wanted = scaling(config).total_resources
+    fewest, _ = fewest_and_most(config)
+    bundle = {
+        name: amount
+        for name, amount in (scaling(config).resources_per_worker or {}).items()
+        if amount
+    }
+    if config.launch.wait_minutes:
+        wait_for_nodes([bundle] * fewest * groups, config.launch.wait_minutes)
+    wanted = {name: fewest * amount for name, amount in bundle.items()}
     there = ray.cluster_resources()
     for resource, amount in wanted.items():
         if there.get(resource, 0) < amount:
             raise UsageError(
-                f"launch.workers: {config.launch.workers} workers need {amount:g} {resource}, and "
+                f"launch.workers: {fewest} workers need {amount:g} {resource}, and "
                 f"the cluster has {there.get(resource, 0):g}: lower launch.workers or "
-                f"launch.{resource.lower()}s_per_worker, or add nodes"
+                f"launch.{resource.lower()}s_per_worker, or add nodes (of a cluster that adds them "
+                "by itself, raise launch.wait_minutes)"
             )
-    return int(min(there[resource] // amount for resource, amount in wanted.items() if amount))
+    return int(min(there[resource] // amount for resource, amount in wanted.items()))
 
 
 def _in_words(error: WorkerGroupError) -> Exception:

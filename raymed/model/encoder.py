@@ -7,7 +7,6 @@ become the tag classifier's (`raymed.model.tags` has its output).
 
 from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
 
 import safetensors.torch
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from raymed.errors import UsageError
 from raymed.model.dropout import SeededDropout
+from raymed.storage import fetched, place
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -140,7 +140,7 @@ def check_weights(name: str, weights: str) -> None:
             f"model.encoder_weights: the small encoder has no {weights!r} weights; set it to none, "
             "or to the folder of a run that trained one"
         )
-    if weights not in ("imagenet", "none") and not Path(weights).is_file():
+    if weights not in ("imagenet", "none") and not place(weights).is_file():
         raise UsageError(
             f"model.encoder_weights: {weights}: no such file; give imagenet, none, a file of "
             f"torchvision {name} weights, or the folder of a run with that encoder"
@@ -181,12 +181,12 @@ def _downloaded(name: str) -> dict[str, Tensor]:
 
 
 def _load_file(network: nn.Module, name: str, file: str) -> None:
-    path = Path(file)
     try:
-        if path.suffix == ".safetensors":
-            state = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        with fetched(place(file)) as path:
+            if path.suffix == ".safetensors":
+                state = safetensors.torch.load_file(path)
+            else:
+                state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict(state)
     # torch and safetensors raise a dozen kinds for a file that is not theirs
     except Exception as error:

@@ -6,7 +6,6 @@ three tags of highest semantic attention, and the sentence; beside them the grou
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
@@ -26,6 +25,7 @@ from raymed.reports.drawing import (
     write,
 )
 from raymed.reports.page import data_uri, write_page
+from raymed.storage import Place
 
 COLUMNS = 4
 STRONGEST_TAGS = 3
@@ -84,7 +84,7 @@ class AttendedStudy:
     truth: Sequence[str] | None
 
 
-def attention_page(path: Path, studies: Sequence[AttendedStudy], note: str) -> None:
+def attention_page(path: Place, studies: Sequence[AttendedStudy], note: str) -> None:
     """Write one HTML page over all studies; it holds all it shows.
 
     A study's film is in the page once, and each sentence's attention is a small picture that the
@@ -111,7 +111,7 @@ def attention_values(studies: Sequence[AttendedStudy]) -> dict[str, object]:
 
 
 def attention_figure(
-    path: Path,
+    path: Place,
     image: np.ndarray,
     sentences: Sequence[AttendedSentence],
     tags: Sequence[tuple[str, float]],

@@ -6,7 +6,6 @@ the paper's rule (table 2) that is every sentence without a word of normality.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from raymed.reports.drawing import (
     write,
 )
 from raymed.reports.page import data_uri, write_page
+from raymed.storage import Place
 
 TRUTH = "ground truth"
 RULE = (
@@ -65,7 +65,7 @@ class _Block:
     colour: str = "black"
 
 
-def comparison_page(path: Path, studies: Sequence[ComparedStudy], note: str) -> None:
+def comparison_page(path: Place, studies: Sequence[ComparedStudy], note: str) -> None:
     """Write one HTML page over all studies; it holds all it shows.
 
     Args:
@@ -95,7 +95,7 @@ def comparison_page(path: Path, studies: Sequence[ComparedStudy], note: str) -> 
     )
 
 
-def comparison_figure(path: Path, studies: Sequence[ComparedStudy], note: str) -> None:
+def comparison_figure(path: Place, studies: Sequence[ComparedStudy], note: str) -> None:
     """Draw a row for each study: image, ground truth, and each system's report; save it as PNG.
 
     Args:

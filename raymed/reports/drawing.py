@@ -6,7 +6,6 @@ matplotlib brings along, so what is measured here is what is drawn, on any machi
 
 import unicodedata
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
 
-from raymed.files import written_whole
+from raymed.storage import Place, output
 
 DPI = 110
 FAMILY = "DejaVu Sans"
@@ -36,13 +35,13 @@ def canvas(width: float, height: float) -> Figure:
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Place) -> None:
     """Save as PNG, whole or not at all.
 
     Raises:
         UsageError: the file cannot be written.
     """
-    with written_whole(path) as partial:
+    with output(path) as partial:
         figure.savefig(partial, format="png")
 
 

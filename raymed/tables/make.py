@@ -1,22 +1,21 @@
 """`raymed table`: from a file to the paper's table with our figures."""
 
-from pathlib import Path
-
 from rich.console import Console
 
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
+from raymed.launch.run import run_folder
+from raymed.storage import Place, reason, write_whole
 from raymed.tables.paper import TABLE_SYSTEMS
 from raymed.tables.render import markdown_table, terminal_table
 from raymed.tables.results import RUNS_FILE, table_rows, write_runs
 from raymed.tables.runs import RUNS, SPLIT, finished_runs
-from raymed.training.log import replace
 
 HALVES = {"iu_xray": "IU X-Ray", "peir_gross": "PEIR Gross"}
 
 
-def make_table(table: str, config: Config, console: Console) -> Path:
+def make_table(table: str, config: Config, console: Console) -> Place:
     """Train what is missing, print the table, and leave it as Markdown and its runs as Parquet.
 
     Args:
@@ -45,15 +44,15 @@ def make_table(table: str, config: Config, console: Console) -> Path:
         note += f" METEOR is absent where it could not be run: {'; '.join(sorted(missing))}."
     console.print(terminal_table(table, rows))
     console.print(note, highlight=False, markup=False)
-    folder = Path(config.run.folder) / config.run.name
+    folder = run_folder(config)
     file = folder / f"table-{table}.md"
     try:
         # A table whose runs are all given has no folder yet; its runs' makes it known as a table's.
         (folder / RUNS).mkdir(parents=True, exist_ok=True)
-        replace(file, markdown_table(table, rows, note))
+        write_whole(file, markdown_table(table, rows, note))
         write_runs(folder / f"table-{table}-{RUNS_FILE}", runs)
     except OSError as error:
-        raise UsageError(f"{folder}: cannot be written ({error.strerror or error})") from error
+        raise UsageError(f"{folder}: cannot be written ({reason(error)})") from error
     return file
 
 

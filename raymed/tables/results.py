@@ -3,13 +3,12 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raymed.files import written_whole
+from raymed.storage import Place, output
 from raymed.tables.paper import MEASURES, TABLE_SYSTEMS, TRUTH, paper_figures
 from raymed.tables.runs import Run
 
@@ -76,7 +75,7 @@ def table_rows(table: str, half: str, runs: Sequence[Run]) -> list[Row]:
     return rows
 
 
-def write_runs(path: Path, runs: Sequence[Run]) -> None:
+def write_runs(path: Place, runs: Sequence[Run]) -> None:
     """All runs as Parquet, a row each: every score on the test split, and where the run lies."""
     rows = []
     for run in runs:
@@ -92,7 +91,7 @@ def write_runs(path: Path, runs: Sequence[Run]) -> None:
             }
         )
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    with written_whole(path) as partial:
+    with output(path) as partial:
         pq.write_table(pa.table({key: [row.get(key) for row in rows] for key in keys}), partial)
 
 

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -15,9 +14,10 @@ from raymed.errors import UsageError
 from raymed.evaluation import SCORES_FILE
 from raymed.launch.groups import SCORED, score
 from raymed.launch.lock import alone
-from raymed.launch.run import claim, epochs_done, located, taken
+from raymed.launch.run import claim, last_checkpoint, located, need_groups, run_folder, taken
 from raymed.launch.side_by_side import train_side_by_side
 from raymed.localisation import ATTENTION_FILE
+from raymed.storage import Place, place
 from raymed.training.checkpoint import Checkpoint, latest
 from raymed.training.loop import check
 
@@ -41,7 +41,7 @@ class Run:
     system: str
     seed: int
     config: Config
-    folder: Path
+    folder: Place
     given: bool = False
 
     @property
@@ -69,14 +69,14 @@ def finished_runs(config: Config, systems: Sequence[str], console: Console) -> l
     config = located(config)
     dataset = check(config)
     runs = list(_planned(config, systems, dataset))
-    if taken(_folder(config)) and not (_folder(config) / RUNS).is_dir():
-        raise UsageError(f"{_folder(config)}: exists and is no table's; choose another run.name")
-    with alone(_folder(config)):
+    if taken(run_folder(config)) and not (run_folder(config) / RUNS).is_dir():
+        raise UsageError(f"{run_folder(config)}: exists and is no table's; choose another run.name")
+    with alone(run_folder(config)):
         # Of the finished ones too: a table of runs of several configurations would compare nothing.
         for run in runs:
             if not run.given:
                 claim(run.config)
-                epochs_done(run.folder, dataset)
+                last_checkpoint(run.folder, dataset)
         waiting = [run for run in runs if not run.scored]
         if len(waiting) < len(runs):
             done = len(runs) - len(waiting)
@@ -89,7 +89,7 @@ def finished_runs(config: Config, systems: Sequence[str], console: Console) -> l
             train_side_by_side(
                 {run.folder: run.config for run in waiting},
                 config,
-                _folder(config),
+                run_folder(config),
                 SPLIT,
                 partial(_outcome, {run.folder: run for run in waiting}),
                 console,
@@ -97,40 +97,32 @@ def finished_runs(config: Config, systems: Sequence[str], console: Console) -> l
     return runs
 
 
-def _folder(config: Config) -> Path:
-    return Path(config.run.folder) / config.run.name
-
-
 def _planned(config: Config, systems: Sequence[str], dataset: PreparedDataset) -> Iterator[Run]:
-    if config.launch.workers == 0:
-        raise UsageError(
-            "launch.workers: 0 trains in the calling process, which is for a single run; a "
-            "table's runs are Ray Train runs, so set it to 1 or more"
-        )
+    need_groups(config, "table")
     for system in systems:
         given = config.table.runs.get(system, ())
         for folder in given:
-            trained = _fitting(Path(folder), system, dataset)
+            trained = _fitting(place(folder), system, dataset)
             # It is scored on this table's data set, wherever it lay when it was trained.
             here = trained.override({"data.path": config.data.path})
-            yield Run(system, here.training.seed, here, Path(folder).absolute(), given=True)
+            yield Run(system, here.training.seed, here, place(folder).absolute(), given=True)
         for seed in () if given else config.table.seeds:
             name = f"{system}-seed-{seed}"
             values = {
                 **config.table.systems.get(system, {}),
                 "model.system": system,
                 "training.seed": seed,
-                "run.folder": str(_folder(config) / RUNS),
+                "run.folder": str(run_folder(config) / RUNS),
                 "run.name": name,
                 "table.runs": {},
                 "table.systems": {},
             }
             one = config.override(values, f"table.systems.{system}")
             check(one)
-            yield Run(system, seed, one, _folder(config) / RUNS / name)
+            yield Run(system, seed, one, run_folder(config) / RUNS / name)
 
 
-def _fitting(run: Path, system: str, dataset: PreparedDataset) -> Config:
+def _fitting(run: Place, system: str, dataset: PreparedDataset) -> Config:
     """The configuration of a run that is given, once it is sure that the table can take it."""
     last = latest(run)
     if last is None:
@@ -151,7 +143,7 @@ def _fitting(run: Path, system: str, dataset: PreparedDataset) -> Config:
     return checkpoint.config
 
 
-def _outcome(runs: Mapping[Path, Run], folder: Path) -> str:
+def _outcome(runs: Mapping[Place, Run], folder: Place) -> str:
     run = runs[folder]
     scores = run.scores()["rows"][run.system]
     if scores["cider"] is None:

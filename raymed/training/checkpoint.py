@@ -1,19 +1,24 @@
 """Checkpoints: tensors and JSON only, written whole or not at all, open without the data set.
 
-A run keeps two: the one of its last epoch, with the optimiser's state, and the one of its best
-epoch by validation score. Each is a folder ``epoch-0007`` of ``model.safetensors``,
-``checkpoint.json`` and, for the last, ``optimizer.pt``. Of a run with a frozen encoder,
+Each is a folder, ``epoch-0007`` after the seventh epoch or ``epoch-0007-step-000120`` within it, of
+``model.safetensors``, ``optimizer.pt`` and ``checkpoint.json``. The last is written last and
+removed first: a folder without it is no checkpoint. Of a run with a frozen encoder,
 ``model.safetensors`` holds the rest, and ``encoder.safetensors`` is one file with many links.
+
+A run keeps the last few, and the one of its best epoch by validation score, which has no
+optimiser's state once it is not among the last.
 """
 
 import errno
 import json
 import os
+import re
 import shutil
-import uuid
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import safetensors
 import safetensors.torch
@@ -26,8 +31,9 @@ from raymed.errors import UsageError
 from raymed.model.encoder import Encoder, encoder_from
 from raymed.model.system import System
 from raymed.model.systems import build_system
+from raymed.storage import Place, Remote, fetched, place, reason, remove, write_whole, written_whole
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 INFO_FILE = "checkpoint.json"
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.pt"
@@ -35,8 +41,37 @@ ENCODER_FILE = "encoder.safetensors"
 ENCODER = "encoder."
 """What the names of the encoder's weights begin with, among a system's."""
 
+NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?")
+
 Row = dict[str, float]
 """The metrics of one epoch."""
+
+
+@dataclass(frozen=True)
+class Partial:
+    """An epoch that is not at its end.
+
+    Attributes:
+        step: how many of its optimiser steps are done.
+        sums: of the loss and of its terms, over the images that all workers have seen in it.
+        seconds: that these steps took.
+    """
+
+    step: int
+    sums: list[float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Weights and optimiser's state at one moment, on the CPU; training goes on meanwhile."""
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+
+    @classmethod
+    def take(cls, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Self:
+        return cls(_copied(model.state_dict()), _copied(optimizer.state_dict()))
 
 
 @dataclass(frozen=True)
@@ -50,6 +85,7 @@ class Checkpoint:
         image_size: side of the images it was trained on, in pixels.
         content_hash: of the prepared data set it was trained on.
         history: a row of metrics for each epoch so far.
+        partial: the epoch after these, where it is not at its end.
         curve: CIDEr on the validation split after this epoch at other stop thresholds and values of
             M: rows of ``stop_threshold`` and ``top_tags``, each where the system has it, and
             ``cider``; empty where it has neither.
@@ -62,30 +98,32 @@ class Checkpoint:
     content_hash: str
     history: list[Row]
     curve: list[Row]
-    path: Path
+    path: Place
+    partial: Partial | None = None
 
     @property
     def epoch(self) -> int:
+        """Epochs that are done."""
         return len(self.history)
 
     @classmethod
-    def open(cls, path: str | Path) -> "Checkpoint":
+    def open(cls, path: str | Place) -> "Checkpoint":
         """Open a checkpoint's folder, or a run's folder, which stands for its best checkpoint.
 
         Raises:
             UsageError: there is none, it is damaged, or of another schema version.
         """
-        folder = Path(path)
+        folder = place(path)
         if not (folder / INFO_FILE).is_file():
-            last = latest(folder)
-            if last is None:
+            best = _best(folder)
+            if best is None:
                 raise UsageError(
                     f"{path}: not a checkpoint: it has no {INFO_FILE}, nor checkpoints/epoch-*. "
                     "Give the folder of a run that `raymed train` made, or one of its checkpoints"
                 )
-            folder = checkpoints_of(folder) / epoch_name(best_epoch(cls.open(last).history))
+            folder = best
         try:
-            content = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
+            content = _info(folder)
             version = content.get("schema")
             if version != SCHEMA_VERSION:
                 raise UsageError(
@@ -100,6 +138,7 @@ class Checkpoint:
                 history=content["history"],
                 curve=content["curve"],
                 path=folder,
+                partial=Partial(**content["partial"]) if content["partial"] else None,
             )
         except UsageError:
             raise
@@ -151,7 +190,7 @@ class Checkpoint:
             raise _damaged(self.encoder_file, error) from error
 
     @property
-    def encoder_file(self) -> Path:
+    def encoder_file(self) -> Place:
         """The file with the encoder's weights, among others if it was trained."""
         trained = self.config.model.train_encoder
         return self.path / (MODEL_FILE if trained else ENCODER_FILE)
@@ -163,24 +202,22 @@ class Checkpoint:
             UsageError: a file is damaged.
         """
         try:
-            safetensors.torch.load_model(model, self.path / MODEL_FILE)
-            state = torch.load(self.path / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
+            with fetched(self.path / OPTIMIZER_FILE) as file:
+                state = torch.load(file, map_location="cpu", weights_only=True)
+            model.load_state_dict(_loaded(self.path / MODEL_FILE))
             optimizer.load_state_dict(state)
+        except UsageError:
+            raise
         # torch raises a dozen kinds for a file that is not an optimiser's state.
         except Exception as error:
             raise _damaged(self.path, error) from error
 
-    def save(
-        self,
-        model: torch.nn.Module,
-        optimizer: torch.optim.Optimizer,
-        frozen_encoder: Path | None = None,
-    ) -> None:
-        """Write it to a temporary folder and rename that; then drop what is neither last nor best.
+    def save(self, snapshot: Snapshot, keep: int, frozen_encoder: Path | None = None) -> None:
+        """Write it, then drop those before it that are neither among the last nor the best.
 
         Args:
-            model: without its encoder where that is frozen.
-            optimizer: of the model.
+            snapshot: without the encoder where that is frozen.
+            keep: how many of the last ones stay.
             frozen_encoder: file of the frozen encoder's weights, to be linked to.
 
         Raises:
@@ -192,91 +229,162 @@ class Checkpoint:
             "image_size": self.image_size,
             "content_hash": self.content_hash,
             "history": self.history,
+            "partial": asdict(self.partial) if self.partial else None,
             "curve": self.curve,
             "config": self.config.model_dump(mode="json", by_alias=True),
             **asdict(self.vocabulary),
         }
-        partial = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}.partial")
         try:
-            partial.mkdir(parents=True)
-            safetensors.torch.save_model(model, str(partial / MODEL_FILE))
+            before = whole_checkpoints(self.path.parent.parent)
+            if self.path in before:
+                return
+            # Of a process that was killed while it wrote this one.
+            remove(self.path)
+            with written_whole(self.path / MODEL_FILE) as file:
+                safetensors.torch.save_file(snapshot.model, file)
+            # To a file of Python's, which knows why it could not be written, as torch's does not.
+            with written_whole(self.path / OPTIMIZER_FILE) as file, file.open("wb") as stream:
+                torch.save(snapshot.optimizer, stream)
             if frozen_encoder is not None:
                 # The run's own, so that a file on another disk is copied once only.
-                last = latest(self.path.parent.parent)
-                source = last / ENCODER_FILE if last else frozen_encoder
-                _link(source, partial / ENCODER_FILE)
-            torch.save(optimizer.state_dict(), partial / OPTIMIZER_FILE)
-            (partial / INFO_FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
-            for file in partial.iterdir():
-                _flush(file)
-            partial.rename(self.path)
-            self._forget_others()
+                own = before[-1] / ENCODER_FILE if before else frozen_encoder
+                _link(own, self.path / ENCODER_FILE)
+            write_whole(self.path / INFO_FILE, json.dumps(content, indent=1))
+            self._forget_others(keep)
         except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-            full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-            reason = "no space left" if full else str(error)
+            with suppress(OSError):
+                remove(self.path)
+            why = "no space left" if _is_full(error) else reason(error)
             raise UsageError(
-                f"{self.path}: the checkpoint could not be written ({reason}). Make room and give "
-                "the same command again: the run goes on from its last whole checkpoint"
+                f"{self.path}: the checkpoint could not be written ({why}); the one before it stays "
+                "good. Make room; a run that has ended goes on from there by the same command"
             ) from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
-    def _forget_others(self) -> None:
-        best = epoch_name(best_epoch(self.history))
-        # Of a run that was killed while it wrote one.
-        for partial in self.path.parent.glob(".epoch-*.partial"):
-            shutil.rmtree(partial)
-        for folder in self.path.parent.glob("epoch-*"):
-            if folder.name == best and folder != self.path:
-                (folder / OPTIMIZER_FILE).unlink(missing_ok=True)
-            elif folder != self.path:
-                shutil.rmtree(folder)
+    def _forget_others(self, keep: int) -> None:
+        folder = self.path.parent
+        last = whole_checkpoints(folder.parent)[-keep:]
+        best = _best(folder.parent, self.history)
+        for other in [child for child in folder.glob("epoch-*") if NAME.fullmatch(child.name)]:
+            if other not in last:
+                if other == best:
+                    (other / OPTIMIZER_FILE).unlink(missing_ok=True)
+                else:
+                    (other / INFO_FILE).unlink(missing_ok=True)
+                    remove(other)
 
 
-def checkpoints_of(run_folder: Path) -> Path:
+def checkpoints_of(run_folder: Place) -> Place:
     """Where a run's checkpoints lie."""
     return run_folder / "checkpoints"
 
 
-def epoch_name(epoch: int) -> str:
-    return f"epoch-{epoch:04d}"
+def checkpoint_name(epoch: int, step: int | None = None) -> str:
+    """The folder of a checkpoint after an epoch, or after a step of it, both from 1."""
+    return f"epoch-{epoch:04d}" + ("" if step is None else f"-step-{step:06d}")
 
 
-def latest(run_folder: Path) -> Path | None:
+def whole_checkpoints(run_folder: Place) -> list[Place]:
+    """The checkpoints of a run, the last one last."""
+    folders = [
+        child
+        for child in checkpoints_of(run_folder).glob("epoch-*")
+        if NAME.fullmatch(child.name) and (child / INFO_FILE).is_file()
+    ]
+    return sorted(folders, key=lambda folder: _position(folder.name))
+
+
+def latest(run_folder: Place) -> Place | None:
     """The last whole checkpoint of a run, if it has one."""
-    return max(checkpoints_of(run_folder).glob("epoch-[0-9]*"), default=None)
+    return next(reversed(whole_checkpoints(run_folder)), None)
 
 
-def best_epoch(history: list[Row]) -> int:
+def best_epoch(history: Sequence[Row]) -> int:
     """The epoch, from 1, of the highest validation score; the earliest of equals."""
     return max(range(len(history)), key=lambda i: (history[i]["score"], -i)) + 1
 
 
-def _loaded(file: Path) -> dict[str, Tensor]:
+def _best(run_folder: Place, history: Sequence[Row] | None = None) -> Place | None:
+    """The checkpoint of the best epoch, of those that are there; the last one before any epoch."""
+    whole = {_position(folder.name): folder for folder in whole_checkpoints(run_folder)}
+    if not whole:
+        return None
+    last = whole[max(whole)]
+    if history is None:
+        try:
+            history = _info(last)["history"]
+        except UsageError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _damaged(last / INFO_FILE, error) from error
+    ended = [epoch for epoch in range(1, len(history) + 1) if _position_of(epoch) in whole]
+    if not ended:
+        return last
+    chosen = best_epoch([history[epoch - 1] for epoch in ended])
+    return whole[_position_of(ended[chosen - 1])]
+
+
+def _position(name: str) -> tuple[int, float]:
+    """Where in its run a checkpoint lies: epochs begun, and the step of the last of them."""
+    match = NAME.fullmatch(name)
+    assert match is not None
+    return _position_of(int(match[1]), int(match[2]) if match[2] else None)
+
+
+def _position_of(epoch: int, step: int | None = None) -> tuple[int, float]:
+    return epoch, float("inf") if step is None else step
+
+
+def _info(folder: Place) -> Any:
+    return json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
+
+
+def _copied(state: Any) -> Any:
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True).contiguous()
+    if isinstance(state, dict):
+        return {key: _copied(value) for key, value in state.items()}
+    return [_copied(value) for value in state] if isinstance(state, list) else state
+
+
+def _loaded(file: Place) -> dict[str, Tensor]:
     try:
-        weights: dict[str, Tensor] = safetensors.torch.load_file(file)
+        with fetched(file) as local:
+            weights: dict[str, Tensor] = safetensors.torch.load_file(local)
+    except UsageError:
+        raise
     except (OSError, safetensors.SafetensorError) as error:
         raise _damaged(file, error) from error
     return weights
 
 
-def _link(source: Path, target: Path) -> None:
+def _link(source: Place, target: Place) -> None:
     """One more name for a file; a copy of it where the file system cannot do that."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+    if isinstance(source, Remote) and isinstance(target, Remote):
+        target.filesystem.copy_file(source.path, target.path)
+        return
+    if isinstance(source, Path) and isinstance(target, Path):
+        try:
+            os.link(source, target)
+            return
+        except OSError:
+            pass
+    with fetched(source) as local, written_whole(target) as copy:
+        shutil.copyfile(local, copy)
 
 
-def _flush(file: Path) -> None:
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())
+def _is_full(error: BaseException | None) -> bool:
+    """Whether an error came of a full disk; torch raises one of its own instead."""
+    while error is not None:
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+            return True
+        error = error.__context__
+    return False
 
 
-def _damaged(path: Path, error: Exception) -> UsageError:
+def _damaged(path: Place, error: Exception) -> UsageError:
     # What follows torch's first line is advice for programmers.
     reason = (str(error) or type(error).__name__).splitlines()[0]
     return UsageError(
-        f"{path}: damaged or not a checkpoint's ({reason}); copy it again, or delete the run's "
-        "checkpoints to train it afresh"
+        f"{path}: damaged or not a checkpoint's ({reason}); copy it again, or delete it: "
+        "the run then goes on from the checkpoint before it, or afresh"
     )

@@ -6,10 +6,14 @@ small (`raymed.data.features`), and each is computed by whoever first locks it: 
 run share the work, and so do runs that want the same features at the same time. Workers that see
 other caches, on other nodes, find nothing there and compute it all. A lock is the operating
 system's and ends with its process, so a killed worker's file is computed by another.
+
+Where `data.features` names a place that all nodes see, what one node has computed is put there and
+fetched from there by the others.
 """
 
 import fcntl
 import hashlib
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,12 +25,13 @@ import safetensors
 import safetensors.torch
 import torch
 
+from raymed.cache import cache_folder
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset, Split
 from raymed.data.features import SplitFeatures
-from raymed.data.mapped import cache_folder, whole_file
 from raymed.errors import UsageError
 from raymed.model.encoder import Encoder, grid, widths
+from raymed.storage import Place, fetched, place, reason, stamp, written_whole
 from raymed.training.checkpoint import ENCODER, ENCODER_FILE, Checkpoint
 from raymed.training.start import build_starting_encoder, encoder_run
 from raymed.training.worker import Worker
@@ -94,11 +99,13 @@ def freeze(
     if not (whole and _is_encoder(frozen.encoder_file)):
         encoder = (encoder or build_starting_encoder(config, start)).to(worker.device)
         try:
-            _compute(frozen, splits, encoder, worker, progress)
+            shared = place(config.data.features) / key if config.data.features else None
+            _compute(frozen, splits, encoder, shared, worker, progress)
         except OSError as error:
             total = sum(each.count * each.row_bytes for each in features.values())
+            there = f" or {config.data.features}" if config.data.features else ""
             raise UsageError(
-                f"{folder}: cannot write the encoder's features ({error.strerror or error}); they "
+                f"{folder}{there}: cannot write the encoder's features ({reason(error)}); they "
                 f"need {total / 2**20:,.0f} MiB. Make room, or set XDG_CACHE_HOME to a folder with "
                 "room, on a disk that has file locks"
             ) from error
@@ -124,18 +131,18 @@ def _origin(config: Config, start: Checkpoint | None) -> tuple[object, ...]:
         return model.encoder, config.training.seed, dtype
     if source is None and model.encoder_weights == "imagenet":
         return model.encoder, "imagenet", dtype
-    file = source.encoder_file if source else Path(model.encoder_weights)
+    file = source.encoder_file if source else place(model.encoder_weights)
     try:
-        stat = file.stat()
+        return model.encoder, *stamp(file), dtype
     except OSError as error:
-        raise UsageError(f"{file}: cannot be read ({error.strerror})") from error
-    return model.encoder, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, dtype
+        raise UsageError(f"{file}: cannot be read ({reason(error)})") from error
 
 
 def _compute(
     frozen: Frozen,
     splits: dict[str, Split],
     encoder: Encoder,
+    shared: Place | None,
     worker: Worker,
     progress: Callable[[int, int], None] | None,
 ) -> None:
@@ -161,12 +168,31 @@ def _compute(
                 features = frozen.features[name]
                 with _locked(lock, place, wait) as ours:
                     if ours and not features.is_whole(n):
+                        _fetch(features, n, shared)
+                    if ours and not features.is_whole(n):
                         rows = features.rows_of_file(n)
                         features.write(n, _chunks(encoder, splits[name], rows, worker.device))
+                        _share(features, n, shared)
                 if ours:
                     done.add(place)
                 if ours and progress:
                     progress(sum(sizes[each] for each in done), sum(sizes))
+
+
+def _fetch(features: SplitFeatures, number: int, shared: Place | None) -> None:
+    """Copy a file from the place that all nodes see, if it is there."""
+    file = features.files[number]
+    if shared is not None and (shared / file.name).is_file():
+        with fetched(shared / file.name) as found, written_whole(file) as copy:
+            shutil.copyfile(found, copy)
+
+
+def _share(features: SplitFeatures, number: int, shared: Place | None) -> None:
+    """Copy a file to the place that all nodes see."""
+    file = features.files[number]
+    if shared is not None:
+        with written_whole(shared / file.name) as copy:
+            shutil.copyfile(file, copy)
 
 
 @contextmanager
@@ -201,7 +227,7 @@ def _chunks(
 
 def _write_encoder(file: Path, encoder: Encoder) -> None:
     state = {f"{ENCODER}{name}": tensor.cpu() for name, tensor in encoder.state_dict().items()}
-    with whole_file(file) as partial:
+    with written_whole(file) as partial:
         safetensors.torch.save_file(state, partial)
 
 

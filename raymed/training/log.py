@@ -1,9 +1,9 @@
-"""What a run leaves to be read: metrics.csv, TensorBoard's files and its progress."""
+"""What a run leaves to be read: metrics.csv and TensorBoard's files."""
 
 import csv
-import json
-import os
-import time
+import io
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,10 +17,12 @@ import numpy as np
 from raymed.config import Config
 from raymed.errors import UsageError
 from raymed.generation import Report
+from raymed.storage import Place, Remote, reason, write_whole, written_whole
 from raymed.training.checkpoint import Row
 
 METRICS_FILE = "metrics.csv"
-PROGRESS_FILE = "progress.json"
+BOARD = "tensorboard"
+"""The folder of a run for TensorBoard's files."""
 HPARAMS = (
     "loss.tag",
     "loss.sent",
@@ -69,27 +71,29 @@ class RunLog:
     """Writes a run's log files; one per run, on its first worker. Leaving it closes them.
 
     Args:
-        folder: of the run.
-        steps: optimiser steps per epoch.
+        folder: of the run. TensorBoard's files grow line by line, which an object store's cannot:
+            they are then written here, and copied there after each epoch.
         history: rows of the epochs already done, where a run is taken up again.
         config: of the run.
     """
 
-    def __init__(self, folder: Path, steps: int, history: list[Row], config: Config) -> None:
+    def __init__(self, folder: Place, history: list[Row], config: Config) -> None:
         # Importing it takes a second, so only the worker that writes does.
         from torch.utils.tensorboard import SummaryWriter
         from torch.utils.tensorboard.summary import hparams
 
-        folder.mkdir(parents=True, exist_ok=True)
         if history:
             # A run that was killed between its checkpoint and its log lacks the last row.
-            write_metrics(folder / METRICS_FILE, history)
+            with _writing(folder):
+                write_metrics(folder / METRICS_FILE, history)
         self.folder = folder
-        self.steps = steps
-        self.written = 0.0
-        self.board: SummaryWriter = SummaryWriter(
-            str(folder / "tensorboard"), purge_step=len(history) + 1
+        self.local = (
+            Path(tempfile.mkdtemp(prefix="raymed-")) if isinstance(folder, Remote) else folder
         )
+        with _writing(folder):
+            self.board: SummaryWriter = SummaryWriter(
+                str(self.local / BOARD), purge_step=len(history) + 1
+            )
         # The metric is a scalar of every epoch, so that a run that is stopped early has it too.
         # `add_hparams` would list it as a second run, in a folder of its own.
         tree = config.model_dump(mode="json")
@@ -107,36 +111,15 @@ class RunLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is not None:
-            # What ended the run says more than what its log has to say of a full disk.
-            with suppress(OSError):
-                self.board.close()
-            return
-        with _writing(self.folder):
-            self.board._get_file_writer().add_summary(self.finished)
+        # What ended a run says more than what its log has to say of a full disk; and a run whose
+        # checkpoints are whole is no worse for it.
+        with suppress(OSError, UsageError):
+            if kind is None:
+                self.board._get_file_writer().add_summary(self.finished)
             self.board.close()
-
-    def progress(self, epoch: int, step: int, loss: float) -> None:
-        """Say how far the epoch is, a few times a second at most.
-
-        Raises:
-            UsageError: the file cannot be written (no space left, say).
-        """
-        if time.monotonic() - self.written > 0.3:
-            self.written = time.monotonic()
-            state = {"epoch": epoch, "step": step, "steps": self.steps, "loss": loss}
-            with _writing(self.folder):
-                replace(self.folder / PROGRESS_FILE, json.dumps(state))
-
-    def features(self, done: int, images: int) -> None:
-        """Say of how many images the frozen encoder's features are known.
-
-        Raises:
-            UsageError: the file cannot be written (no space left, say).
-        """
-        with _writing(self.folder):
-            state = {"features": done, "images": images}
-            replace(self.folder / PROGRESS_FILE, json.dumps(state))
+            self._copy_board()
+        if self.local != self.folder:
+            shutil.rmtree(self.local, ignore_errors=True)
 
     def epoch(self, history: list[Row], samples: Sequence[Sample]) -> None:
         """Write the table of all epochs, and the last one's scalars and samples to TensorBoard.
@@ -158,6 +141,13 @@ class RunLog:
                         f"attention/{one.name}", attention_strip(one), step, dataformats="HWC"
                     )
             self.board.flush()
+            self._copy_board()
+
+    def _copy_board(self) -> None:
+        if isinstance(self.folder, Remote):
+            for file in (self.local / BOARD).iterdir():
+                with written_whole(self.folder / BOARD / file.name) as copy:
+                    shutil.copyfile(file, copy)
 
 
 def side_by_side(sample: Sample) -> str:
@@ -191,40 +181,31 @@ def attention_strip(sample: Sample) -> np.ndarray:
     return strip
 
 
-def write_metrics(path: Path, history: list[Row]) -> None:
+def write_metrics(path: Place, history: list[Row]) -> None:
     """All rows as CSV, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(history[-1]))
-        writer.writeheader()
-        writer.writerows(history)
-    partial.replace(path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(history[-1]))
+    writer.writeheader()
+    writer.writerows(history)
+    write_whole(path, text.getvalue())
 
 
-def read_metrics(path: Path) -> list[Row]:
+def read_metrics(path: Place) -> list[Row]:
     """The rows of a metrics table; none while there is no table yet."""
     try:
-        with path.open(newline="") as file:
-            return [
-                {key: float(value) for key, value in row.items()} for row in csv.DictReader(file)
-            ]
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
-
-
-def replace(path: Path, text: str) -> None:
-    """Write a small file so that a reader sees the old text or the new one, never a part."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    return [{key: float(value) for key, value in row.items()} for row in rows]
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[None]:
+def _writing(folder: Place) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise UsageError(
-            f"{folder}: cannot be written ({error.strerror or error}). Make room and give the "
-            "same command again: the run goes on from its last whole checkpoint"
+            f"{folder}: its metrics cannot be written ({reason(error)}). Make room, or see to it "
+            "that it can be reached; they are written again with the next epoch"
         ) from error

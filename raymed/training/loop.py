@@ -6,10 +6,9 @@ place in it, so a run that is taken up again ends where an uninterrupted one end
 
 import math
 import time
-from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
-from pathlib import Path
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -24,39 +23,41 @@ from raymed.errors import UsageError
 from raymed.model.system import System
 from raymed.model.systems import build_system
 from raymed.sections import TrainingConfig
+from raymed.storage import Place
 from raymed.training.checkpoint import (
     Checkpoint,
-    Row,
+    Partial,
     best_epoch,
     checkpoints_of,
-    epoch_name,
     latest,
 )
-from raymed.training.features import Frozen, freeze
-from raymed.training.log import RunLog, Sample
+from raymed.training.features import freeze
+from raymed.training.log import RunLog
 from raymed.training.loss import Terms, terms
+from raymed.training.observer import Observer, Status
+from raymed.training.saving import Once, Saving, TrainingStopped
 from raymed.training.start import build_starting_encoder, check_start, starting_checkpoint
 from raymed.training.validation import sample_reports, validate
 from raymed.training.worker import Worker, autocast
 
+NAMES = ["loss", *(f"loss_{field.name}" for field in fields(Terms))]
+"""The loss and its terms, as an epoch's row names them."""
 
-class TrainingStopped(UsageError):
-    """Training cannot go on; raised on all workers at once, the checkpoints staying good."""
 
-
-def train(config: Config, folder: Path, worker: Worker, report: Callable[[Row], None]) -> None:
+def train(config: Config, folder: Place, worker: Worker, observer: Observer) -> None:
     """Train one run, from its last checkpoint if it has one.
 
     Args:
         config: of the run.
         folder: of the run; takes checkpoints, metrics.csv and TensorBoard's files.
         worker: rank, world size and device; with a world above 1, torch.distributed is ready.
-        report: called on every worker after each epoch with the same row of metrics.
+        observer: told how far the run is, and asked whether it is to end.
 
     Raises:
         UsageError: the data set, the weights or a checkpoint cannot be used.
         TrainingStopped: a gradient is no longer finite, naming epoch, step and the terms of the
-            loss; or the checkpoint cannot be written.
+            loss; or the last checkpoint cannot be written.
+        TrainingEnded: the observer wanted the run to end; it goes on from where it was.
     """
     dataset = check(config)
     vocabulary = Vocabulary.most_frequent(dataset.words, dataset.tags, config.data.vocabulary)
@@ -66,7 +67,7 @@ def train(config: Config, folder: Path, worker: Worker, report: Callable[[Row], 
     last = None if path is None else Checkpoint.open(path)
     history = [] if last is None else last.history
     steps = steps_per_epoch(len(splits["train"]), config.training.batch_size)
-    log = RunLog(folder, steps, history, config) if worker.rank == 0 else None
+    log = RunLog(folder, history, config) if worker.rank == 0 else None
 
     with log or nullcontext():
         start = last or starting_checkpoint(config)
@@ -74,7 +75,14 @@ def train(config: Config, folder: Path, worker: Worker, report: Callable[[Row], 
         if config.model.train_encoder:
             encoder = build_starting_encoder(config, start)
         else:
-            frozen = freeze(config, dataset, splits, start, worker, log.features if log else None)
+            frozen = freeze(
+                config,
+                dataset,
+                splits,
+                start,
+                worker,
+                lambda done, images: observer.progress(Status(0, done, images)),
+            )
             # Whether the encoder was drawn just now or known is not to alter the rest.
             torch.manual_seed(config.training.seed)
         model = build_system(config.model, len(vocabulary.tags), len(vocabulary), encoder)
@@ -84,64 +92,98 @@ def train(config: Config, folder: Path, worker: Worker, report: Callable[[Row], 
             last.restore(model, optimizer)
         elif start is not None:
             start.put_into(model)
-        parallel = DistributedDataParallel(model) if worker.world > 1 else model
+        parallel: nn.Module = model
+        if worker.world > 1:
+            # All are used; but only so does DDP keep its first buckets. Those that it would lay
+            # after the first step sum gradients in another order, which a restart would show.
+            parallel = DistributedDataParallel(model, find_unused_parameters=True)
         training, validation = (
             TokenisedSplit(
                 splits[name], vocabulary, *limits, frozen.features[name] if frozen else None
             )
             for name in ("train", "val")
         )
+        form = Checkpoint(
+            config=config,
+            vocabulary=vocabulary,
+            image_size=dataset.info.image_size,
+            content_hash=dataset.info.content_hash,
+            history=history,
+            curve=[],
+            path=checkpoints_of(folder),
+        )
+        encoder_file = frozen.encoder_file if frozen else None
+        went_on = last.partial if last else None
 
-        for epoch in range(len(history) + 1, config.training.epochs + 1):
-            began = time.perf_counter()
-            model.train()
-            sums = torch.zeros(len(fields(Terms)) + 1, device=worker.device, dtype=torch.float64)
-            batches = training.batches(
-                config.training.batch_size, config.training.seed, epoch, worker.rank, worker.world
-            )
-            for step, batch in enumerate(batches, start=1):
-                done = (epoch - 1) * steps + step - 1
-                set_rates(optimizer, config.training, done, steps)
-                batch = batch.to(worker.device)
-                with autocast(config.training, worker.device):
-                    outputs = parallel(batch.images, batch.reports, batch.seeds)
-                    losses = terms(outputs, batch)
-                total = losses.total(config.loss)
-                # The weights of all shares sum to 1, and DDP takes the mean over the workers.
-                loss = (total * batch.weights).sum() * worker.world
-                optimizer.zero_grad()
-                loss.backward()
-                norm = nn.utils.clip_grad_norm_(model.parameters(), config.training.clip_norm)
-                if not math.isfinite(norm):
-                    raise _diverged(epoch, step, losses)
-                optimizer.step()
-                sums += _summed(losses, total, counted=batch.weights > 0)
-                if log:
-                    log.progress(epoch, step, float(loss.detach()))
-            seconds = time.perf_counter() - began
+        with Saving(form, model, optimizer, encoder_file, log, observer) as saving:
+            for epoch in range(len(history) + 1, config.training.epochs + 1):
+                so_far = went_on or Partial(0, [0.0] * len(NAMES), 0.0)
+                went_on = None
+                sums = torch.tensor(so_far.sums, device=worker.device, dtype=torch.float64)
+                began = time.perf_counter() - so_far.seconds
+                model.train()
+                batches = training.batches(
+                    config.training.batch_size,
+                    config.training.seed,
+                    epoch,
+                    worker.rank,
+                    worker.world,
+                    first=so_far.step,
+                )
+                for step, batch in enumerate(batches, start=so_far.step + 1):
+                    set_rates(optimizer, config.training, (epoch - 1) * steps + step - 1, steps)
+                    batch = batch.to(worker.device)
+                    with autocast(config.training, worker.device):
+                        outputs = parallel(batch.images, batch.reports, batch.seeds)
+                        losses = terms(outputs, batch)
+                    total = losses.total(config.loss)
+                    # The weights of all shares sum to 1, and DDP takes the mean over the workers.
+                    loss = (total * batch.weights).sum() * worker.world
+                    optimizer.zero_grad()
+                    loss.backward()
+                    norm = nn.utils.clip_grad_norm_(model.parameters(), config.training.clip_norm)
+                    if not math.isfinite(norm):
+                        raise _diverged(epoch, step, losses)
+                    optimizer.step()
+                    status = Status(epoch, step, steps, float(loss.detach()), worker.world)
+                    observer.progress(status)
+                    summed, ending = _over_all(
+                        _summed(losses, total, counted=batch.weights > 0), observer.ending(), worker
+                    )
+                    sums += summed
+                    if step < steps and (ending or step % config.launch.checkpoint_steps == 0):
+                        seconds = time.perf_counter() - began
+                        saving.within(epoch, Partial(step, sums.tolist(), seconds), history)
+                        if ending:
+                            raise saving.ended(worker)
+                trained = Partial(steps, sums.tolist(), time.perf_counter() - began)
 
-            row = _epoch_row(epoch, sums / len(training), worker)
-            validated = validate(model, validation, vocabulary, config, worker)
-            row |= validated.row
-            row["best_score"] = max(r["score"] for r in [*history, row])
-            row["learning_rate"] = optimizer.param_groups[0]["lr"]
-            row["images_per_second"] = len(training) / seconds
-            row["seconds"] = time.perf_counter() - began
-            history.append(row)
-            checkpoint = Checkpoint(
-                config=validated.config,
-                vocabulary=vocabulary,
-                image_size=dataset.info.image_size,
-                content_hash=dataset.info.content_hash,
-                history=history,
-                curve=validated.curve,
-                path=checkpoints_of(folder) / epoch_name(epoch),
-            )
-            samples = []
-            if log and best_epoch(history) == epoch:
-                samples = sample_reports(model, validation, vocabulary, validated.config, worker)
-            save(checkpoint, samples, model, frozen, optimizer, log, worker)
-            report(row)
+                row = {"epoch": float(epoch)}
+                row |= dict(zip(NAMES, (sums / len(training)).tolist(), strict=True))
+                validated = validate(
+                    model,
+                    validation,
+                    vocabulary,
+                    config,
+                    worker,
+                    Once(observer.ending, partial(saving.within, epoch, trained, history)),
+                )
+                row |= validated.row
+                row["best_score"] = max(r["score"] for r in [*history, row])
+                row["learning_rate"] = optimizer.param_groups[0]["lr"]
+                row["images_per_second"] = len(training) / trained.seconds
+                row["seconds"] = time.perf_counter() - began
+                history = [*history, row]
+                samples = []
+                if log and best_epoch(history) == epoch:
+                    samples = sample_reports(
+                        model, validation, vocabulary, validated.config, worker
+                    )
+                saving.after(validated.config, history, validated.curve, samples)
+                observer.epoch(row)
+                if _over_all(sums, observer.ending(), worker)[1] and epoch < config.training.epochs:
+                    raise saving.ended(worker)
+            saving.whole(worker)
 
 
 def check(config: Config) -> PreparedDataset:
@@ -166,29 +208,6 @@ def check(config: Config) -> PreparedDataset:
             "with a larger image_size, or take another encoder"
         )
     return dataset
-
-
-def save(
-    checkpoint: Checkpoint,
-    samples: Sequence[Sample],
-    model: System,
-    frozen: Frozen | None,
-    optimizer: torch.optim.Optimizer,
-    log: RunLog | None,
-    worker: Worker,
-) -> None:
-    """Have the first worker write checkpoint and metrics, and all of them stop if it can't."""
-    problem: list[str | None] = [None]
-    if log:
-        try:
-            checkpoint.save(model, optimizer, frozen.encoder_file if frozen else None)
-            log.epoch(checkpoint.history, samples)
-        except UsageError as error:
-            problem = [str(error)]
-    if worker.world > 1:
-        dist.broadcast_object_list(problem)
-    if problem[0] is not None:
-        raise TrainingStopped(problem[0])
 
 
 def build_optimizer(model: System, config: TrainingConfig) -> torch.optim.AdamW:
@@ -232,11 +251,13 @@ def _summed(losses: Terms, total: Tensor, counted: Tensor) -> Tensor:
     return (values.detach() * counted).sum(dim=1)
 
 
-def _epoch_row(epoch: int, means: Tensor, worker: Worker) -> Row:
-    if worker.world > 1:
-        dist.all_reduce(means)
-    names = ["loss", *(f"loss_{f.name}" for f in fields(Terms))]
-    return {"epoch": float(epoch), **dict(zip(names, means.tolist(), strict=True))}
+def _over_all(sums: Tensor, ending: bool, worker: Worker) -> tuple[Tensor, bool]:
+    """Sums over all workers, and whether any of them is to end; in one message."""
+    if worker.world == 1:
+        return sums, ending
+    both = torch.cat([sums, sums.new_tensor([float(ending)])])
+    dist.all_reduce(both)
+    return both[:-1], bool(both[-1] > 0)
 
 
 def _diverged(epoch: int, step: int, losses: Terms) -> TrainingStopped:

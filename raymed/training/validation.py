@@ -6,7 +6,7 @@ values of it cost a generation each and no training.
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 from typing import Any, NamedTuple
@@ -75,13 +75,14 @@ def validate(
     vocabulary: Vocabulary,
     config: Config,
     worker: Worker,
+    during: Callable[[], None] = lambda: None,
 ) -> Validation:
     """CIDEr, tag recall and distinct reports of free-running generation, over all workers.
 
     The score, by which epochs and trials are ranked, is the CIDEr; for a system that writes no
     report, the recall. With ``tune.free_threshold`` or ``tune.free_top_tags`` it is that of the
     best stop threshold or M, which the row then names; of equals, of the M nearest to the trained
-    one and of the threshold nearest to 0.5.
+    one and of the threshold nearest to 0.5. ``during`` is called after every batch.
     """
     count = min(config.data.validation_images or len(split), len(split))
     own = _Variant(config.model.top_tags, config.generation.stop_threshold)
@@ -94,7 +95,7 @@ def validate(
         tops |= {top for top in TOP_TAGS if top <= len(vocabulary.tags)}
 
     written, seconds = _write_all(
-        model, split, count, vocabulary, config, sorted(tops), sorted(thresholds), worker
+        model, split, count, vocabulary, config, sorted(tops), sorted(thresholds), worker, during
     )
     texts = {
         _Variant(top, threshold): [
@@ -198,6 +199,7 @@ def _write_all(
     tops: list[int],
     thresholds: list[float],
     worker: Worker,
+    during: Callable[[], None],
 ) -> tuple[dict[int, list[_Written]], dict[int, float]]:
     """For each M, the first ``count`` images by all workers, and the slowest's seconds per report.
 
@@ -225,6 +227,7 @@ def _write_all(
             for row, report, at in zip(chunk, generated.reports(vocabulary), lengths, strict=True):
                 share[top].append(_Written(row, replace(report, tags=report.tags[:5]), at))
             seconds[top] += encoding + time.perf_counter() - began
+        during()
     shares = [(share, {top: seconds[top] / max(1, len(rows)) for top in tops})]
     if worker.world > 1:
         gathered: list[Any] = [None] * worker.world

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -12,8 +11,9 @@ from raymed.config import Config
 from raymed.errors import UsageError
 from raymed.evaluation import baseline_scores
 from raymed.launch.lock import alone
-from raymed.launch.run import CONFIG_FILE, claim, epochs_done, located
+from raymed.launch.run import CONFIG_FILE, claim, last_checkpoint, located, need_groups
 from raymed.launch.side_by_side import train_side_by_side
+from raymed.storage import Place
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.loop import check
 from raymed.tuning.leaderboard import TrialResult, ranked_trials
@@ -36,12 +36,12 @@ class FineTuned:
     """
 
     trial: TrialResult
-    folder: Path
+    folder: Place
     score: float
 
 
 def fine_tune(
-    folder: Path, trials: int, overrides: Sequence[str], console: Console
+    folder: Place, trials: int, overrides: Sequence[str], console: Console
 ) -> list[FineTuned]:
     """Train the best trials of a sweep on, with their encoders unfrozen; or take that up.
 
@@ -69,12 +69,14 @@ def fine_tune(
         for trial in best
     }
     base = next(iter(configs.values()))
+    need_groups(base, "fine-tuning")
     with alone(folder / FINE_TUNED):
         waiting = {}
         for run, config in configs.items():
             dataset = check(config)
             claim(config)
-            if epochs_done(run, dataset) < config.training.epochs:
+            last = last_checkpoint(run, dataset)
+            if last is None or last.epoch < config.training.epochs:
                 waiting[run] = config
         if waiting:
             train_side_by_side(waiting, base, folder / FINE_TUNED, None, _outcome, console)
@@ -88,7 +90,7 @@ def fine_tune(
     return done
 
 
-def _unfrozen(folder: Path, trial: TrialResult, overrides: Sequence[str]) -> Config:
+def _unfrozen(folder: Place, trial: TrialResult, overrides: Sequence[str]) -> Config:
     own = (folder / TRIALS / trial.trial).absolute()
     settings = [
         "model.train_encoder=true",
@@ -100,7 +102,7 @@ def _unfrozen(folder: Path, trial: TrialResult, overrides: Sequence[str]) -> Con
     return located(configuration.load(own / CONFIG_FILE, settings))
 
 
-def _outcome(run: Path) -> str:
+def _outcome(run: Place) -> str:
     best = Checkpoint.open(run).history[-1]
     return f"validation {'CIDEr' if 'cider' in best else 'recall@5'} {best['score']:.3f}"
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -14,7 +13,7 @@ from rich.table import Table
 
 from raymed.config import Config
 from raymed.evaluation import Baseline
-from raymed.files import written_whole
+from raymed.storage import Place, output
 from raymed.training.checkpoint import Row, best_epoch
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.tuning.space import proposed
@@ -65,7 +64,7 @@ class TrialResult:
         return self.best.get("score")
 
 
-def ranked_trials(study: optuna.Study, config: Config, folder: Path) -> list[TrialResult]:
+def ranked_trials(study: optuna.Study, config: Config, folder: Place) -> list[TrialResult]:
     """Every trial of a sweep once, by the first objective, best first; failed ones come last."""
     trials = begun(study)
     results = [_result(trial, config, folder) for trial in trials]
@@ -117,7 +116,7 @@ def leaderboard_table(results: Sequence[TrialResult], baselines: Mapping[str, Ba
     return table
 
 
-def write_leaderboard(path: Path, results: Sequence[TrialResult], config: Config) -> None:
+def write_leaderboard(path: Place, results: Sequence[TrialResult], config: Config) -> None:
     """One row per trial, in the order given; each searched key is a column.
 
     Raises:
@@ -138,7 +137,7 @@ def write_leaderboard(path: Path, results: Sequence[TrialResult], config: Config
         }
         for place, r in enumerate(results, start=1)
     ]
-    with written_whole(path) as partial:
+    with output(path) as partial:
         pq.write_table(pa.Table.from_pylist(rows), partial)
 
 
@@ -149,7 +148,7 @@ def shown(values: Mapping[Any, Any]) -> str:
     )
 
 
-def _result(trial: FrozenTrial, config: Config, folder: Path) -> TrialResult:
+def _result(trial: FrozenTrial, config: Config, folder: Place) -> TrialResult:
     name = trial_name(trial.number)
     history = read_metrics(folder / TRIALS / name / METRICS_FILE)
     best = history[best_epoch(history) - 1] if history else {}

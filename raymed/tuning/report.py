@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -28,6 +27,7 @@ from raymed.evaluation import baseline_scores
 from raymed.figures import SHOWN, abnormal_rows, attended_studies
 from raymed.reports.attention import AttendedStudy, attention_values
 from raymed.reports.page import write_page
+from raymed.storage import Place
 from raymed.training.checkpoint import Checkpoint, Row
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.tuning import plots
@@ -100,7 +100,7 @@ class _Section:
         return () if isinstance(self.plots, str) else self.plots
 
 
-def write_report(folder: Path, out: Path) -> None:
+def write_report(folder: Place, out: Place) -> None:
     """Write the page of a sweep.
 
     What the page cannot show (a plot of too few trials, reports of a data set that is elsewhere),
@@ -140,7 +140,7 @@ def write_report(folder: Path, out: Path) -> None:
     )
 
 
-def _read(folder: Path) -> _Sweep:
+def _read(folder: Place) -> _Sweep:
     file = folder / SWEEP_FILE
     if not file.is_file():
         raise UsageError(

@@ -5,22 +5,25 @@ a sweep is taken up from it, and Optuna's own tools open it.
 """
 
 import importlib
+import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.trial import TrialState
 
 from raymed.config import Config
 from raymed.errors import UsageError
 from raymed.sections import TuneConfig
+from raymed.storage import Place, Remote, reason, write_whole
 from raymed.tuning.space import as_parameters
 
 STUDY_FILE = "optuna.journal"
@@ -36,7 +39,7 @@ def objectives(config: TuneConfig) -> dict[str, str]:
     return {str(k): str(v) for k, v in config.objectives.items()} or {"score": "max"}
 
 
-def make_study(config: Config, folder: Path) -> optuna.Study:
+def make_study(config: Config, folder: Place) -> optuna.Study:
     """Make a sweep's study with the points that come first, or go on with the one that is there.
 
     Nobody else may be writing to it.
@@ -45,7 +48,7 @@ def make_study(config: Config, folder: Path) -> optuna.Study:
         UsageError: the storage cannot be opened, the journal is damaged, or the sampler's package
             is missing.
     """
-    if config.tune.storage is None:
+    if config.tune.storage is None and isinstance(folder, Path):
         _mend(folder / STUDY_FILE)
     sampler = build_sampler(config.tune, 0)
     directions = [
@@ -66,7 +69,7 @@ def make_study(config: Config, folder: Path) -> optuna.Study:
     return study
 
 
-def open_study(config: Config, folder: Path) -> optuna.Study:
+def open_study(config: Config, folder: Place) -> optuna.Study:
     """Open a sweep's study to read it, which may be done at any time.
 
     Raises:
@@ -133,14 +136,49 @@ def begun(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
 
 
-def _storage(config: Config, folder: Path) -> BaseStorage:
+def _storage(config: Config, folder: Place) -> BaseStorage:
     if config.tune.storage is not None:
         return RDBStorage(config.tune.storage)
+    if isinstance(folder, Remote):
+        return JournalStorage(_RemoteJournal(folder / STUDY_FILE))
     return JournalStorage(JournalFileBackend(str(folder / STUDY_FILE)))
 
 
+class _RemoteJournal(BaseJournalBackend):
+    """A journal in an object store, where files cannot grow: it is written anew for every entry.
+
+    There is one writer, since the sweep's folder is locked; so what it knows is what is there.
+    The format is that of `JournalFileBackend`, a line to an entry.
+
+    Args:
+        file: of the journal.
+    """
+
+    def __init__(self, file: Remote) -> None:
+        self.file = file
+        try:
+            lines = file.read_text().splitlines()
+        except FileNotFoundError:
+            lines = []
+        self.logs: list[dict[str, Any]] = [json.loads(line) for line in lines]
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        return self.logs[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        self.logs += logs
+        lines = (json.dumps(log, separators=(",", ":")) for log in self.logs)
+        try:
+            write_whole(self.file, "\n".join(lines) + "\n")
+        except OSError as error:
+            raise UsageError(
+                f"{self.file}: cannot be written ({reason(error)}); once it can be, the same "
+                "command goes on"
+            ) from error
+
+
 @contextmanager
-def _opening(config: Config, folder: Path) -> Iterator[None]:
+def _opening(config: Config, folder: Place) -> Iterator[None]:
     try:
         yield
     # Database drivers and the journal's reader each raise their own.

@@ -7,15 +7,16 @@ same command takes it up again, whatever was killed.
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import optuna
 from ray import tune
 from ray.actor import ActorHandle
+from ray.util import get_node_ip_address
 from rich.console import Console
 
 from raymed import config as configuration
@@ -23,13 +24,13 @@ from raymed.config import NO_SWEEP, Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
 from raymed.evaluation import Baseline, baseline_scores
-from raymed.files import written_whole
 from raymed.launch.cluster import connected
 from raymed.launch.groups import worker_groups
 from raymed.launch.lock import alone
 from raymed.launch.queue import Row
-from raymed.launch.run import changed_keys, located, taken
+from raymed.launch.run import changed_keys, located, need_groups, run_folder, taken
 from raymed.launch.trainer import check_room
+from raymed.storage import Place, output, reason
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.loop import check
 from raymed.tuning.leaderboard import (
@@ -65,21 +66,21 @@ NOISY = (
 class Sweep:
     """A finished sweep: its folder, its trials from best to worst, the baselines' scores."""
 
-    folder: Path
+    folder: Place
     results: list[TrialResult]
     baselines: dict[str, Baseline]
 
     @property
-    def leaderboard(self) -> Path:
+    def leaderboard(self) -> Place:
         return self.folder / LEADERBOARD_FILE
 
     @property
-    def best_config(self) -> Path:
+    def best_config(self) -> Place:
         """The best trial's configuration, as `raymed train` takes it."""
         return self.folder / BEST_FILE
 
     @property
-    def best(self) -> Path:
+    def best(self) -> Place:
         """The folder of the best trial's run."""
         return self.folder / TRIALS / self.results[0].trial
 
@@ -93,7 +94,7 @@ def run_sweep(config: Config, console: Console) -> Sweep:
     """
     config = located(config)
     dataset = check_sweep(config)
-    folder = Path(config.run.folder) / config.run.name
+    folder = run_folder(config)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     _refuse_another(folder, config)
     with alone(folder):
@@ -110,7 +111,7 @@ def run_sweep(config: Config, console: Console) -> Sweep:
             raise UsageError(f"{folder}: no trial has reported a score{reason}")
         write_leaderboard(folder / LEADERBOARD_FILE, results, config)
         best = config.override({**results[0].values, "run.name": f"{config.run.name}-best"})
-        with written_whole(folder / BEST_FILE) as partial_file:
+        with output(folder / BEST_FILE) as partial_file:
             partial_file.write_text(best.override(NO_SWEEP).to_yaml(), encoding="utf-8")
     left = _left(study, config)
     if left:
@@ -133,11 +134,7 @@ def check_sweep(config: Config) -> PreparedDataset:
             "tune.space: is empty; name a key to search, such as "
             "`tune.space.loss.tag={log_uniform: [0.1, 10]}`"
         )
-    if config.launch.workers == 0:
-        raise UsageError(
-            "launch.workers: 0 trains in the calling process, which is for a single run; a "
-            "sweep's trials are Ray Train runs, so set it to 1 or more"
-        )
+    need_groups(config, "sweep")
     dataset = check(config)
     dimension = config.tune.space.get("model.top_tags")
     if dimension is not None:
@@ -145,7 +142,7 @@ def check_sweep(config: Config) -> PreparedDataset:
     return dataset
 
 
-def _refuse_another(folder: Path, config: Config) -> None:
+def _refuse_another(folder: Place, config: Config) -> None:
     """See that the folder is free, or holds this very sweep."""
     file = folder / SWEEP_FILE
     if file.is_file():
@@ -159,12 +156,12 @@ def _refuse_another(folder: Path, config: Config) -> None:
         raise UsageError(f"{folder}: exists and is no sweep; choose another run.name, or delete it")
 
 
-def _claim(folder: Path, config: Config, dataset: PreparedDataset) -> optuna.Study:
+def _claim(folder: Place, config: Config, dataset: PreparedDataset) -> optuna.Study:
     try:
         (folder / TRIALS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"{folder}: cannot be written ({error.strerror})") from error
-    with written_whole(folder / SWEEP_FILE) as partial_file:
+        raise UsageError(f"{folder}: cannot be written ({reason(error)})") from error
+    with output(folder / SWEEP_FILE) as partial_file:
         partial_file.write_text(config.to_yaml(), encoding="utf-8")
     study = make_study(config, folder)
     known = study.user_attrs.get(CONTENT)
@@ -199,8 +196,8 @@ def _left(study: optuna.Study, config: Config) -> int:
     return config.tune.trials - sum(trial.state.is_finished() for trial in begun(study))
 
 
-def _run_trials(study: optuna.Study, config: Config, folder: Path, console: Console) -> None:
-    room = check_room(config)
+def _run_trials(study: optuna.Study, config: Config, folder: Place, console: Console) -> None:
+    room = check_room(config, config.tune.groups or 1)
     for _ in range(RESTARTS):
         left = _left(study, config)
         groups = min(room, config.tune.groups or room, left)
@@ -211,11 +208,11 @@ def _run_trials(study: optuna.Study, config: Config, folder: Path, console: Cons
         )
         done = ranked_trials(study, config, folder)
         with (
-            worker_groups(config, folder, groups, jobs=left) as queue,
+            worker_groups(config, groups, jobs=left) as queue,
             SweepProgress(config, console, queue, done) as progress,
+            tempfile.TemporaryDirectory(prefix="raymed-", ignore_cleanup_errors=True) as state,
         ):
-            _fit(_tuner(study, config, folder, groups, queue, progress, done), folder)
-        shutil.rmtree(folder / "ray", ignore_errors=True)
+            _fit(_tuner(study, config, folder, state, groups, queue, progress, done), state)
         if not progress.lost:
             return
         console.print("the queue of trials died; going on from their last checkpoints")
@@ -225,14 +222,14 @@ def _run_trials(study: optuna.Study, config: Config, folder: Path, console: Cons
     )
 
 
-def _fit(tuner: tune.Tuner, folder: Path) -> None:
+def _fit(tuner: tune.Tuner, state: str) -> None:
     try:
         tuner.fit()
     except Exception as error:
         # Tune meets a full disk in many places, and each fails in a way of its own.
-        if shutil.disk_usage(folder).free < ROOM_TO_WRITE:
+        if shutil.disk_usage(state).free < ROOM_TO_WRITE:
             raise UsageError(
-                f"{folder}: no space left on the disk; make room, and give the same command "
+                f"{state}: no space left on the disk; make room, and give the same command "
                 "again: the trials go on from their last checkpoints"
             ) from error
         raise
@@ -251,7 +248,8 @@ def _quiet() -> None:
 def _tuner(
     study: optuna.Study,
     config: Config,
-    folder: Path,
+    folder: Place,
+    state: str,
     groups: int,
     queue: ActorHandle,
     progress: SweepProgress,
@@ -278,8 +276,8 @@ def _tuner(
     )
     return tune.Tuner(
         # A trial only waits: a processor reserved for it would be one that the workers lack. Ray
-        # wants something reserved, so it is a little memory.
-        tune.with_resources(trial, {"memory": 2**20}),
+        # wants something reserved, so it is a little memory; of this node, where Tune's state is.
+        tune.with_resources(trial, {"memory": 2**20, f"node:{get_node_ip_address()}": 0.001}),
         tune_config=tune.TuneConfig(
             search_alg=search,
             scheduler=scheduler,
@@ -290,7 +288,7 @@ def _tuner(
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=str(folder / "ray"),
+            storage_path=state,
             verbose=0,
             callbacks=[progress],
             stop=_WhenLost(progress),

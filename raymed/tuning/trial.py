@@ -5,7 +5,6 @@ It loads neither torch nor the data, so starting one costs little.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -14,6 +13,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
 from raymed.launch.queue import Job, Row
+from raymed.storage import Place
 
 TRIALS = "trials"
 """The folder of a sweep's trials, below its own."""
@@ -30,7 +30,7 @@ LOST = "lost"
 def run_trial(
     proposal: dict[str, Any],
     queue: ActorHandle,
-    trials: Path,
+    trials: Place,
     objectives: Mapping[str, str],
 ) -> None:
     """Have one proposal trained, reporting each epoch to Tune.

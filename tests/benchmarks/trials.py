@@ -23,12 +23,14 @@ from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
 from raymed.launch.cluster import connected
 from raymed.launch.trainer import fit
+from raymed.launch.watch import start_watch
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.loop import train
 from raymed.training.worker import Worker
 from raymed.tuning.space import propose
 from raymed.tuning.study import open_study
 from raymed.tuning.sweep import run_sweep
+from tests.told import Told
 
 STUDIES, PIXELS, EPOCHS = 120, 32, 2
 TRIALS, NESTED = 16, 4
@@ -60,9 +62,9 @@ def in_process(config: Config, folder: Path) -> float:
     def objective(trial: optuna.Trial) -> float:
         values = propose(trial, config.tune.space)
         one = config.override({**values, **NO_SWEEP})
-        rows: list[dict[str, float]] = []
-        train(one, folder / str(trial.number), Worker(torch.device("cpu")), rows.append)
-        return rows[-1]["best_score"]
+        told = Told()
+        train(one, folder / str(trial.number), Worker(torch.device("cpu")), told)
+        return told.rows[-1]["best_score"]
 
     study = optuna.create_study(direction="maximize")
     study.optimize(objective, TRIALS)
@@ -71,7 +73,7 @@ def in_process(config: Config, folder: Path) -> float:
 
 def nested_trial(proposal: dict[str, Any], config: Config, folder: Path) -> None:
     run = folder / str(proposal.pop("number"))
-    fit(config.override({**proposal, **NO_SWEEP}), run)
+    fit(config.override({**proposal, **NO_SWEEP}), run, start_watch())
     tune.report({"score": read_metrics(run / METRICS_FILE)[-1]["best_score"]})
 
 

@@ -123,7 +123,7 @@ def test_two_processes_open_it_at_once(folder: Path, tmp_path: Path) -> None:
     with get_context("spawn").Pool(2) as pool:
         first, second = pool.map(open_train, [str(folder)] * 2, chunksize=1)
     assert first == second == open_train(str(folder))
-    assert not list((tmp_path / "cache").rglob("*.partial"))
+    assert not list((tmp_path / "cache").rglob(".*.partial"))
 
 
 def test_unwritable_cache(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

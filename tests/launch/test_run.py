@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,17 @@ from raymed.config import Config
 from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
 from raymed.errors import UsageError
-from raymed.launch import trainer
+from raymed.launch import run as run_module
 from raymed.launch.run import CONFIG_FILE, located, run_training
+from raymed.launch.trainer import check_room
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, Row, latest
 from raymed.training.log import METRICS_FILE, read_metrics
-from raymed.training.loop import TrainingStopped, Worker, train
+from raymed.training.loop import train
+from raymed.training.observer import Observer
+from raymed.training.saving import TrainingStopped
+from raymed.training.worker import Worker
 from tests.faults import killing
+from tests.told import Told
 
 EPOCHS = 10
 TIMES = ("images_per_second", "seconds", "seconds_per_report")
@@ -34,15 +39,15 @@ from pathlib import Path
 import ray
 from rich.console import Console
 from raymed import config
-from raymed.launch import run, trainer
+from raymed.launch import run
 
-real, inside = trainer.train, []
+real, inside = run.train, []
 
 def train(*arguments, **others):
     inside.append(os.getpid())
     real(*arguments, **others)
 
-trainer.train = train
+run.train = train
 run.run_training(config.load(sys.argv[1]), Console(quiet=True))
 seen = {"pid": os.getpid(), "inside": inside, "ray": ray.is_initialized()}
 Path(sys.argv[2]).write_text(json.dumps(seen))
@@ -191,8 +196,22 @@ def test_what_the_cluster_has_no_room_for_is_refused(
 
 @pytest.mark.ray
 def test_room_is_counted_in_runs(tiny: Config, ray: None) -> None:  # noqa: ARG001
-    rooms = [trainer.check_room(tiny.override({"launch.workers": n})) for n in (0, 1, 2)]
+    rooms = [check_room(tiny.override({"launch.workers": n})) for n in (0, 1, 2)]
     assert rooms == [1, 2, 1]
+
+
+@pytest.mark.ray
+def test_nodes_that_do_not_come_are_waited_for_and_then_refused(
+    settings: Config,
+    ray: None,  # noqa: ARG001
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    changes = {"run.name": "waiting", "launch.workers": 3, "launch.wait_minutes": 0.05}
+    began = time.monotonic()
+    with pytest.raises(UsageError, match="3 workers need 3 CPU, and the cluster has 2"):
+        run(settings.override(changes))
+    assert time.monotonic() - began >= 3
+    assert capsys.readouterr().out == "waiting for nodes: the cluster has 2 of 3 CPU\n"
 
 
 def test_divergence_reaches_the_user_in_words(settings: Config) -> None:
@@ -205,18 +224,16 @@ def test_a_run_taken_up_again_ends_where_the_uninterrupted_one_ends(
 ) -> None:
     config = settings.override({"run.name": "interrupted"})
 
-    def until_the_third(
-        config: Config, folder: Path, worker: Worker, report: Callable[[Row], None]
-    ) -> None:
+    def until_the_third(config: Config, folder: Path, worker: Worker, observer: Observer) -> None:
         def stop(row: Row) -> None:
-            report(row)
+            observer.epoch(row)
             if row["epoch"] == 3:
                 raise Interrupted
 
-        train(config, folder, worker, stop)
+        train(config, folder, worker, Told(stop))
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "train", until_the_third)
+        patch.setattr(run_module, "train", until_the_third)
         with pytest.raises(Interrupted):
             run(config)
     folder = Path(config.run.folder) / "interrupted"

@@ -19,6 +19,7 @@ from raymed.config import Config
 from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
 from raymed.errors import UsageError
+from raymed.launch.lock import LOCK_FILE
 from raymed.launch.run import CONFIG_FILE, run_training
 from raymed.tables.make import make_table
 
@@ -49,11 +50,11 @@ def make(table: str, config: Config) -> tuple[Path, list[str]]:
 
 
 def stamps(folder: Path) -> Stamp:
-    """Identity and time of change of every file of a run but its configuration's."""
+    """Identity and time of change of every file of a run but its configuration's and its lock's."""
     return {
         str(path.relative_to(folder)): (path.stat().st_ino, path.stat().st_mtime_ns)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != CONFIG_FILE
+        if path.is_file() and path.name not in (CONFIG_FILE, LOCK_FILE)
     }
 
 

@@ -22,10 +22,13 @@ from raymed.training.checkpoint import (
     MODEL_FILE,
     OPTIMIZER_FILE,
     Checkpoint,
+    Partial,
+    Snapshot,
     best_epoch,
+    checkpoint_name,
     checkpoints_of,
-    epoch_name,
     latest,
+    whole_checkpoints,
 )
 from raymed.training.loop import build_optimizer
 
@@ -50,8 +53,10 @@ class Run:
         (reading.context[0].sum() + reading.tag_logits.sum()).backward()
         self.optimizer.step()
 
-    def save(self, score: float) -> Checkpoint:
-        self.scores.append(score)
+    def save(self, score: float | None, step: int | None = None, keep: int = 1) -> Checkpoint:
+        """After an epoch of that score; without one, after a step of the epoch that follows."""
+        if score is not None:
+            self.scores.append(score)
         checkpoint = Checkpoint(
             config=self.config,
             vocabulary=VOCABULARY,
@@ -60,10 +65,12 @@ class Run:
             history=[
                 {"epoch": float(i), "score": score} for i, score in enumerate(self.scores, start=1)
             ],
-            curve=[{"stop_threshold": 0.05, "cider": score}, {"stop_threshold": 0.1, "cider": 0.0}],
-            path=checkpoints_of(self.folder) / epoch_name(len(self.scores)),
+            curve=[{"stop_threshold": 0.05, "cider": 0.5}, {"stop_threshold": 0.1, "cider": 0.0}],
+            partial=Partial(step, [1.5, 2.5], 3.0) if step else None,
+            path=checkpoints_of(self.folder)
+            / checkpoint_name(len(self.scores) + (score is None), step),
         )
-        checkpoint.save(self.model, self.optimizer)
+        checkpoint.save(Snapshot.take(self.model, self.optimizer), keep)
         return checkpoint
 
     def kept(self) -> dict[str, set[str]]:
@@ -95,6 +102,45 @@ def test_best_and_last_are_kept_and_nothing_else(run: Run) -> None:
         assert last is not None
         assert last.name == max(expected)
         assert Checkpoint.open(run.folder).path.name == min(expected)
+
+
+def test_the_last_few_are_kept_and_the_best_epoch(run: Run) -> None:
+    names = []
+    for score, step in ((0.5, None), (None, 3), (None, 6), (0.2, None), (None, 3), (0.1, None)):
+        names.append(run.save(score, step, keep=3).path.name)
+        kept = [folder.name for folder in whole_checkpoints(run.folder)]
+        assert kept == sorted({"epoch-0001", *names[-3:]}, key=names.index)
+        assert latest(run.folder) == checkpoints_of(run.folder) / names[-1]
+        assert Checkpoint.open(run.folder).path.name == "epoch-0001"
+    assert names[1:3] == ["epoch-0002-step-000003", "epoch-0002-step-000006"]
+    without = {name for name, files in run.kept().items() if OPTIMIZER_FILE not in files}
+    assert without == {"epoch-0001"}
+
+
+def test_where_the_best_epoch_could_not_be_written_the_next_best_is_opened(run: Run) -> None:
+    assert Checkpoint.open(run.save(None, 2, keep=9).path).partial == Partial(2, [1.5, 2.5], 3.0)
+    assert Checkpoint.open(run.folder).path.name == "epoch-0001-step-000002"
+    for score in (0.3, 0.5, 0.4):
+        run.save(score, keep=9)
+    shutil.rmtree(checkpoints_of(run.folder) / "epoch-0002")
+    assert Checkpoint.open(run.folder).path.name == "epoch-0003"
+
+
+def test_a_snapshot_is_of_its_moment(run: Run) -> None:
+    run.step()
+    before = [p.detach().clone() for p in run.model.parameters()]
+    moments = [dict(state) for state in run.optimizer.state_dict()["state"].values()]
+    moments = [{k: v.clone() for k, v in state.items()} for state in moments]
+    snapshot = Snapshot.take(run.model, run.optimizer)
+    run.step()
+    names = [name for name, _ in run.model.named_parameters()]
+    moved = False
+    for name, expected, now in zip(names, before, run.model.parameters(), strict=True):
+        assert torch.equal(snapshot.model[name], expected)
+        moved = moved or not torch.equal(now, expected)
+    assert moved
+    for taken, expected in zip(snapshot.optimizer["state"].values(), moments, strict=True):
+        assert all(torch.equal(taken[key], expected[key]) for key in expected)
 
 
 def test_best_epoch_is_the_earliest_of_equals() -> None:
@@ -163,15 +209,18 @@ def test_restore_goes_on_as_if_nothing_had_happened(run: Run, tmp_path: Path) ->
 
 def test_a_partial_folder_is_never_taken_for_a_checkpoint(run: Run) -> None:
     run.save(0.3)
-    whole = checkpoints_of(run.folder) / epoch_name(1)
-    # What a run leaves that is killed while it writes its second epoch.
-    killed = checkpoints_of(run.folder) / f".{epoch_name(2)}.0123.partial"
-    shutil.copytree(whole, killed)
+    whole = checkpoints_of(run.folder) / checkpoint_name(1)
+    # What a run leaves that is killed while it writes its second epoch, a step of it, or while it
+    # deletes one.
+    killed = checkpoints_of(run.folder) / checkpoint_name(2)
+    for left in (killed, checkpoints_of(run.folder) / checkpoint_name(1, 2)):
+        shutil.copytree(whole, left)
+        (left / INFO_FILE).unlink()
+        (left / ".optimizer.pt.0123.partial").touch()
     assert latest(run.folder) == whole
     assert Checkpoint.open(run.folder).path == whole
     run.save(0.4)
-    assert not killed.exists()
-    assert set(run.kept()) == {"epoch-0002"}
+    assert run.kept() == {"epoch-0002": WHOLE}
 
 
 def no_space(*_: object, **__: object) -> None:
@@ -179,7 +228,7 @@ def no_space(*_: object, **__: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["safetensors.torch.save_model", "torch.save", "pathlib.Path.write_text", "os.fsync"]
+    "place", ["safetensors.torch.save_file", "torch.save", "pathlib.Path.write_text", "os.fsync"]
 )
 def test_disk_full_while_saving_keeps_the_earlier_checkpoint(
     run: Run, monkeypatch: pytest.MonkeyPatch, place: str
@@ -189,7 +238,7 @@ def test_disk_full_while_saving_keeps_the_earlier_checkpoint(
     run.step()
     with monkeypatch.context() as patch:
         patch.setattr(place, no_space)
-        with pytest.raises(UsageError, match=r"epoch-0002: .*no space left.*same command again"):
+        with pytest.raises(UsageError, match=r"epoch-0002: .*no space left.*before it stays good"):
             run.save(0.5)
     assert run.kept() == {"epoch-0001": WHOLE}
     model = Checkpoint.open(first.path).build_model()

@@ -231,7 +231,7 @@ def test_several_processes_share_the_work(
     folder = froze(frozen).encoder_file.parent
     assert sorted(name for name, _ in lines) == sorted(bytes_of(folder))
     assert len(lines) == FILES
-    assert not list(folder.glob("*.partial"))
+    assert not list(folder.glob(".*.partial"))
     # A single process makes the same files, byte for byte.
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     alone = froze(frozen).encoder_file.parent
@@ -258,10 +258,10 @@ def test_a_killed_process_keeps_nobody_waiting(frozen: Config, tmp_path: Path) -
 
 def test_what_a_killed_process_left_is_cleared(frozen: Config) -> None:
     folder = froze(frozen).encoder_file.parent
-    (folder / "train-00001.arrow").rename(folder / "train-00001.arrow.0123.partial")
+    (folder / "train-00001.arrow").rename(folder / ".train-00001.arrow.0123.partial")
     froze(frozen)
     assert len(bytes_of(folder)) == FILES
-    assert not list(folder.glob("*.partial"))
+    assert not list(folder.glob(".*.partial"))
 
 
 def test_cache_that_cannot_be_written(frozen: Config, cache: Path) -> None:

@@ -18,6 +18,7 @@ from raymed.generation import Report
 from raymed.training.checkpoint import Row, best_epoch
 from raymed.training.log import HPARAMS, Sample, attention_strip, side_by_side
 from raymed.training.loop import Worker, train
+from tests.told import Told
 
 EPOCHS = 3
 
@@ -32,7 +33,7 @@ def run(config: Config, folder: Path, epochs: int = EPOCHS) -> list[Row]:
             raise KeyboardInterrupt
 
     try:
-        train(config, folder, Worker(torch.device("cpu")), report)
+        train(config, folder, Worker(torch.device("cpu")), Told(report))
     except KeyboardInterrupt:
         assert epochs < EPOCHS
     return rows

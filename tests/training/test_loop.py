@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,6 @@ from raymed.training import loop
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, Row, checkpoints_of, latest
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.loop import (
-    TrainingStopped,
     Worker,
     build_optimizer,
     check,
@@ -33,15 +33,18 @@ from raymed.training.loop import (
     train,
 )
 from raymed.training.loss import Terms, terms
+from raymed.training.observer import Status
+from raymed.training.saving import TrainingEnded, TrainingStopped
+from tests.told import Told
 
 TIMES = {"images_per_second", "seconds", "seconds_per_report"}
 ALONE = Worker(torch.device("cpu"))
 
 
 def run(config: Config, folder: Path) -> list[Row]:
-    rows: list[Row] = []
-    train(config, folder, ALONE, rows.append)
-    return rows
+    told = Told()
+    train(config, folder, ALONE, told)
+    return told.rows
 
 
 def last_weights(folder: Path) -> dict[str, Tensor]:
@@ -69,7 +72,7 @@ def stop_after_the_first_epoch(config: Config, folder: Path, _: pytest.MonkeyPat
     def report(_: Row) -> None:
         raise Interrupted
 
-    train(config, folder, ALONE, report)
+    train(config, folder, ALONE, Told(report))
 
 
 def stop_within_the_second_epoch(config: Config, folder: Path, patch: pytest.MonkeyPatch) -> None:
@@ -81,7 +84,7 @@ def stop_within_the_second_epoch(config: Config, folder: Path, patch: pytest.Mon
         set_rates(optimizer, config, done, steps)
 
     patch.setattr(loop, "set_rates", rates)
-    train(config, folder, ALONE, lambda _: None)
+    train(config, folder, ALONE, Told())
 
 
 def stop_before_the_table_is_written(
@@ -91,7 +94,7 @@ def stop_before_the_table_is_written(
         raise Interrupted
 
     patch.setattr("raymed.training.log.write_metrics", written)
-    train(config, folder, ALONE, lambda _: None)
+    train(config, folder, ALONE, Told())
 
 
 @pytest.mark.parametrize(
@@ -228,44 +231,115 @@ def test_divergence_names_epoch_step_and_terms(
     assert latest(tmp_path) is None
 
 
-def test_full_disk_ends_the_run_and_room_lets_it_go_on(
+def test_a_full_disk_is_said_and_room_lets_the_run_go_on(
     tiny: Config,
     whole: tuple[Path, list[Row]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real, calls = safetensors.torch.save_model, []
+    real, calls = safetensors.torch.save_file, []
 
-    def full_at_the_second(*arguments: object) -> None:
+    def full_from_the_second(*arguments: object) -> None:
         calls.append(arguments)
-        if len(calls) == 2:
+        if len(calls) > 1:
             raise OSError(errno.ENOSPC, "No space left on device")
         real(*arguments)
 
+    told = Told()
     with monkeypatch.context() as patch:
-        patch.setattr(safetensors.torch, "save_model", full_at_the_second)
-        with pytest.raises(TrainingStopped, match=r"epoch-0002: .*no space left"):
-            run(tiny, tmp_path)
+        patch.setattr(safetensors.torch, "save_file", full_from_the_second)
+        # It trains to its end, and says so each time; but it must not end as if all were well.
+        with pytest.raises(TrainingStopped, match=r"epoch-0003: .*no space left"):
+            train(tiny, tmp_path, ALONE, told)
+    assert len(told.rows) == 3
+    assert [text.partition(":")[0][-10:] for text in told.warnings] == ["epoch-0002", "epoch-0003"]
     assert [path.name for path in checkpoints_of(tmp_path).iterdir()] == ["epoch-0001"]
     run(tiny, tmp_path)
     ours, expected = last_weights(tmp_path), last_weights(whole[0])
     assert all(torch.equal(ours[name], expected[name]) for name in expected)
 
 
-@pytest.mark.parametrize("file", [METRICS_FILE, "progress.json"])
-def test_full_disk_while_the_log_is_written(
-    tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+def test_a_full_disk_that_has_room_again_costs_nothing_but_a_warning(
+    tiny: Config,
+    whole: tuple[Path, list[Row]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real = Path.replace
+    real, calls = Path.replace, []
 
-    def full(self: Path, target: Path) -> Path:
-        if target.name == file:
-            raise OSError(errno.ENOSPC, "No space left on device")
+    def full_at_first(self: Path, target: Path) -> Path:
+        if target.name == METRICS_FILE:
+            calls.append(target)
+            if len(calls) == 1:
+                raise OSError(errno.ENOSPC, "No space left on device")
         return real(self, target)
 
-    monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(UsageError, match=r"cannot be written \(No space left on device\)"):
-        run(tiny, tmp_path)
+    monkeypatch.setattr(Path, "replace", full_at_first)
+    told = Told()
+    train(tiny, tmp_path, ALONE, told)
+    assert len(told.warnings) == 1
+    assert "metrics cannot be written (No space left on device)" in told.warnings[0]
+    assert untimed(read_metrics(tmp_path / METRICS_FILE)) == untimed(whole[1])
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize(("epoch", "step"), [(1, 1), (1, 3), (2, 2), (3, 4)])
+def test_a_run_that_is_asked_to_end_at_a_step_goes_on_from_it(
+    tiny: Config, whole: tuple[Path, list[Row]], tmp_path: Path, epoch: int, step: int, every: int
+) -> None:
+    config = tiny.override({"launch.checkpoint_steps": every, "launch.keep_checkpoints": 1})
+
+    def end(status: Status) -> bool:
+        return (status.epoch, status.done) == (epoch, step)
+
+    told = Told(at_step=end)
+    if (epoch, step) == (3, 4):
+        # Nothing is left to be done when the last step is done.
+        train(config, tmp_path, ALONE, told)
+    else:
+        with pytest.raises(TrainingEnded):
+            train(config, tmp_path, ALONE, told)
+        last = latest(tmp_path)
+        assert last is not None
+        assert last.name == f"epoch-{epoch:04d}-step-{step:06d}"
+        assert told.statuses[-1].done == step
+        went_on = Told()
+        train(config, tmp_path, ALONE, went_on)
+        first = went_on.statuses[0]
+        assert (first.epoch, first.done) == (epoch, step + 1)
+        told.rows += went_on.rows
+    assert untimed(told.rows) == untimed(whole[1])
+    ours, expected = last_weights(tmp_path), last_weights(whole[0])
+    assert all(torch.equal(ours[name], expected[name]) for name in expected)
+
+
+def test_asked_to_end_while_it_validates_it_trains_no_step_twice(
+    tiny: Config, whole: tuple[Path, list[Row]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(Exception):
+        pass
+
+    told = Told()
+    real = loop.validate
+
+    def killed_after_the_signal(*arguments: Any) -> Any:
+        told.ends = True
+        real(*arguments)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "validate", killed_after_the_signal)
+        with pytest.raises(Killed):
+            train(tiny, tmp_path, ALONE, told)
+    last = latest(tmp_path)
+    assert last is not None
+    assert last.name == "epoch-0001-step-000004"
+    went_on = Told()
+    train(tiny, tmp_path, ALONE, went_on)
+    assert went_on.statuses[0].epoch == 2
+    assert untimed(went_on.rows) == untimed(whole[1])
+    ours, expected = last_weights(tmp_path), last_weights(whole[0])
+    assert all(torch.equal(ours[name], expected[name]) for name in expected)
 
 
 def test_checks_name_the_key(tiny: Config) -> None:

@@ -32,15 +32,16 @@ from raymed.training.checkpoint import (
 )
 from raymed.training.loop import check, train
 from raymed.training.worker import Worker
+from tests.told import Told
 
 ALONE = Worker(torch.device("cpu"))
 TIMES = {"images_per_second", "seconds", "seconds_per_report"}
 
 
 def run(config: Config, folder: Path) -> list[Row]:
-    rows: list[Row] = []
-    train(config, folder, ALONE, rows.append)
-    return rows
+    told = Told()
+    train(config, folder, ALONE, told)
+    return told.rows
 
 
 def untimed(rows: list[Row]) -> list[Row]:
@@ -135,7 +136,7 @@ def test_interrupted_and_without_its_cache_it_ends_where_the_uninterrupted_one_e
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(Interrupted):
-        train(frozen, tmp_path / "run", ALONE, interrupt)
+        train(frozen, tmp_path / "run", ALONE, Told(interrupt))
     shutil.rmtree(tmp_path / "cache")
     monkeypatch.setattr(features, "_digests", {})
     # What is frozen is what the checkpoint says, not what the seed would now draw.

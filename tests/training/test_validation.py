@@ -20,6 +20,7 @@ from raymed.training import validation
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, Row, checkpoints_of, latest
 from raymed.training.loop import Worker, train
 from raymed.training.validation import THRESHOLDS, TOP_TAGS, Validation, validate
+from tests.told import Told
 
 ALONE = Worker(torch.device("cpu"))
 TIMES = {"images_per_second", "seconds", "seconds_per_report"}
@@ -181,10 +182,10 @@ def run(config: Config, folder: Path, epochs: int | None = None) -> list[Row]:
             raise KeyboardInterrupt
 
     if epochs is None:
-        train(config, folder, ALONE, report)
+        train(config, folder, ALONE, Told(report))
     else:
         with pytest.raises(KeyboardInterrupt):
-            train(config, folder, ALONE, report)
+            train(config, folder, ALONE, Told(report))
     return rows
 
 

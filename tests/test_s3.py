@@ -1,0 +1,350 @@
+"""Data sets, runs, sweeps and pages in a store that speaks S3."""
+
+import json
+import multiprocessing
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pyarrow.parquet as pq
+import pytest
+import safetensors.torch
+import torch
+from rich.console import Console
+
+from raymed.cache import cache_folder
+from raymed.cli import main
+from raymed.config import Config
+from raymed.data.dataset import PreparedDataset
+from raymed.errors import UsageError
+from raymed.evaluation import PREDICTIONS_FILE, SCORES_FILE
+from raymed.launch import lock
+from raymed.launch.lock import LOCK_FILE, alone
+from raymed.launch.run import claim, run_training
+from raymed.storage import (
+    Place,
+    Remote,
+    Unreachable,
+    fetched,
+    place,
+    remove,
+    stamp,
+    write_whole,
+    written_whole,
+)
+from raymed.training import features
+from raymed.training.checkpoint import MODEL_FILE, Row, latest, whole_checkpoints
+from raymed.training.log import METRICS_FILE, read_metrics
+from raymed.training.loop import train
+from raymed.training.saving import TrainingStopped
+from raymed.training.worker import Worker
+from raymed.tuning.finetune import fine_tune
+from raymed.tuning.report import write_report
+from raymed.tuning.study import open_study
+from raymed.tuning.sweep import run_sweep
+from tests.s3 import Server, serving
+from tests.told import Told
+
+TIMES = {"images_per_second", "seconds", "seconds_per_report"}
+ALONE = Worker(torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def stored(tiny: Config, phantom: Path, server: Server, tmp_path: Path) -> Config:
+    """The tiny run, with all that it reads and writes in the store, in a folder of the test's."""
+    folder = server.root / tmp_path.name
+    data = server.upload(phantom, f"{tmp_path.name}/data")
+    return tiny.override({"data.path": str(data), "run.folder": str(folder / "runs")})
+
+
+def untimed(rows: list[Row]) -> list[Row]:
+    return [{key: row[key] for key in row if key not in TIMES} for row in rows]
+
+
+def weights(folder: Place) -> dict[str, torch.Tensor]:
+    last = latest(folder)
+    assert last is not None
+    with fetched(last / MODEL_FILE) as file:
+        return {name: tensor.clone() for name, tensor in safetensors.torch.load_file(file).items()}
+
+
+def assert_same_weights(folder: Place, other: Place) -> None:
+    ours, expected = weights(folder), weights(other)
+    assert ours.keys() == expected.keys()
+    assert all(torch.equal(ours[name], expected[name]) for name in expected)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Row]]:
+    """The run on a local disk."""
+    folder, told = tmp_path_factory.mktemp("whole"), Told()
+    train(tiny, folder, ALONE, told)
+    return folder, told.rows
+
+
+def test_a_place_in_the_store_has_the_ways_of_a_path(server: Server) -> None:
+    folder = server.root / "ways" / "inner"
+    assert not folder.exists()
+    assert list(folder.iterdir()) == []
+    write_whole(folder / "text.txt", "grüße")
+    with written_whole(folder / "deep" / "bytes.bin") as partial:
+        partial.write_bytes(bytes(range(256)) * 40_000)
+        assert not (folder / "deep").exists()
+    assert (folder / "text.txt").read_text() == "grüße"
+    with fetched(folder / "deep" / "bytes.bin") as local:
+        assert local.read_bytes() == bytes(range(256)) * 40_000
+    assert sorted(folder.iterdir()) == [folder / "deep", folder / "text.txt"]
+    assert [found.name for found in folder.glob("*.txt")] == ["text.txt"]
+    assert ((folder / "deep").is_dir(), (folder / "text.txt").is_file()) == (True, True)
+    assert ((folder / "deep").is_file(), (folder / "text.txt").is_dir()) == (False, False)
+    assert place(str(folder)) == folder
+    assert (folder / "text.txt").parent == folder
+    first = stamp(folder / "text.txt")
+    assert stamp(folder / "text.txt") == first
+    write_whole(folder / "text.txt", "longer than before")
+    assert stamp(folder / "text.txt") != first
+    (folder / "text.txt").unlink()
+    (folder / "text.txt").unlink(missing_ok=True)
+    for ask in (Remote.read_text, Remote.unlink, stamp):
+        with pytest.raises(FileNotFoundError):
+            ask(folder / "text.txt")
+    remove(folder)
+    assert not folder.exists()
+
+
+def test_what_fails_while_it_is_written_is_not_there(server: Server) -> None:
+    target = server.root / "failed" / "file"
+
+    def write_half() -> None:
+        with written_whole(target) as partial:
+            partial.write_text("half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        write_half()
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("s4://bucket/runs", "is no place that pyarrow can open"),
+        ("s3://a bucket/runs", "is no place that pyarrow can open"),
+    ],
+)
+def test_uris_that_nothing_can_open_are_refused_by_name(tiny: Config, uri: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words) as raised:
+        run_training(tiny.override({"data.path": uri}), Console(quiet=True))
+    assert uri.partition("?")[0] in str(raised.value)
+
+
+@pytest.mark.slow
+def test_a_data_set_is_fetched_once_by_a_node_and_checked(
+    stored: Config, tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        found = pool.map(references_of, [stored.data.path] * 2)
+    dataset = PreparedDataset.open(stored.data.path)
+    assert found == [PreparedDataset.open(tiny.data.path).split("train").references] * 2
+    parts = cache_folder(dataset.info.content_hash, "parts")
+    copies = {file: file.stat().st_mtime_ns for file in parts.glob("*.parquet")}
+    assert [file.name for file in copies] == ["train-00000.parquet"]
+    dataset.split("train")
+    assert {file: file.stat().st_mtime_ns for file in copies} == copies
+    # A copy that is not what the data set says is fetched again, one in the store is refused.
+    (copy,) = copies
+    content = bytearray(copy.read_bytes())
+    content[len(content) // 2] ^= 1
+    copy.write_bytes(content)
+    shutil.rmtree(parts.parent / "train.arrow", ignore_errors=True)
+    rows = np.arange(24)
+    fresh = PreparedDataset.open(tiny.data.path).split("train").pixels(rows)
+    assert np.array_equal(dataset.split("train").pixels(rows), fresh)
+    copy.unlink()
+    with written_whole(place(stored.data.path) / copy.name) as damaged:
+        damaged.write_bytes(content)
+    with pytest.raises(UsageError, match=r"train-00000.parquet is missing or damaged"):
+        PreparedDataset.open(stored.data.path).split("train")
+    assert not copy.exists()
+    (place(stored.data.path) / "val-00000.parquet").unlink()
+    with pytest.raises(UsageError, match=r"val-00000.parquet is missing or damaged"):
+        dataset.split("val")
+
+
+def references_of(path: str) -> list[str]:
+    return PreparedDataset.open(path).split("train").references
+
+
+def test_a_run_in_the_store_is_the_one_on_disk(
+    stored: Config, whole: tuple[Path, list[Row]], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(_: Row) -> None:
+        raise Interrupted
+
+    folder = claim(stored)
+    with pytest.raises(Interrupted):
+        train(stored, folder, ALONE, Told(interrupt))
+    assert [path.name for path in whole_checkpoints(folder)] == ["epoch-0001"]
+    (tmp_path / "run.yaml").write_text(stored.to_yaml())
+    assert main(["train", str(tmp_path / "run.yaml")]) == 0
+    assert f"next: raymed evaluate {folder} split=test" in capsys.readouterr().out
+    assert untimed(read_metrics(folder / METRICS_FILE)) == untimed(whole[1])
+    assert_same_weights(folder, whole[0])
+    assert len(list((folder / "tensorboard").iterdir())) == 2
+    assert not (folder / LOCK_FILE).exists()
+    # Scores, predictions and figures too.
+    assert main(["evaluate", str(folder), "split=test"]) == 0
+    scores = json.loads((folder / "test" / SCORES_FILE).read_text())
+    assert scores["rows"]["co_attention"]["cider"] is not None
+    with fetched(folder / "test" / PREDICTIONS_FILE) as file:
+        assert len(pq.read_table(file)) == 3
+    assert main(["figure", "4", str(folder), f"out={folder / 'figures'}"]) == 0
+    assert {file.name.rpartition(".")[2] for file in (folder / "figures").iterdir()} == {
+        "png",
+        "html",
+    }
+
+
+def test_the_store_goes_away_and_comes_back(
+    stored: Config, server: Server, whole: tuple[Path, list[Row]]
+) -> None:
+    folder = place(stored.run.folder) / stored.run.name
+
+    def disturb(row: Row) -> None:
+        if row["epoch"] == 1:
+            saving_is_over(folder, 1)
+            server.stop()
+        elif row["epoch"] == 2:
+            while not told.warnings:
+                time.sleep(0.05)
+            server.start()
+
+    told = Told(disturb)
+    try:
+        train(stored, folder, ALONE, told)
+    finally:
+        # Where it has failed before.
+        if not told.warnings:
+            server.start()
+    (warning,) = told.warnings
+    assert f"{folder / 'checkpoints' / 'epoch-0002'}" in warning
+    assert "could not be written" in warning
+    assert "the one before it stays good" in warning
+    assert untimed(told.rows) == untimed(whole[1])
+    assert untimed(read_metrics(folder / METRICS_FILE)) == untimed(whole[1])
+    assert_same_weights(folder, whole[0])
+
+
+@pytest.mark.slow
+def test_a_run_that_ends_while_the_store_is_away_says_so_and_goes_on_later(
+    stored: Config, server: Server, whole: tuple[Path, list[Row]]
+) -> None:
+    folder = place(stored.run.folder) / stored.run.name
+
+    def disturb(row: Row) -> None:
+        if row["epoch"] == 2:
+            saving_is_over(folder, 2)
+            server.stop()
+
+    try:
+        with pytest.raises(TrainingStopped, match=r"epoch-0003.*could not be written"):
+            train(stored, folder, ALONE, Told(disturb))
+        with pytest.raises(Unreachable, match="cannot be reached"):
+            latest(folder)
+    finally:
+        server.start()
+    last = latest(folder)
+    assert last is not None
+    assert last.name == "epoch-0002"
+    train(stored, folder, ALONE, Told())
+    assert_same_weights(folder, whole[0])
+
+
+def saving_is_over(folder: Place, epoch: int) -> None:
+    """Wait until an epoch's metrics are written, which come after its checkpoint."""
+    while len(read_metrics(folder / METRICS_FILE)) < epoch:
+        time.sleep(0.01)
+
+
+def test_two_commands_on_one_folder(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "BEAT_S", 0.2)
+    monkeypatch.setattr(lock, "SILENCE_S", 2.5)
+    folder = server.root / tmp_path.name
+    with alone(folder):
+        held = r"another raymed works on it \(process \d+ on "
+        with pytest.raises(UsageError, match=held), alone(folder):
+            pass
+        assert (folder / LOCK_FILE).exists()
+    assert not (folder / LOCK_FILE).exists()
+    # Of a process that was killed, no sign comes any more.
+    write_whole(folder / LOCK_FILE, "process 1 on elsewhere\n0123 4\n")
+    with alone(folder):
+        assert "elsewhere" not in (folder / LOCK_FILE).read_text()
+
+
+def test_features_are_shared_through_the_store(
+    stored: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = place(stored.run.folder).parent / "features"
+    frozen = stored.override({"model.train_encoder": False, "data.features": str(shared)})
+    folder = place(stored.run.folder)
+    monkeypatch.setattr(features, "_digests", {})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one"))
+    train(frozen, folder / "one", ALONE, Told())
+    (key,) = shared.iterdir()
+    assert len(list(key.glob("*.arrow"))) == 2
+    # Another node computes nothing.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "two"))
+    monkeypatch.setattr(features, "_chunks", None)
+    train(frozen, folder / "two", ALONE, Told())
+    assert_same_weights(folder / "one", folder / "two")
+    assert (latest(folder / "two") / "encoder.safetensors").is_file()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray")
+def test_a_sweep_in_the_store(stored: Config) -> None:
+    config = stored.override(
+        {
+            "run.name": "sweep",
+            "launch.workers": 1,
+            "training.epochs": 2,
+            "tune.trials": 2,
+            "tune.groups": 1,
+            "tune.space": {"loss.tag": {"log_uniform": [0.1, 10]}},
+            "tune.stopping": "none",
+        }
+    )
+    console = Console(quiet=True)
+    first = run_sweep(config, console)
+    assert len(first.results) == 2
+    # The same command again, with more trials, goes on with what the store knows.
+    sweep = run_sweep(config.override({"tune.trials": 3}), console)
+    assert len(sweep.results) == 3
+    assert {result.trial for result in first.results} < {result.trial for result in sweep.results}
+    study = open_study(config, sweep.folder)
+    assert [trial.state for trial in study.trials] == [optuna.trial.TrialState.COMPLETE] * 3
+    with fetched(sweep.leaderboard) as file:
+        assert pq.read_table(file)["trial"].to_pylist() == [r.trial for r in sweep.results]
+    page = sweep.folder / "report.html"
+    write_report(sweep.folder, page)
+    assert "trial-002" in page.read_text()
+    (tuned,) = fine_tune(sweep.folder, 1, ["training.epochs=1"], console)
+    assert tuned.folder == sweep.folder / "fine-tuned" / sweep.results[0].trial
+    assert latest(tuned.folder) is not None
