@@ -15,6 +15,7 @@ from raymed.errors import UsageError
 from raymed.launch.prepare import over_ray, run_prepare
 from raymed.sections import PrepareConfig
 from tests.data.dicom_files import dataset, saved
+from tests.s3 import serving
 
 COUNT = 300
 """More than two shards' images."""
@@ -64,6 +65,19 @@ def test_on_ray_every_byte_is_as_in_one_process(
     assert len(alone.rejected) == 3
     assert files_of(tmp_path / "alone") == files_of(tmp_path / "ray")
     assert len(files_of(tmp_path / "ray")) >= 7
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray")
+def test_ray_writes_into_a_store(tmp_path: Path, table: Path) -> None:
+    local = run_prepare("table", str(table), settings(tmp_path / "local", workers=0), quiet())
+    with serving() as server:
+        out = server.root / "prepared"
+        options = {"out": str(out), "image_size": 16}
+        stored = run_prepare("table", str(table), PrepareConfig.model_validate(options), quiet())
+        found = {place.name: b"".join(place.blocks()) for place in out.iterdir()}
+    assert stored == local
+    assert found == files_of(tmp_path / "local")
 
 
 def settings(out: Path, **changes: object) -> PrepareConfig:
