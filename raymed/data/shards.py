@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from raymed.data.images import read_image
 from raymed.data.limits import ImageError
 from raymed.data.schema import Part, part_schema
-from raymed.data.target import Place
+from raymed.data.target import Folder
 from raymed.errors import UsageError
 
 PART_ROWS = 1024
@@ -63,7 +63,7 @@ class Shard:
     number: int
     images: Sequence[Path | np.ndarray]
     size: int
-    place: Place
+    place: Folder
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Decoded:
     number: int
     images: int
     failed: list[tuple[int, str]]
-    """Place in the shard and reason of each that cannot be used."""
+    """Folder in the shard and reason of each that cannot be used."""
     missing: Path | None
     """The first file that is not there, as this machine sees it."""
 
@@ -120,8 +120,8 @@ class PartWork:
     images: np.ndarray
     """Each row's place in the order of the source, rising, int64 [rows]."""
     size: int
-    shards: Place
-    final: Place
+    shards: Folder
+    final: Folder
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ SCRATCH = "_preparing"
 
 
 @dataclass(frozen=True)
-class Place:
+class Folder:
     """A folder; it can be sent to other processes, and other machines if they see it too."""
 
     filesystem: pafs.FileSystem
@@ -45,19 +45,19 @@ class Place:
             raise OSError(errno.EIO, f"{self.root}/{name} is shorter than it was written")
         return content
 
-    def below(self, name: str) -> "Place":
+    def below(self, name: str) -> "Folder":
         """A folder in this one, made if it is not there."""
         self.filesystem.create_dir(f"{self.root}/{name}")
-        return Place(self.filesystem, f"{self.root}/{name}")
+        return Folder(self.filesystem, f"{self.root}/{name}")
 
 
 @dataclass(frozen=True)
 class Target:
     """A dataset in the making."""
 
-    final: Place
+    final: Folder
     """Its files are written here, `INFO_FILE` last."""
-    scratch: Place
+    scratch: Folder
     """For what is not part of it."""
     local: Path | None
     """`scratch` as a path, if it is a local folder."""
@@ -109,7 +109,7 @@ def _local(out: Path, overwrite: bool) -> Iterator[Target]:
                 os.close(held)
         partial.mkdir(parents=True)
         lock = _hold(partial)
-        final = Place(pafs.LocalFileSystem(), str(partial))
+        final = Folder(pafs.LocalFileSystem(), str(partial))
         yield Target(final, final.below(SCRATCH), partial / SCRATCH, lambda: None)
         shutil.rmtree(partial / SCRATCH)
         _replace(partial, out)
@@ -155,7 +155,7 @@ def _replace(partial: Path, out: Path) -> None:
 
 @contextmanager
 def _remote(uri: str, filesystem: pafs.FileSystem, root: str, overwrite: bool) -> Iterator[Target]:
-    final = Place(filesystem, root)
+    final = Folder(filesystem, root)
     began = cleared = False
 
     def clear() -> None:
