@@ -256,8 +256,8 @@ class Checkpoint:
                 remove(self.path)
             why = "no space left" if _is_full(error) else reason(error)
             raise UsageError(
-                f"{self.path}: the checkpoint could not be written ({why}); the one before it stays "
-                "good. Make room; a run that has ended goes on from there by the same command"
+                f"{self.path}: the checkpoint could not be written ({why}); the one before it "
+                "stays good. Make room; a run that has ended goes on from there by the same command"
             ) from error
 
     def _forget_others(self, keep: int) -> None:
