@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from raymed.config import Config
-from raymed.training.checkpoint import Checkpoint
+from raymed.training.checkpoint import Checkpoint, latest
 from raymed.training.log import METRICS_FILE, read_metrics
 
 START_S = 120.0
@@ -70,6 +70,8 @@ def test_ctrl_c_ends_training_and_its_ray_and_the_run_goes_on_later(
         time.sleep(0.1)
     assert processes_of(ray_files) == []
     # What was trained is whole.
-    done = Checkpoint.open(max((tmp_path / "run" / "checkpoints").glob("epoch-*")))
+    last = latest(tmp_path / "run")
+    assert last is not None
+    done = Checkpoint.open(last)
     assert done.epoch >= 1
     assert done.build_model()
