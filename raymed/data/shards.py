@@ -73,7 +73,7 @@ class Decoded:
     number: int
     images: int
     failed: list[tuple[int, str]]
-    """Folder in the shard and reason of each that cannot be used."""
+    """Place in the shard and reason of each that cannot be used."""
     missing: Path | None
     """The first file that is not there, as this machine sees it."""
 

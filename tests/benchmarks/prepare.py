@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -49,84 +50,119 @@ def make(folder: Path, studies: int) -> Path:
     return folder / "table.jsonl"
 
 
-def descendants(process: int) -> dict[int, str]:
-    """Process id -> command line, of a process and all below it."""
-    parents, commands = {}, {}
+@dataclass(frozen=True)
+class Process:
+    """One process as it stands."""
+
+    parent: int
+    kind: str
+    """``command``, ``tasks``, or ``rest`` of Ray."""
+    seconds: float
+    """Of a processor, that it has used so far."""
+    peak: int
+    """The most memory it has held so far, MiB."""
+
+
+def processes(command: int) -> dict[int, Process]:
+    """Process id -> process, of the command and all below it."""
+    everything = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 stat = (entry / "stat").read_text().rpartition(")")[2].split()
-                commands[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
-                parents[int(entry.name)] = int(stat[1])
+                is_task = (entry / "cmdline").read_text().startswith("ray::")
+                status = dict(
+                    line.split(":", 1) for line in (entry / "status").read_text().splitlines()
+                )
             except OSError:  # it has ended
                 continue
-    found: dict[int, str] = {}
-    waiting = [process]
+            if stat[0] == "Z":  # it has too, and no longer says what it was
+                continue
+            everything[int(entry.name)] = Process(
+                int(stat[1]),
+                "command" if int(entry.name) == command else "tasks" if is_task else "rest",
+                (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK"),
+                int(status.get("VmHWM", "0 kB").split()[0]) // 1024,
+            )
+    found = {}
+    waiting = [command]
     while waiting:
         one = waiting.pop()
-        found[one] = commands.get(one, "")
-        waiting += [child for child, parent in parents.items() if parent == one]
+        if one in everything:
+            found[one] = everything[one]
+        waiting += [child for child, process in everything.items() if process.parent == one]
     return found
 
 
-def high_water(process: int) -> int:
-    """The most memory a process has held so far, MiB."""
-    try:
-        for line in Path(f"/proc/{process}/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) // 1024
-    except OSError:
-        pass
-    return 0
+@dataclass(frozen=True)
+class Cost:
+    """What one command took."""
+
+    wall: float
+    """Seconds, the start of Ray included."""
+    used: dict[str, float]
+    """Kind of process -> processor seconds; unlike the other, it hardly depends on neighbours."""
+    peaks: dict[str, int]
+    """Kind of process -> memory of the largest, MiB."""
 
 
-def measure(table: Path, out: Path, workers: str) -> tuple[float, dict[str, int]]:
-    """Seconds of one command, and the peak of the command's process and of Ray's tasks, MiB."""
+def measure(table: Path, out: Path, settings: list[str]) -> Cost:
+    """Run one command to its end."""
     command = [sys.executable, "-c", "from raymed.cli import main; main()", "prepare", "table"]
-    settings = [str(table), f"out={out}", f"workers={workers}"] if workers else []
-    settings = settings or [str(table), f"out={out}"]
     began = time.monotonic()
-    peaks: dict[str, int] = defaultdict(int)
-    with subprocess.Popen([*command, *settings], stdout=subprocess.DEVNULL) as process:
+    seen: dict[int, Process] = {}
+    with subprocess.Popen(
+        [*command, str(table), f"out={out}", *settings], stdout=subprocess.DEVNULL
+    ) as process:
         while process.poll() is None:
-            for one, line in descendants(process.pid).items():
-                kind = "command" if one == process.pid else "task"
-                if kind == "command" or line.startswith("ray::"):
-                    peaks[kind] = max(peaks[kind], high_water(one))
+            seen |= processes(process.pid)
             time.sleep(0.2)
         assert process.returncode == 0
-    return time.monotonic() - began, peaks
+    wall = time.monotonic() - began
+    used: dict[str, float] = defaultdict(float)
+    peaks: dict[str, int] = defaultdict(int)
+    for one in seen.values():
+        used[one.kind] += one.seconds
+        peaks[one.kind] = max(peaks[one.kind], one.peak)
+    return Cost(wall, used, peaks)
 
 
 def main() -> None:
     studies = int(sys.argv[1]) if len(sys.argv) > 1 else 400
     print(f"{len(os.sched_getaffinity(0))} processors, images of {SIDE} x {SIDE}")
-    rates, memory, hashes = {}, {}, {}
+    costs: dict[tuple[str, int], Cost] = {}
     with tempfile.TemporaryDirectory() as folder:
         for times in (1, 10):
             table = make(Path(folder, f"{times}"), studies * times)
-            for title, workers in (("one process", "0"), ("Ray", "")):
+            hashes = set()
+            for title, settings in (("one process", ["workers=0"]), ("Ray", [])):
                 out = Path(folder, f"out-{times}-{title}")
-                seconds, peaks = measure(table, out, workers)
-                rates[title, times] = studies * times / seconds
-                memory[title, times] = peaks
-                hashes[title, times] = json.loads((out / "dataset.json").read_text())[
-                    "content_hash"
-                ]
+                cost = costs[title, times] = measure(table, out, settings)
+                hashes.add(json.loads((out / "dataset.json").read_text())["content_hash"])
                 print(
-                    f"{title:>11}, {studies * times:6,} studies: {seconds:6.1f} s, "
-                    f"{rates[title, times]:6.1f} studies/s, peak MiB: "
-                    + ", ".join(f"{kind} {peak}" for kind, peak in peaks.items()),
+                    f"{title:>11}, {studies * times:6,} studies: {cost.wall:6.1f} s, "
+                    f"{studies * times / cost.wall:6.1f} studies/s; "
+                    + ", ".join(
+                        f"{kind} {cost.used[kind]:.1f} processor s, peak {cost.peaks[kind]} MiB"
+                        for kind in sorted(cost.used)
+                    ),
                     flush=True,
                 )
-            assert hashes["Ray", times] == hashes["one process", times]
-    more = (rates["Ray", 1] * 10 / rates["Ray", 10] - 1) * studies / rates["Ray", 1]
-    print(f"Ray, beyond the first {studies:,}: {9 * studies / more:.1f} studies/s")
-    print(f"Ray against one process at 10x: {rates['Ray', 10] / rates['one process', 10]:.2f}")
-    for (title, times), peaks in memory.items():
-        if times == 10:
-            for kind, peak in peaks.items():
-                print(f"peak of {title}'s {kind}, 10x to 1x: {peak / memory[title, 1][kind]:.2f}")
+            assert len(hashes) == 1
+    for title in ("one process", "Ray"):
+        few, many = costs[title, 1], costs[title, 10]
+        used = sum(many.used.values()) - sum(few.used.values())
+        print(
+            f"{title}, beyond the first {studies:,}: "
+            f"{9 * studies / (many.wall - few.wall):.1f} studies/s, "
+            f"{1000 * used / (9 * studies):.1f} processor ms per study"
+        )
+        for kind in ("command", "tasks"):
+            if kind in many.peaks:
+                ratio = many.peaks[kind] / few.peaks[kind]
+                print(f"{title}, peak of {kind}, 10x to 1x: {ratio:.2f}")
+    ratio = costs["one process", 10].wall / costs["Ray", 10].wall
+    print(f"Ray against one process at 10x, times as fast: {ratio:.2f}")
 
 
 if __name__ == "__main__":
