@@ -18,8 +18,10 @@ setup: .venv/.ready
 demo: setup
 	$(BIN)/raymed demo tune_configs/demo.yaml
 
+# Most tests wait for processes to start, so two at a time; hosts out of namespaces are made alone.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not cluster" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m cluster
 
 lint: setup
 	$(BIN)/ruff check .

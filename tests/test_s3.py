@@ -228,18 +228,22 @@ def test_the_store_goes_away_and_comes_back(
             saving_is_over(folder, 1)
             server.stop()
         elif row["epoch"] == 2:
-            while not told.warnings:
+            while not failures():
                 time.sleep(0.05)
             server.start()
+
+    def failures() -> list[str]:
+        # TensorBoard's file of the first epoch may be on its way when the store goes.
+        return [text for text in told.warnings if "epoch-0002" in text]
 
     told = Told(disturb)
     try:
         train(stored, folder, ALONE, told)
     finally:
         # Where it has failed before.
-        if not told.warnings:
+        if not failures():
             server.start()
-    (warning,) = told.warnings
+    (warning,) = failures()
     assert f"{folder / 'checkpoints' / 'epoch-0002'}" in warning
     assert "could not be written" in warning
     assert "the one before it stays good" in warning

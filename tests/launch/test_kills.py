@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import safetensors.torch
@@ -24,14 +25,16 @@ from raymed.config import Config
 from raymed.launch.run import run_training
 from raymed.training.checkpoint import MODEL_FILE, Row, latest
 from raymed.training.log import METRICS_FILE, read_metrics
+from raymed.training.loop import train
+from raymed.training.worker import Worker
 from tests.faults import train_workers
+from tests.told import Told
 
-EPOCHS, STEPS = 24, 12
+EPOCHS, STEPS = 12, 12
 TIMES = {"images_per_second", "seconds", "seconds_per_report"}
 ENDLESS_S = 240.0
-LONG = 120
-"""Epochs of a run that lasts until a node was missed, and came back."""
-CLOSE = 30
+CLOSE = 25
+"""Epochs in which rounding has not grown yet."""
 DRIVER = """
 import os, random, signal, sys
 from threading import Timer
@@ -55,7 +58,7 @@ class Killed(Printer):
 torch.set_num_threads(1)
 chance = random.Random(int(sys.argv[2]))
 for kill in range(int(sys.argv[3])):
-    steps, delay = chance.randint(1, 40), chance.choice([0, 0.001, 0.003, 0.01, 0.03])
+    steps, delay = chance.randint(1, 14), chance.choice([0, 0.001, 0.003, 0.01, 0.03])
     child = os.fork()
     if child == 0:
         run.Printer = Killed
@@ -139,7 +142,7 @@ def test_killed_workers(tiny: Config, tmp_path: Path) -> None:
     config = enduring(tiny, tmp_path, run__name="killed", launch__workers=2)
     chance = random.Random(2)
     places = sorted(
-        (chance.randrange(2, EPOCHS - 2), chance.randrange(0, STEPS, 5)) for _ in range(3)
+        (chance.randrange(1, EPOCHS - 2), chance.randrange(0, STEPS, 5)) for _ in range(3)
     )
     killed: list[int] = []
 
@@ -210,7 +213,7 @@ def test_killed_nodes(tiny: Config, tmp_path: Path, cluster: Cluster) -> None:
         enduring(tiny, tmp_path, run__name="killed", launch__workers=2), tmp_path, cluster
     )
     chance = random.Random(3)
-    for epoch in (5, 14):
+    for epoch in (2, 7):
         wait_for(tmp_path / "killed", epoch, chance.randrange(0, STEPS, 5), process)
         gone = nodes.pop(chance.randrange(2))
         cluster.remove_node(gone, allow_graceful=False)
@@ -225,26 +228,48 @@ def test_killed_nodes(tiny: Config, tmp_path: Path, cluster: Cluster) -> None:
 def test_a_run_goes_on_with_fewer_workers_and_with_more_again(
     tiny: Config, tmp_path: Path, cluster: Cluster
 ) -> None:
-    alone = enduring(tiny, tmp_path, run__name="alone", training__epochs=LONG)
-    run_training(alone, Console(quiet=True))
+    endless = enduring(tiny, tmp_path, training__epochs=10**5, training__warmup=0)
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-    config = alone.override({"run.name": "elastic", "launch.workers": [1, 2]})
+    folder = tmp_path / "elastic"
+    config = endless.override({"run.name": "elastic", "launch.workers": [1, 2]})
     process = start(config, tmp_path, cluster)
-    wait_for(tmp_path / "elastic", 5, 0, process)
+    printed: list[str] = []
+    assert process.stdout is not None
+    reader = Thread(target=printed.extend, args=(process.stdout,))
+    reader.start()
+    wait_for(folder, 5, 0, process)
     cluster.remove_node(nodes.pop(), allow_graceful=False)
-    before = position(tmp_path / "elastic")[0]
-    wait_for(tmp_path / "elastic", before + 5, 0, process)
+    goes_on(printed, "1 worker(s)", process)
+    wait_for(folder, position(folder)[0] + 3, 0, process)
     cluster.add_node(num_cpus=1)
-    out, error = process.communicate(timeout=ENDLESS_S)
-    assert process.returncode == 0, (out, error)
-    lines = [line for line in out.splitlines() if line.startswith("training goes on")]
-    assert lines == [
-        "training goes on with 1 worker(s)",
-        "training goes on with 2 worker(s)",
-    ]
+    goes_on(printed, "2 worker(s)", process)
+    wait_for(folder, position(folder)[0] + 3, 0, process)
+    # As a machine that is taken away is told.
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(ENDLESS_S) == 143
+    reader.join()
+    process.stdout.close()
+    assert process.stderr is not None
+    process.stderr.close()
+    assert "SIGTERM: the workers write a checkpoint and end\n" in printed
     # One worker computes what two do but for rounding, which grows with every step.
-    found, expected = rows_of(tmp_path / "elastic"), rows_of(tmp_path / "alone")
-    assert [row["epoch"] for row in found] == [row["epoch"] for row in expected]
-    for row, other in zip(found[:CLOSE], expected[:CLOSE], strict=True):
+    found = rows_of(folder)
+    assert [row["epoch"] for row in found] == list(range(1, len(found) + 1))
+    told = Told(lambda row: stop() if row["epoch"] == min(CLOSE, len(found)) else None)
+    with pytest.raises(KeyboardInterrupt):
+        train(endless, tmp_path / "alone", Worker(torch.device("cpu")), told)
+    for row, other in zip(found, told.rows, strict=False):
         for key in ("learning_rate", *(key for key in row if key.startswith("loss"))):
             assert row[key] == pytest.approx(other[key], rel=1e-2), (row["epoch"], key)
+
+
+def goes_on(printed: list[str], workers: str, process: "subprocess.Popen[str]") -> None:
+    until = time.monotonic() + ENDLESS_S
+    while f"training goes on with {workers}\n" not in printed:
+        assert time.monotonic() < until, printed
+        assert process.poll() is None, printed
+        time.sleep(0.1)
+
+
+def stop() -> None:
+    raise KeyboardInterrupt
