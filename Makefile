@@ -20,7 +20,7 @@ demo: setup
 
 # Most tests wait for processes to start, so two at a time; hosts out of namespaces are made alone.
 test: setup
-	$(BIN)/python -m pytest -m "not cluster" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not cluster" --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 20
 	$(BIN)/python -m pytest -m cluster
 
 lint: setup
