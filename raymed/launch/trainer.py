@@ -26,7 +26,7 @@ from raymed.training.loop import train
 from raymed.training.saving import TrainingEnded, TrainingStopped
 from raymed.training.worker import Worker
 
-RESIZE_S = 30.0
+RESIZE_S = 10.0
 """How often it is seen, in seconds, whether a run with too few workers can have more."""
 STARTS = 3
 """How often Ray Train is started anew where its own controller fails."""
