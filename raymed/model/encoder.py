@@ -7,10 +7,10 @@ become the tag classifier's (`raymed.model.tags` has its output).
 
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import Any
 
 import safetensors.torch
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from raymed.errors import UsageError
@@ -102,9 +102,12 @@ def build_encoder(name: str, weights: str = "none", dropout: float = 0.0) -> Enc
     check_weights(name, weights)
     if name == "small":
         return _small(dropout)
-    network = getattr(torchvision.models, name)(weights=None)
+    # Two seconds to import, which every process would pay at its start, VGG or not.
+    from torchvision import models
+
+    network = getattr(models, name)(weights=None)
     if weights == "imagenet":
-        network.load_state_dict(_downloaded(name))
+        network.load_state_dict(_downloaded(models.get_model_weights(name).IMAGENET1K_V1))
     elif weights != "none":
         _load_file(network, name, weights)
     hidden = network.classifier[0], network.classifier[3]
@@ -166,14 +169,13 @@ def _small(dropout: float) -> Encoder:
     return Encoder(nn.Sequential(*stages), pool, hidden, (0.5,), (0.25,), dropout)
 
 
-def _downloaded(name: str) -> dict[str, Tensor]:
-    entry = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+def _downloaded(entry: Any) -> dict[str, Tensor]:
     try:
         state: dict[str, Tensor] = entry.get_state_dict(progress=False, check_hash=True)
     # torch.hub raises a RuntimeError where the hash is not that of the file wanted.
     except (OSError, RuntimeError) as error:
         raise UsageError(
-            f"model.encoder_weights: the ImageNet weights of {name} could not be downloaded "
+            f"model.encoder_weights: the weights {entry} could not be downloaded "
             f"from {entry.url} ({error}). Fetch that file where there is a network and set "
             "model.encoder_weights=FILE, or set model.encoder_weights=none to start untrained"
         ) from None

@@ -116,7 +116,9 @@ def test_pieces_are_spread_and_taken_as_they_come(monkeypatch: pytest.MonkeyPatc
     assert len(taken) <= 40, "one window at work, one made ready"
     rest = list(results)
     assert sorted(number for number, _ in [first, *rest]) == [2 * n for n in range(200)]
-    assert len({process for _, process in rest} - {os.getpid()}) == 2
+    processes = {process for _, process in rest}
+    assert os.getpid() not in processes
+    assert len(processes) >= 2, "an actor for each processor; Ray may replace an idle one"
 
 
 @pytest.mark.ray
