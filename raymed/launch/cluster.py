@@ -26,6 +26,9 @@ def connected(address: str | None) -> Iterator[None]:
     """
     # Train V2 polls its workers for reports at this interval; its default costs seconds an epoch.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    # What it takes for free may be 20 s old: where a node is gone, a group of elastic size asks for
+    # too much at first, and its default is to wait a minute for it.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
     # Most of our processes wait without a processor of their own, and Ray warns when there are
     # many more of them than processors.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
