@@ -24,7 +24,7 @@ def killing(metrics: Path, workers: int) -> Iterator[list[int]]:
     def kill() -> None:
         pids: list[int] = []
         while len(pids) < workers and not over.wait(0.05):
-            pids = train_workers()
+            pids = alive("RayTrainWorker")
         while not over.wait(0.01):
             if read_metrics(metrics):
                 os.kill(pids[-1], signal.SIGKILL)
@@ -41,7 +41,7 @@ def killing(metrics: Path, workers: int) -> Iterator[list[int]]:
 
 
 @contextmanager
-def killing_actors(name: str, sweep: Path, rows: Sequence[int]) -> Iterator[list[int]]:
+def killing_actors(sweep: Path, moments: Sequence[tuple[int, str]]) -> Iterator[list[int]]:
     """Kill an actor of a class each time a sweep's trials have so many rows of metrics in all.
 
     Gives the list that the killed processes' ids are put into.
@@ -50,7 +50,7 @@ def killing_actors(name: str, sweep: Path, rows: Sequence[int]) -> Iterator[list
     over = Event()
 
     def kill() -> None:
-        for count in rows:
+        for count, name in moments:
             while not over.is_set() and epochs_of(sweep) < count:
                 over.wait(0.02)
             pids: list[int] = []
@@ -74,15 +74,10 @@ def epochs_of(sweep: Path) -> int:
     return sum(len(read_metrics(file)) for file in sweep.glob("trials/*/metrics.csv"))
 
 
-def train_workers() -> list[int]:
-    """Process ids of the Ray Train workers that are alive in the tests' own Ray."""
-    return alive("RayTrainWorker")
-
-
-def alive(name: str) -> list[int]:
-    """Process ids of the actors of a class that are alive in the tests' own Ray."""
+def alive(name: str, address: str | None = None) -> list[int]:
+    """Process ids of the actors of a class that are alive, in the tests' own Ray if not another."""
     actors = list_actors(
-        address=os.environ["RAY_ADDRESS"],
+        address=address or os.environ["RAY_ADDRESS"],
         filters=[("class_name", "=", name), ("state", "=", "ALIVE")],
     )
     return [actor.pid for actor in actors if actor.pid]

@@ -1,15 +1,10 @@
-"""SIGKILL at random steps, to drivers and workers: every run ends as the undisturbed one.
+"""SIGKILL to drivers at random steps: the run ends as the undisturbed one.
 
-With the nodes of `test_nodes` there are 20 kills, at places that a seed draws.
+With the workers and nodes of `test_nodes` there are 20 kills, at places that a seed draws.
 """
 
-import os
-import random
-import signal
 import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,15 +12,7 @@ from rich.console import Console
 
 from raymed.config import Config
 from raymed.launch.run import run_training
-from tests.enduring import (
-    ENDLESS_S,
-    EPOCHS,
-    STEPS,
-    assert_the_same,
-    enduring,
-    wait_for,
-)
-from tests.faults import train_workers
+from tests.enduring import ENDLESS_S, assert_the_same, enduring
 
 DRIVER = """
 import os, random, signal, sys
@@ -72,35 +59,4 @@ def test_killed_drivers(tiny: Config, tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=ENDLESS_S)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["-9"] * 17
-    assert_the_same(tmp_path / "killed", tmp_path / "undisturbed")
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray")
-def test_killed_workers(tiny: Config, tmp_path: Path) -> None:
-    undisturbed = enduring(tiny, tmp_path, run__name="undisturbed", launch__workers=2)
-    run_training(undisturbed, Console(quiet=True))
-    config = enduring(tiny, tmp_path, run__name="killed", launch__workers=2)
-    chance = random.Random(2)
-    places = sorted(
-        (chance.randrange(1, EPOCHS - 2), chance.randrange(0, STEPS, 5)) for _ in range(2)
-    )
-    killed: list[int] = []
-
-    def kill() -> None:
-        for epoch, step in places:
-            wait_for(tmp_path / "killed", epoch, step, None)
-            pids = [pid for pid in train_workers() if pid not in killed]
-            while len(pids) < 2:
-                time.sleep(0.05)
-                pids = [pid for pid in train_workers() if pid not in killed]
-            killed.append(chance.choice(pids))
-            os.kill(killed[-1], signal.SIGKILL)
-
-    with ThreadPoolExecutor(1) as pool:
-        killing = pool.submit(kill)
-        run_training(config, Console(quiet=True))
-        killing.result()
-    assert len(set(killed)) == 2
     assert_the_same(tmp_path / "killed", tmp_path / "undisturbed")

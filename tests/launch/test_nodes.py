@@ -1,4 +1,4 @@
-"""Nodes that are killed, and a run that goes on with fewer workers and with more again."""
+"""Workers and nodes that are killed, and a run that goes on with fewer workers and with more."""
 
 import os
 import random
@@ -28,6 +28,7 @@ from tests.enduring import (
     rows_of,
     wait_for,
 )
+from tests.faults import alive
 from tests.told import Told
 
 CLOSE = 25
@@ -74,21 +75,36 @@ def start(config: Config, folder: Path, cluster: Cluster) -> "subprocess.Popen[s
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_killed_nodes(tiny: Config, tmp_path: Path, cluster: Cluster) -> None:
+def test_killed_workers_and_nodes(tiny: Config, tmp_path: Path, cluster: Cluster) -> None:
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     undisturbed = enduring(tiny, tmp_path, run__name="undisturbed", launch__workers=2)
     out, error = start(undisturbed, tmp_path, cluster).communicate(timeout=ENDLESS_S)
     assert out.count("val CIDEr") == EPOCHS, error
+    folder = tmp_path / "killed"
     process = start(
         enduring(tiny, tmp_path, run__name="killed", launch__workers=2), tmp_path, cluster
     )
     chance = random.Random(3)
-    wait_for(tmp_path / "killed", 5, chance.randrange(0, STEPS, 5), process)
-    cluster.remove_node(nodes.pop(chance.randrange(2)), allow_graceful=False)
-    cluster.add_node(num_cpus=1)
+    killed: set[int] = set()
+    for epochs, what in zip((1, 4, 7), chance.sample(["worker", "worker", "node"], 3), strict=True):
+        place = chance.randrange(epochs, epochs + 2), chance.randrange(0, STEPS, 5)
+        wait_for(folder, *place, process)
+        if what == "node":
+            cluster.remove_node(nodes.pop(chance.randrange(2)), allow_graceful=False)
+            cluster.add_node(num_cpus=1)
+        else:
+            # Ray's list of what is alive lags a little behind.
+            while len(pids := set(alive("RayTrainWorker", cluster.address)) - killed) < 2:
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.05)
+            killed.add(chance.choice(sorted(pids)))
+            os.kill(max(killed & pids), signal.SIGKILL)
     out, error = process.communicate(timeout=ENDLESS_S)
     assert process.returncode == 0, (out, error)
-    assert_the_same(tmp_path / "killed", tmp_path / "undisturbed")
+    assert len(killed) == 2
+    # Each start of the first worker leaves a file of its own.
+    assert len(list((folder / "tensorboard").iterdir())) == 1 + 3
+    assert_the_same(folder, tmp_path / "undisturbed")
 
 
 @pytest.mark.ray

@@ -28,7 +28,6 @@ from raymed.training.loop import train
 from raymed.training.observer import Observer
 from raymed.training.saving import TrainingStopped
 from raymed.training.worker import Worker
-from tests.faults import killing
 from tests.told import Told
 
 EPOCHS = 10
@@ -137,20 +136,6 @@ def test_one_worker_does_exactly_what_no_worker_does(
 @pytest.mark.slow
 def test_two_workers_follow_the_losses_of_one(alone: tuple[Path, Any], on_two: Path) -> None:
     assert_follows(rows_of(on_two), rows_of(alone[0]))
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_killed_worker_changes_nothing(settings: Config, on_two: Path) -> None:
-    config = settings.override({"run.name": "disturbed", "launch.workers": 2})
-    folder = Path(config.run.folder) / "disturbed"
-    with killing(folder / METRICS_FILE, workers=2) as killed:
-        run(config)
-    assert len(killed) == 1, "no worker was killed, so nothing was tested"
-    # Each start of the first worker leaves a file of its own.
-    assert len(list((folder / "tensorboard").iterdir())) == 2
-    assert rows_of(folder) == rows_of(on_two)
-    assert_same_weights(folder, on_two)
 
 
 @pytest.mark.ray

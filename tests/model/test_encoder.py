@@ -194,7 +194,10 @@ def test_download_that_fails_says_what_to_do(
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.urlopen", urlopen)
-    with pytest.raises(UsageError, match=r"VGG11_Weights\.IMAGENET1K_V1 could not be downloaded .*encoder_weights=none"):
+    with pytest.raises(
+        UsageError,
+        match=r"VGG11_Weights\.IMAGENET1K_V1 could not be downloaded .*encoder_weights=none",
+    ):
         build_encoder("vgg11", "imagenet")
 
 

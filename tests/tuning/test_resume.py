@@ -79,37 +79,46 @@ def assert_as_if_nothing_had_happened(config: Config, folder: Path) -> None:
         assert trial.intermediate_values == {r["epoch"]: r["best_score"] for r in rows}
 
 
-def test_killed_drivers(config: Config, tmp_path: Path, ray: None) -> None:  # noqa: ARG001
+def test_killed_drivers_and_a_killed_ray(
+    config: Config,
+    tmp_path: Path,
+    ray: None,  # noqa: ARG001
+) -> None:
     chance = random.Random(SEED)
     folder = tmp_path / "sweep"
     file = tmp_path / "sweep.yaml"
     file.write_text(config.to_yaml())
-    kills = 0
+    command = [sys.executable, "-c", COMMAND, "tune", str(file)]
+    # A Ray of its own, that gives up in seconds, not in a minute, when its head is gone.
+    own = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    own["RAY_gcs_rpc_server_reconnect_timeout_s"] = "3"
     finished: dict[str, int] = {}
-    # While it starts, and in the middle.
-    for rows in (0, chance.randint(4, 20)):
+    # While it starts, and twice in the middle.
+    for rows, environment in (
+        (0, None),
+        (chance.randint(3, 9), None),
+        (chance.randint(11, 19), own),
+    ):
         with subprocess.Popen(
-            [sys.executable, "-c", COMMAND, "tune", str(file)], stdout=subprocess.PIPE
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
         ) as driver:
             while driver.poll() is None and epochs_of(folder) < rows:
                 time.sleep(0.01)
             time.sleep(chance.random() * (6 if rows == 0 else 0.3))
-            if driver.poll() is None:
+            assert driver.poll() is None, "over before it was killed, so nothing was tested"
+            for process in children(driver.pid, ("gcs_server", "raylet")) if environment else ():
+                os.kill(process, signal.SIGKILL)
+            if not environment:
                 driver.send_signal(signal.SIGKILL)
-                kills += 1
+            driver.communicate()
+            assert driver.returncode == (1 if environment else -signal.SIGKILL)
         if (folder / "optuna.journal").exists():
             for trial in open_study(config, folder).trials:
                 last = folder / f"trials/trial-{trial.number:03d}/checkpoints/epoch-{EPOCHS:04d}"
                 if trial.state == TrialState.COMPLETE:
                     finished.setdefault(last.parts[-3], last.stat().st_mtime_ns)
-    assert kills == 2, "the sweep was over before it was killed, so nothing was tested"
 
-    done = subprocess.run(
-        [sys.executable, "-c", COMMAND, "tune", str(file)],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "trials are done already" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     assert_as_if_nothing_had_happened(config, folder)
@@ -119,23 +128,29 @@ def test_killed_drivers(config: Config, tmp_path: Path, ray: None) -> None:  # n
         assert last.stat().st_mtime_ns == written
 
 
-@pytest.mark.parametrize("name", ["JobQueue", "RayTrainWorker"])
-def test_killed_actors(
-    name: str,
-    config: Config,
-    tmp_path: Path,
-    ray: None,  # noqa: ARG001
-) -> None:
+def children(parent: int, names: tuple[str, ...]) -> list[int]:
+    """Process ids of a process's children of these names, one of each."""
+    found = {}
+    for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        name = Path(f"/proc/{child}/comm").read_text().strip()
+        if name in names:
+            found[name] = int(child)
+    assert len(found) == len(names)
+    return list(found.values())
+
+
+def test_killed_actors(config: Config, tmp_path: Path, ray: None) -> None:  # noqa: ARG001
     chance = random.Random(SEED)
-    moments = sorted(chance.sample(range(1, TRIALS * EPOCHS - 2), 2))
+    names = chance.sample(["JobQueue", "RayTrainWorker"] * 2, 4)
+    rows = sorted(chance.sample(range(1, TRIALS * EPOCHS - 2), 4))
     with (
         open(os.devnull, "w") as nowhere,
-        killing_actors(name, tmp_path / "sweep", moments) as killed,
+        killing_actors(tmp_path / "sweep", list(zip(rows, names, strict=True))) as killed,
     ):
         console = Console(file=nowhere, record=True, width=80)
         run_sweep(config, console)
-    assert len(killed) == 2, "no process was killed, so nothing was tested"
+    assert len(killed) == 4, "not every process was killed, so nothing was tested"
     printed = console.export_text()
-    assert ("the queue of trials died" in printed) == (name == "JobQueue")
+    assert "the queue of trials died" in printed
     assert "Traceback" not in printed
     assert_as_if_nothing_had_happened(config, tmp_path / "sweep")
