@@ -8,8 +8,9 @@ import safetensors.torch
 import torch
 
 from raymed.config import Config
-from raymed.training.checkpoint import MODEL_FILE, Row, latest
+from raymed.training.checkpoint import MODEL_FILE, latest
 from raymed.training.log import METRICS_FILE, read_metrics
+from raymed.training.observer import Row
 
 EPOCHS, STEPS = 12, 12
 TIMES = {"images_per_second", "seconds", "seconds_per_report"}

@@ -36,9 +36,10 @@ from raymed.storage import (
     written_whole,
 )
 from raymed.training import features
-from raymed.training.checkpoint import MODEL_FILE, Row, latest, whole_checkpoints
+from raymed.training.checkpoint import MODEL_FILE, latest, whole_checkpoints
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.loop import train
+from raymed.training.observer import Row
 from raymed.training.saving import TrainingStopped
 from raymed.training.worker import Worker
 from raymed.tuning.finetune import fine_tune

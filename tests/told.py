@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from raymed.training.checkpoint import Row
-from raymed.training.observer import Status
+from raymed.training.observer import Row, Status
 
 
 @dataclass

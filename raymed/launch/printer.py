@@ -4,8 +4,7 @@ from rich.console import Console
 
 from raymed.config import Config
 from raymed.launch.termination import noted
-from raymed.training.checkpoint import Row
-from raymed.training.observer import Status
+from raymed.training.observer import Row, Status
 
 
 class Printer:

@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-Row = dict[str, float]
+from raymed.training.observer import Row
 
 PATIENCE_S = 20.0
 """How long a group's question for a job may stay open; the other workers wait for its answer."""

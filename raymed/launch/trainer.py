@@ -71,7 +71,7 @@ def train_worker(job: dict[str, Any]) -> str | None:
     """
     config = Config.model_validate(job["config"])
     worker = this_worker(config)
-    observer = WorkerObserver(job["watch"], worker)
+    observer = WorkerObserver(job["watch"], worker.rank == 0)
     try:
         with noting():
             train(config, place(job["folder"]), worker, observer)

@@ -13,9 +13,7 @@ from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymed.launch.termination import noted
-from raymed.training.checkpoint import Row
-from raymed.training.observer import Status
-from raymed.training.worker import Worker
+from raymed.training.observer import Row, Status
 
 INTERVAL_S = 0.3
 """How often a worker says how far it is, at most."""
@@ -81,12 +79,12 @@ class WorkerObserver:
 
     Args:
         watch: the actor.
-        worker: of the run.
+        first: whether it is the run's first worker.
     """
 
-    def __init__(self, watch: ActorHandle, worker: Worker) -> None:
+    def __init__(self, watch: ActorHandle, first: bool) -> None:
         self.watch = watch
-        self.first = worker.rank == 0
+        self.first = first
         self.said = 0.0
         self.end = End(watch.until_end.remote()) if self.first else None
 

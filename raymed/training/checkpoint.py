@@ -32,6 +32,7 @@ from raymed.model.encoder import Encoder, encoder_from
 from raymed.model.system import System
 from raymed.model.systems import build_system
 from raymed.storage import Place, Remote, fetched, place, reason, remove, write_whole, written_whole
+from raymed.training.observer import Row
 
 SCHEMA_VERSION = 4
 INFO_FILE = "checkpoint.json"
@@ -42,9 +43,6 @@ ENCODER = "encoder."
 """What the names of the encoder's weights begin with, among a system's."""
 
 NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?")
-
-Row = dict[str, float]
-"""The metrics of one epoch."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from raymed.config import Config
 from raymed.errors import UsageError
 from raymed.generation import Report
 from raymed.storage import Place, Remote, reason, write_whole, written_whole
-from raymed.training.checkpoint import Row
+from raymed.training.observer import Row
 
 METRICS_FILE = "metrics.csv"
 BOARD = "tensorboard"

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from raymed.training.checkpoint import Row
+Row = dict[str, float]
+"""The metrics of one epoch."""
 
 
 @dataclass(frozen=True)

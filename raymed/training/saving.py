@@ -11,9 +11,9 @@ import torch.distributed as dist
 from raymed.config import Config
 from raymed.errors import UsageError
 from raymed.model.system import System
-from raymed.training.checkpoint import Checkpoint, Partial, Row, Snapshot, checkpoint_name
+from raymed.training.checkpoint import Checkpoint, Partial, Snapshot, checkpoint_name
 from raymed.training.log import RunLog, Sample
-from raymed.training.observer import Observer
+from raymed.training.observer import Observer, Row
 from raymed.training.worker import Worker
 from raymed.training.writer import BackgroundWriter
 

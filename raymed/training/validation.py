@@ -24,8 +24,8 @@ from raymed.metrics.captions import ciders
 from raymed.metrics.tags import recall_at
 from raymed.model.hierarchical import Hierarchical
 from raymed.model.system import System
-from raymed.training.checkpoint import Row
 from raymed.training.log import Sample
+from raymed.training.observer import Row
 from raymed.training.worker import Worker, autocast
 
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))

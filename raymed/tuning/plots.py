@@ -23,7 +23,8 @@ from optuna.trial import FrozenTrial, TrialState
 from plotly.colors import sample_colorscale
 
 from raymed.sections import Dimension
-from raymed.training.checkpoint import Checkpoint, Row
+from raymed.training.checkpoint import Checkpoint
+from raymed.training.observer import Row
 from raymed.tuning.space import Space, proposed
 from raymed.tuning.trial import trial_name
 

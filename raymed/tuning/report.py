@@ -28,8 +28,9 @@ from raymed.figures import SHOWN, abnormal_rows, attended_studies
 from raymed.reports.attention import AttendedStudy, attention_values
 from raymed.reports.page import write_page
 from raymed.storage import Place
-from raymed.training.checkpoint import Checkpoint, Row
+from raymed.training.checkpoint import Checkpoint
 from raymed.training.log import METRICS_FILE, read_metrics
+from raymed.training.observer import Row
 from raymed.tuning import plots
 from raymed.tuning.leaderboard import STATES, TrialResult, ranked_trials
 from raymed.tuning.plots import Plots

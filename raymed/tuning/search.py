@@ -12,8 +12,8 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from raymed.launch.queue import Row
 from raymed.sections import TuneConfig
+from raymed.training.observer import Row
 from raymed.tuning.space import propose
 from raymed.tuning.study import REASON, begun, build_sampler, objectives
 from raymed.tuning.trial import DECIDED, FAILURE, LOST, NUMBER, at_best

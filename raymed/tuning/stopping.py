@@ -7,7 +7,7 @@ from typing import Any
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from raymed.config import Config
-from raymed.launch.queue import Row
+from raymed.training.observer import Row
 from raymed.tuning.study import objectives
 from raymed.tuning.trial import at_best, with_best
 

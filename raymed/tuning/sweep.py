@@ -27,12 +27,12 @@ from raymed.evaluation import Baseline, baseline_scores
 from raymed.launch.cluster import connected
 from raymed.launch.groups import worker_groups
 from raymed.launch.lock import alone
-from raymed.launch.queue import Row
 from raymed.launch.run import changed_keys, located, need_groups, run_folder, taken
 from raymed.launch.trainer import check_room
 from raymed.storage import Place, output, reason
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.loop import check
+from raymed.training.observer import Row
 from raymed.tuning.leaderboard import (
     LEADERBOARD_FILE,
     TrialResult,

@@ -12,8 +12,9 @@ from ray import tune
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
-from raymed.launch.queue import Job, Row
+from raymed.launch.queue import Job
 from raymed.storage import Place
+from raymed.training.observer import Row
 
 TRIALS = "trials"
 """The folder of a sweep's trials, below its own."""

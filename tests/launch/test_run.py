@@ -22,10 +22,10 @@ from raymed.errors import UsageError
 from raymed.launch import run as run_module
 from raymed.launch.run import CONFIG_FILE, located, run_training
 from raymed.launch.trainer import check_room
-from raymed.training.checkpoint import MODEL_FILE, Checkpoint, Row, latest
+from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.loop import train
-from raymed.training.observer import Observer
+from raymed.training.observer import Observer, Row
 from raymed.training.saving import TrainingStopped
 from raymed.training.worker import Worker
 from tests.told import Told

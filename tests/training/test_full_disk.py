@@ -10,9 +10,10 @@ import safetensors.torch
 import torch
 
 from raymed.config import Config
-from raymed.training.checkpoint import MODEL_FILE, Checkpoint, Row, latest, whole_checkpoints
+from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest, whole_checkpoints
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.loop import train
+from raymed.training.observer import Row
 from raymed.training.saving import TrainingStopped
 from raymed.training.worker import Worker
 from tests.told import Told

@@ -15,9 +15,10 @@ from tensorboard.util.tensor_util import make_ndarray
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.generation import Report
-from raymed.training.checkpoint import Row, best_epoch
+from raymed.training.checkpoint import best_epoch
 from raymed.training.log import HPARAMS, Sample, attention_strip, side_by_side
 from raymed.training.loop import Worker, train
+from raymed.training.observer import Row
 from tests.told import Told
 
 EPOCHS = 3

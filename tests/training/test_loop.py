@@ -23,7 +23,7 @@ from raymed.model.encoder import build_encoder
 from raymed.model.systems import build_system
 from raymed.sections import TrainingConfig
 from raymed.training import loop
-from raymed.training.checkpoint import MODEL_FILE, Checkpoint, Row, checkpoints_of, latest
+from raymed.training.checkpoint import MODEL_FILE, Checkpoint, checkpoints_of, latest
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.loop import (
     Worker,
@@ -33,7 +33,7 @@ from raymed.training.loop import (
     train,
 )
 from raymed.training.loss import Terms, terms
-from raymed.training.observer import Status
+from raymed.training.observer import Row, Status
 from raymed.training.saving import TrainingEnded, TrainingStopped
 from tests.told import Told
 

@@ -22,15 +22,9 @@ from raymed.launch.run import located, run_training
 from raymed.metrics.captions import cider
 from raymed.model.encoder import build_encoder
 from raymed.training import features
-from raymed.training.checkpoint import (
-    ENCODER_FILE,
-    MODEL_FILE,
-    Checkpoint,
-    Row,
-    checkpoints_of,
-    latest,
-)
+from raymed.training.checkpoint import ENCODER_FILE, MODEL_FILE, Checkpoint, checkpoints_of, latest
 from raymed.training.loop import check, train
+from raymed.training.observer import Row
 from raymed.training.worker import Worker
 from tests.told import Told
 

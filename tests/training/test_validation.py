@@ -17,8 +17,9 @@ from raymed.metrics.captions import cider
 from raymed.model.system import System
 from raymed.model.systems import build_system
 from raymed.training import validation
-from raymed.training.checkpoint import MODEL_FILE, Checkpoint, Row, checkpoints_of, latest
+from raymed.training.checkpoint import MODEL_FILE, Checkpoint, checkpoints_of, latest
 from raymed.training.loop import Worker, train
+from raymed.training.observer import Row
 from raymed.training.validation import THRESHOLDS, TOP_TAGS, Validation, validate
 from tests.told import Told
 

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from raymed.config import Config
 from raymed.evaluation import Baseline
-from raymed.training.checkpoint import Row
 from raymed.training.log import write_metrics
+from raymed.training.observer import Row
 from raymed.tuning.leaderboard import leaderboard_table, ranked_trials, write_leaderboard
 from raymed.tuning.space import propose
 from raymed.tuning.study import REASON, make_study

@@ -16,8 +16,8 @@ from rich.console import Console
 
 from raymed.config import NO_SWEEP, Config
 from raymed.launch.run import run_training
-from raymed.training.checkpoint import Row
 from raymed.training.log import read_metrics
+from raymed.training.observer import Row
 from raymed.tuning.space import propose
 from raymed.tuning.study import build_sampler, open_study
 from raymed.tuning.sweep import run_sweep
