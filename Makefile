@@ -18,10 +18,9 @@ setup: .venv/.ready
 demo: setup
 	$(BIN)/raymed demo tune_configs/demo.yaml
 
-# Most tests wait for processes to start, so two at a time; hosts out of namespaces are made alone.
+# Two files at a time: the tests of many processes wait for them half of their time.
 test: setup
-	$(BIN)/python -m pytest -m "not cluster" --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 20
-	$(BIN)/python -m pytest -m cluster
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 20
 
 lint: setup
 	$(BIN)/ruff check .

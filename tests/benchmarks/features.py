@@ -2,7 +2,7 @@
 the default sizes. Prints seconds per step and per epoch of so many images, measured in turn in one
 run, and how many times less the cached features cost.
 
-    python tests/benchmarks/features.py
+    python -m tests.benchmarks.features
 """
 
 import tempfile

@@ -1,6 +1,6 @@
 """Studies prepared per second and peak memory, in one process and on Ray, at 1x and 10x the data.
 
-    python tests/benchmarks/prepare.py [studies]
+    python -m tests.benchmarks.prepare [studies]
 
 One study is one image with its report: half of them PNG of 8 bits, half uncompressed DICOM of 16
 bits with a window, 1,024 x 1,024 pixels each, prepared at 224. The ten times larger table names

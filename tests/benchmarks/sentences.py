@@ -1,7 +1,7 @@
 """Writing all sentences in one call against one sentence at a time, and a kept LSTM state against
 running the prefix again for every word. Prints seconds and ratios, measured in turn in one run.
 
-    python tests/benchmarks/sentences.py
+    python -m tests.benchmarks.sentences
 """
 
 import time

@@ -3,7 +3,7 @@ on two processes with DistributedDataParallel alone. Prints seconds per step, wh
 add, and how many images per second the input pipeline gives by itself. All are measured in turn,
 several times, in one run (some minutes on two cores), and of each the quickest epoch counts.
 
-    python tests/benchmarks/steps.py
+    python -m tests.benchmarks.steps
 """
 
 import tempfile

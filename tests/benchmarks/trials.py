@@ -2,7 +2,7 @@
 against a Ray Train run inside each Tune trial, and against Optuna with the loop in one process.
 Prints seconds per trial and ratios, measured in turn in one run (some minutes on two cores).
 
-    python tests/benchmarks/trials.py
+    python -m tests.benchmarks.trials
 """
 
 import os

@@ -54,7 +54,12 @@ def sweep(learner: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_the_best_trials_go_on_with_their_encoder(sweep: Path, ray: None) -> None:  # noqa: ARG001
     before = {file: file.stat().st_mtime_ns for file in (sweep / "trials").rglob("*")}
-    settings = ["training.epochs=2", "training.encoder_learning_rate=0.0001", "launch.workers=1"]
+    settings = [
+        "training.epochs=2",
+        "training.encoder_learning_rate=1e-4",
+        "launch.workers=1",
+        "tune.groups=1",
+    ]
     done = fine_tune(sweep, 5, settings, QUIET)
     assert [one.trial.trial for one in done] == ["trial-001", "trial-000"]
     for one in done:

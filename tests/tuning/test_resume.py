@@ -87,6 +87,8 @@ def test_killed_drivers_and_a_killed_ray(
     chance = random.Random(SEED)
     folder = tmp_path / "sweep"
     file = tmp_path / "sweep.yaml"
+    # One group: each start of one is ten processes, and there are four starts.
+    config = config.override({"tune.groups": 1})
     file.write_text(config.to_yaml())
     command = [sys.executable, "-c", COMMAND, "tune", str(file)]
     # A Ray of its own, that gives up in seconds, not in a minute, when its head is gone.
