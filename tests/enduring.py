@@ -9,11 +9,9 @@ import torch
 
 from raymed.config import Config
 from raymed.training.checkpoint import MODEL_FILE, latest
-from raymed.training.log import METRICS_FILE, read_metrics
-from raymed.training.observer import Row
+from tests.rows import rows_of
 
 EPOCHS, STEPS = 12, 12
-TIMES = {"images_per_second", "seconds", "seconds_per_report"}
 ENDLESS_S = 240.0
 
 
@@ -30,11 +28,6 @@ def enduring(tiny: Config, folder: Path, **changes: object) -> Config:
             **{key.replace("__", "."): value for key, value in changes.items()},
         }
     )
-
-
-def rows_of(folder: Path) -> list[Row]:
-    rows = read_metrics(folder / METRICS_FILE)
-    return [{key: row[key] for key in row if key not in TIMES} for row in rows]
 
 
 def assert_the_same(folder: Path, undisturbed: Path) -> None:

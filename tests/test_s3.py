@@ -46,10 +46,10 @@ from raymed.tuning.finetune import fine_tune
 from raymed.tuning.report import write_report
 from raymed.tuning.study import open_study
 from raymed.tuning.sweep import run_sweep
+from tests.rows import untimed
 from tests.s3 import Server, serving
 from tests.told import Told
 
-TIMES = {"images_per_second", "seconds", "seconds_per_report"}
 ALONE = Worker(torch.device("cpu"))
 
 
@@ -65,10 +65,6 @@ def stored(tiny: Config, phantom: Path, server: Server, tmp_path: Path) -> Confi
     folder = server.root / tmp_path.name
     data = server.upload(phantom, f"{tmp_path.name}/data")
     return tiny.override({"data.path": str(data), "run.folder": str(folder / "runs")})
-
-
-def untimed(rows: list[Row]) -> list[Row]:
-    return [{key: row[key] for key in row if key not in TIMES} for row in rows]
 
 
 def weights(folder: Place) -> dict[str, torch.Tensor]:

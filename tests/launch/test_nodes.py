@@ -25,10 +25,10 @@ from tests.enduring import (
     assert_the_same,
     enduring,
     position,
-    rows_of,
     wait_for,
 )
 from tests.faults import alive
+from tests.rows import rows_of
 from tests.told import Told
 
 CLOSE = 25

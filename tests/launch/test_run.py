@@ -23,15 +23,14 @@ from raymed.launch import run as run_module
 from raymed.launch.run import CONFIG_FILE, located, run_training
 from raymed.launch.trainer import check_room
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest
-from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.loop import train
 from raymed.training.observer import Observer, Row
 from raymed.training.saving import TrainingStopped
 from raymed.training.worker import Worker
+from tests.rows import rows_of
 from tests.told import Told
 
 EPOCHS = 10
-TIMES = ("images_per_second", "seconds", "seconds_per_report")
 IN_ONE_PROCESS = """
 import json, os, sys
 from pathlib import Path
@@ -69,11 +68,6 @@ def settings(tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> Config:
 def run(config: Config) -> Path:
     run_training(config, Console(quiet=True))
     return Path(config.run.folder) / config.run.name
-
-
-def rows_of(folder: Path) -> list[Row]:
-    rows = read_metrics(folder / METRICS_FILE)
-    return [{key: row[key] for key in row if key not in TIMES} for row in rows]
 
 
 def assert_same_weights(folder: Path, other: Path) -> None:

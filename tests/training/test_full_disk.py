@@ -11,15 +11,14 @@ import torch
 
 from raymed.config import Config
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest, whole_checkpoints
-from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.loop import train
 from raymed.training.observer import Row
 from raymed.training.saving import TrainingStopped
 from raymed.training.worker import Worker
+from tests.rows import rows_of, untimed
 from tests.told import Told
 
 ALONE = Worker(torch.device("cpu"))
-TIMES = {"images_per_second", "seconds", "seconds_per_report"}
 
 
 class Disk:
@@ -61,11 +60,7 @@ def size_of(checkpoint: Path) -> int:
 
 
 def assert_as_on_a_disk_with_room(folder: Path, whole: tuple[Path, list[Row]]) -> None:
-    rows = read_metrics(folder / METRICS_FILE)
-    for row, expected in zip(rows, whole[1], strict=True):
-        assert {k: row[k] for k in row if k not in TIMES} == {
-            k: expected[k] for k in row if k not in TIMES
-        }
+    assert rows_of(folder) == untimed(whole[1])
     ours, expected_weights = (
         safetensors.torch.load_file(last / MODEL_FILE)
         for last in map(latest, (folder, whole[0]))

@@ -35,9 +35,9 @@ from raymed.training.loop import (
 from raymed.training.loss import Terms, terms
 from raymed.training.observer import Row, Status
 from raymed.training.saving import TrainingEnded, TrainingStopped
+from tests.rows import untimed
 from tests.told import Told
 
-TIMES = {"images_per_second", "seconds", "seconds_per_report"}
 ALONE = Worker(torch.device("cpu"))
 
 
@@ -51,10 +51,6 @@ def last_weights(folder: Path) -> dict[str, Tensor]:
     last = latest(folder)
     assert last is not None
     return safetensors.torch.load_file(last / MODEL_FILE)
-
-
-def untimed(rows: list[Row]) -> list[Row]:
-    return [{key: row[key] for key in row if key not in TIMES} for row in rows]
 
 
 @pytest.fixture(scope="module")

@@ -26,20 +26,16 @@ from raymed.training.checkpoint import ENCODER_FILE, MODEL_FILE, Checkpoint, che
 from raymed.training.loop import check, train
 from raymed.training.observer import Row
 from raymed.training.worker import Worker
+from tests.rows import untimed
 from tests.told import Told
 
 ALONE = Worker(torch.device("cpu"))
-TIMES = {"images_per_second", "seconds", "seconds_per_report"}
 
 
 def run(config: Config, folder: Path) -> list[Row]:
     told = Told()
     train(config, folder, ALONE, told)
     return told.rows
-
-
-def untimed(rows: list[Row]) -> list[Row]:
-    return [{key: row[key] for key in row if key not in TIMES} for row in rows]
 
 
 def last_file(folder: Path, name: str) -> Path:

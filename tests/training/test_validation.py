@@ -21,10 +21,10 @@ from raymed.training.checkpoint import MODEL_FILE, Checkpoint, checkpoints_of, l
 from raymed.training.loop import Worker, train
 from raymed.training.observer import Row
 from raymed.training.validation import THRESHOLDS, TOP_TAGS, Validation, validate
+from tests.rows import untimed
 from tests.told import Told
 
 ALONE = Worker(torch.device("cpu"))
-TIMES = {"images_per_second", "seconds", "seconds_per_report"}
 IMAGES = 8
 FREE = {"tune.free_threshold": True, "tune.free_top_tags": True}
 
@@ -188,10 +188,6 @@ def run(config: Config, folder: Path, epochs: int | None = None) -> list[Row]:
         with pytest.raises(KeyboardInterrupt):
             train(config, folder, ALONE, Told(report))
     return rows
-
-
-def untimed(rows: list[Row]) -> list[Row]:
-    return [{key: row[key] for key in row if key not in TIMES} for row in rows]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -16,9 +16,8 @@ from raymed.data.prepare import prepare
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest
 from raymed.training.loop import Worker, train
 from raymed.training.saving import TrainingEnded, TrainingStopped
+from tests.rows import TIMES
 from tests.told import Told
-
-TIMES = ("seconds", "images_per_second", "seconds_per_report")
 
 
 def worker(rank: int, world: int, configs: dict[str, Config], folder: Path) -> None:

@@ -17,16 +17,15 @@ from rich.console import Console
 from raymed.config import NO_SWEEP, Config
 from raymed.launch.run import run_training
 from raymed.training.log import read_metrics
-from raymed.training.observer import Row
 from raymed.tuning.space import propose
 from raymed.tuning.study import build_sampler, open_study
 from raymed.tuning.sweep import run_sweep
 from tests.faults import epochs_of, killing_actors
+from tests.rows import untimed
 
 TRIALS, EPOCHS = 4, 6
 SEED = 20261124
 COMMAND = "import sys; from raymed.cli import main; sys.exit(main(sys.argv[1:]))"
-TIMES = ("seconds", "images_per_second", "seconds_per_report")
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -48,10 +47,6 @@ def config(learner: Config, tmp_path: Path) -> Config:
             },
         }
     )
-
-
-def untimed(rows: list[Row]) -> list[Row]:
-    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
 
 
 def assert_as_if_nothing_had_happened(config: Config, folder: Path) -> None:
