@@ -13,34 +13,6 @@ from raymed.training.log import read_metrics
 
 
 @contextmanager
-def killing(metrics: Path, workers: int) -> Iterator[list[int]]:
-    """Kill the last of so many Ray Train workers once a run has a row in its table of metrics.
-
-    Gives the list that the killed process's id is put into; it stays empty if there was no time.
-    """
-    killed: list[int] = []
-    over = Event()
-
-    def kill() -> None:
-        pids: list[int] = []
-        while len(pids) < workers and not over.wait(0.05):
-            pids = alive("RayTrainWorker")
-        while not over.wait(0.01):
-            if read_metrics(metrics):
-                os.kill(pids[-1], signal.SIGKILL)
-                killed.append(pids[-1])
-                return
-
-    thread = Thread(target=kill)
-    thread.start()
-    try:
-        yield killed
-    finally:
-        over.set()
-        thread.join()
-
-
-@contextmanager
 def killing_actors(sweep: Path, moments: Sequence[tuple[int, str]]) -> Iterator[list[int]]:
     """Kill an actor of a class each time a sweep's trials have so many rows of metrics in all.
 

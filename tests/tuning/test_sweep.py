@@ -24,7 +24,7 @@ from raymed.metrics.captions import cider
 from raymed.tuning.space import propose
 from raymed.tuning.study import STUDY_FILE, build_sampler
 from raymed.tuning.sweep import Sweep, run_sweep
-from tests.faults import killing
+from tests.faults import killing_actors
 
 TRIALS, EPOCHS, SEED = 5, 12, 80
 GOOD, BAD, DIVERGING = 0.01, 1e-6, 1e30
@@ -103,7 +103,7 @@ def seen(config: Config, ray: None) -> Seen:  # noqa: ARG001
     logging.getLogger("ray").addHandler(errors)
     with (
         open(os.devnull, "w") as nowhere,
-        killing(folder / "trials" / "trial-000" / "metrics.csv", workers=1) as killed,
+        killing_actors(folder, [(1, "RayTrainWorker")]) as killed,
     ):
         console = Console(file=nowhere, record=True, width=80)
         sweep = run_sweep(config, console)
