@@ -98,6 +98,3 @@ class StudySearch(Searcher):
     def save(self, checkpoint_path: str) -> None:
         # All it knows is in the study; Tune wants a file.
         Path(checkpoint_path).touch()
-
-    def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("a sweep is taken up from its study")
