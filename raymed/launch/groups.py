@@ -69,6 +69,8 @@ def worker_groups(config: Config, groups: int, jobs: int) -> Iterator[ActorHandl
             ray.get(queue.close.remote())
         for thread in threads:
             thread.join()
+        # Left to the garbage collector, it would outlive its sweep in a process that starts more.
+        ray.kill(queue)
 
 
 def _keep_up(config: Config, queue: ActorHandle, group: int, jobs: int) -> None:
