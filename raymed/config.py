@@ -143,7 +143,8 @@ def _read(path: Place, seen: tuple[Place, ...] = ()) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({reason(error)}); give a YAML file") from None
+        wanted = "give a YAML file" + (", and settings after it" if "=" in path.name else "")
+        raise UsageError(f"{path}: cannot be read ({reason(error)}); {wanted}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not valid YAML: {error}") from None
     if tree is None:

@@ -146,4 +146,4 @@ def _read(path: Path, size: int) -> np.ndarray:
     try:
         return read_image(path, size)
     except ImageError as error:
-        raise UsageError(f"{path}: {error}; give a PNG, JPEG or TIFF image") from error
+        raise UsageError(f"{path}: {error}; give a PNG, JPEG, TIFF or DICOM image") from error

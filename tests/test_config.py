@@ -209,6 +209,8 @@ def test_faults_of_files(write: Callable[..., Path], tmp_path: Path) -> None:
         load(tmp_path / "absent.yaml")
     with pytest.raises(UsageError, match="cannot be read"):
         load(tmp_path)
+    with pytest.raises(UsageError, match="give a YAML file, and settings after it"):
+        load(Path("data.path=folder"))
     with pytest.raises(UsageError, match=r"run.yaml: not valid YAML"):
         load(write("loss: ["))
     with pytest.raises(UsageError, match=r"run.yaml: must hold sections .* not a list"):

@@ -71,7 +71,7 @@ def test_what_is_no_image_is_refused_by_name(alone, tmp_path, content):
     checkpoint, config = alone
     bad = tmp_path / "bad.png"
     bad.write_bytes(content)
-    with pytest.raises(UsageError, match=r"bad\.png: .*PNG, JPEG or TIFF"):
+    with pytest.raises(UsageError, match=r"bad\.png: .*give a PNG, JPEG, TIFF or DICOM"):
         list(predict(checkpoint, config, [str(bad)], tmp_path))
 
 
