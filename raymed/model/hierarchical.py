@@ -78,18 +78,27 @@ class Hierarchical(System):
         """Tags, and topics, stops and attention of so many sentences (eqs. 1 to 6)."""
         seen = self.look(images, seeds)
         attend, tag_ids = self.attention(seen)
-        state = self.sentence_lstm.start(len(seen.v), like=seen.v)
-        steps = []
+        states = [self.sentence_lstm.start(len(seen.v), like=seen.v)]
+        contexts, alphas, betas = [], [], []
         for _ in range(sentences):
-            ctx, alpha, beta = attend(state[0])
-            topic, stop, state = self.sentence_lstm(ctx, state)
-            steps.append((topic, stop, alpha, beta))
-        topics, stops, alphas, betas = zip(*steps, strict=True)
+            ctx, alpha, beta = attend(states[-1][0])
+            states.append(self.sentence_lstm(ctx, states[-1]))
+            contexts.append(ctx)
+            alphas.append(alpha)
+            betas.append(beta)
+        h = torch.stack([h for h, _ in states], dim=1)
+        topics, stops = self.sentence_lstm.plan(torch.stack(contexts, dim=1), h[:, :-1], h[:, 1:])
         return Reading(
             seen.tag_logits,
-            (torch.stack(topics, dim=1),),
-            torch.stack(stops, dim=1),
+            (topics,),
+            stops,
             tag_ids,
-            None if alphas[0] is None else torch.stack(alphas, dim=1),
-            None if betas[0] is None else torch.stack(betas, dim=1),
+            _stacked(alphas),
+            _stacked(betas),
         )
+
+
+def _stacked(attention: list[Tensor | None]) -> Tensor | None:
+    """Each sentence's attention [B, N] -> [B, S, N], if the system has it."""
+    steps = [each for each in attention if each is not None]
+    return torch.stack(steps, dim=1) if steps else None

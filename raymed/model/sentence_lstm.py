@@ -31,10 +31,19 @@ class SentenceLSTM(nn.Module):
         zeros = like.new_zeros(images, self.cell.hidden_size)
         return zeros, zeros
 
-    def forward(self, ctx: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
-        """ctx [B, H] and the state -> (topic [B, E], stop logits [B, 2], new state)."""
-        h_previous = state[0]
+    def forward(self, ctx: Tensor, state: State) -> State:
+        """ctx [B, H] and the state after the last sentence -> the state after this one."""
         h, c = self.cell(ctx, state)
-        topic = torch.tanh(self.w_t_h(h) + self.w_t_ctx(ctx))
-        stop = self.w_stop(torch.tanh(self.w_stop_previous(h_previous) + self.w_stop_current(h)))
-        return topic, stop, (h, c)
+        return h, c
+
+    def plan(self, ctx: Tensor, h_previous: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Topics [B, S, E] and stop logits [B, S, 2] of all sentences, which no state reads.
+
+        Args:
+            ctx: each sentence's context vector [B, S, H].
+            h_previous: the hidden state before it [B, S, H].
+            h: the hidden state after it [B, S, H].
+        """
+        topics = torch.tanh(self.w_t_h(h) + self.w_t_ctx(ctx))
+        stops = self.w_stop(torch.tanh(self.w_stop_previous(h_previous) + self.w_stop_current(h)))
+        return topics, stops

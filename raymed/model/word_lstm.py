@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from raymed.model.system import Context, State, Writer, Written
 from raymed.tokens import PAD
@@ -28,12 +29,16 @@ class WordLSTM(Writer):
     def forward(self, context: Context, passages: Tensor) -> Written:
         """Teacher-forced logits of all real next words, in one call over all passages.
 
-        Padding stands on the right of a causal LSTM, so it changes nothing before it.
+        Packed: a batch's longest sentence has several times the words of its mean one.
         """
         (topics,) = context
         inputs, targets = passages[:, :-1], passages[:, 1:]
         x = torch.cat([topics.unsqueeze(1), self.embedding(inputs)], dim=1)
-        h, _ = self.lstm(x)
+        lengths = 1 + (targets != PAD).sum(dim=1).cpu()
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        h, _ = pad_packed_sequence(
+            self.lstm(packed)[0], batch_first=True, total_length=passages.shape[1]
+        )
         return Written(self.w_out(h[:, 1:][targets != PAD]))
 
     def begin(self, context: Context) -> State:

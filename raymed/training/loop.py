@@ -226,7 +226,7 @@ def build_optimizer(model: System, config: TrainingConfig) -> torch.optim.AdamW:
             ]
             decay = config.weight_decay if decays else 0.0
             groups.append({"params": params, "base_rate": rate, "weight_decay": decay})
-    return torch.optim.AdamW([group for group in groups if group["params"]])
+    return torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
 
 
 def set_rates(
