@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,7 +14,7 @@ from rich.console import Console
 from raymed import config as configuration
 from raymed.errors import UsageError
 from raymed.launch.termination import STATUS, Terminated
-from raymed.storage import is_uri, place
+from raymed.storage import Place, is_uri, place
 
 if TYPE_CHECKING:
     from raymed.training.checkpoint import Checkpoint
@@ -178,6 +179,11 @@ def _prepare(options: argparse.Namespace, console: Console) -> None:
     run_prepare(options.source, paths[0] if paths else None, settings, console)
 
 
+def _quoted(where: Place) -> str:
+    """A place as a shell takes it: a URI's options have signs that mean something there."""
+    return shlex.quote(str(where))
+
+
 def _train(options: argparse.Namespace, console: Console) -> None:
     config = configuration.load(options.file, options.settings)
     from raymed.launch.run import run_training
@@ -188,7 +194,7 @@ def _train(options: argparse.Namespace, console: Console) -> None:
     _say(
         console,
         f"best: epoch {checkpoint.epoch}, validation {score}: {checkpoint.path}\n"
-        f"next: raymed evaluate {checkpoint.path.parent.parent} split=test",
+        f"next: raymed evaluate {_quoted(checkpoint.path.parent.parent)} split=test",
     )
 
 
@@ -200,8 +206,9 @@ def _tune(options: argparse.Namespace, console: Console) -> None:
     _say(
         console,
         f"leaderboard: {sweep.leaderboard}\nbest configuration: {sweep.best_config}\n"
-        f"best trial: {sweep.best}\nnext: raymed report {sweep.folder}\n"
-        f"  or: raymed evaluate {sweep.best} split=test\n  or: raymed train {sweep.best_config}",
+        f"best trial: {sweep.best}\nnext: raymed report {_quoted(sweep.folder)}\n"
+        f"  or: raymed evaluate {_quoted(sweep.best)} split=test\n"
+        f"  or: raymed train {_quoted(sweep.best_config)}",
     )
 
 
@@ -226,7 +233,7 @@ def _finetune(options: argparse.Namespace, console: Console) -> None:
     from raymed.tuning.finetune import fine_tune
 
     best = max(fine_tune(place(options.sweep), int(top), others, console), key=lambda r: r.score)
-    _say(console, f"best: {best.folder}\nnext: raymed evaluate {best.folder} split=test")
+    _say(console, f"best: {best.folder}\nnext: raymed evaluate {_quoted(best.folder)} split=test")
 
 
 def _evaluate(options: argparse.Namespace, console: Console) -> None:

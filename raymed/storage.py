@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from functools import cache, total_ordering
 from pathlib import Path, PurePosixPath
@@ -132,8 +132,11 @@ class Remote:
         """What lies in it; nothing where it is not there."""
         import pyarrow.fs as pafs
 
-        for info in self._info(pafs.FileSelector(self.path, allow_not_found=True)):
-            yield self / info.base_name
+        # Of GCS pyarrow lists files, and no folder but those that it marked itself.
+        deep = self.filesystem.type_name == "gcs"
+        found = self._info(pafs.FileSelector(self.path, allow_not_found=True, recursive=deep))
+        below = (PurePosixPath(info.path).relative_to(self.path) for info in found)
+        yield from (self / name for name in dict.fromkeys(path.parts[0] for path in below))
 
     def glob(self, pattern: str) -> Iterator["Remote"]:
         """What lies in it and has a name of this pattern."""
@@ -284,7 +287,9 @@ def remove(folder: Place) -> None:
     if isinstance(folder, Path):
         shutil.rmtree(folder, ignore_errors=True)
     elif folder.exists():
-        folder.filesystem.delete_dir(folder.path)
+        # pyarrow deletes what lies in a GCS folder, and then misses the mark of an empty one.
+        with suppress(FileNotFoundError):
+            folder.filesystem.delete_dir(folder.path)
 
 
 def stamp(file: Place) -> tuple[str, int, int]:

@@ -15,7 +15,7 @@ from raymed.errors import UsageError
 from raymed.launch.prepare import over_ray, run_prepare
 from raymed.sections import PrepareConfig
 from tests.data.dicom_files import dataset, saved
-from tests.s3 import serving
+from tests.stores import serving_s3
 
 COUNT = 300
 """More than two shards' images."""
@@ -71,7 +71,7 @@ def test_on_ray_every_byte_is_as_in_one_process(
 @pytest.mark.usefixtures("ray")
 def test_ray_writes_into_a_store(tmp_path: Path, table: Path) -> None:
     local = run_prepare("table", str(table), settings(tmp_path / "local", workers=0), quiet())
-    with serving() as server:
+    with serving_s3() as server:
         out = server.root / "prepared"
         options = {"out": str(out), "image_size": 16}
         stored = run_prepare("table", str(table), PrepareConfig.model_validate(options), quiet())

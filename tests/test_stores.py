@@ -1,4 +1,4 @@
-"""Data sets, runs, sweeps and pages in a store that speaks S3."""
+"""Data sets, runs, sweeps and pages in stores that speak S3, or Google's protocol."""
 
 import json
 import multiprocessing
@@ -47,24 +47,34 @@ from raymed.tuning.report import write_report
 from raymed.tuning.study import open_study
 from raymed.tuning.sweep import run_sweep
 from tests.rows import untimed
-from tests.s3 import Server, serving
+from tests.stores import S3, Server, serving_gcs, serving_s3
 from tests.told import Told
 
 ALONE = Worker(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving() as server:
+def server() -> Iterator[S3]:
+    with serving_s3() as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=["s3", "gcs"])
+def store(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Each of the stores in turn."""
+    with serving_s3() if request.param == "s3" else serving_gcs() as server:
         yield server
 
 
 @pytest.fixture
-def stored(tiny: Config, phantom: Path, server: Server, tmp_path: Path) -> Config:
+def stored(tiny: Config, phantom: Path, server: S3, tmp_path: Path) -> Config:
+    return stored_in(server, tiny, phantom, tmp_path.name)
+
+
+def stored_in(server: Server, tiny: Config, phantom: Path, name: str) -> Config:
     """The tiny run, with all that it reads and writes in the store, in a folder of the test's."""
-    folder = server.root / tmp_path.name
-    data = server.upload(phantom, f"{tmp_path.name}/data")
-    return tiny.override({"data.path": str(data), "run.folder": str(folder / "runs")})
+    data = server.upload(phantom, f"{name}/data")
+    return tiny.override({"data.path": str(data), "run.folder": str(server.root / name / "runs")})
 
 
 def weights(folder: Place) -> dict[str, torch.Tensor]:
@@ -88,8 +98,8 @@ def whole(tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     return folder, told.rows
 
 
-def test_a_place_in_the_store_has_the_ways_of_a_path(server: Server) -> None:
-    folder = server.root / "ways" / "inner"
+def test_a_place_in_a_store_has_the_ways_of_a_path(store: Server) -> None:
+    folder = store.root / "ways" / "inner"
     assert not folder.exists()
     assert list(folder.iterdir()) == []
     write_whole(folder / "text.txt", "grüße")
@@ -118,8 +128,8 @@ def test_a_place_in_the_store_has_the_ways_of_a_path(server: Server) -> None:
     assert not folder.exists()
 
 
-def test_what_fails_while_it_is_written_is_not_there(server: Server) -> None:
-    target = server.root / "failed" / "file"
+def test_what_fails_while_it_is_written_is_not_there(store: Server) -> None:
+    target = store.root / "failed" / "file"
 
     def write_half() -> None:
         with written_whole(target) as partial:
@@ -182,9 +192,16 @@ def references_of(path: str) -> list[str]:
     return PreparedDataset.open(path).split("train").references
 
 
-def test_a_run_in_the_store_is_the_one_on_disk(
-    stored: Config, whole: tuple[Path, list[Row]], tmp_path: Path, capsys: pytest.CaptureFixture
+def test_a_run_in_a_store_is_the_one_on_disk(
+    store: Server,
+    tiny: Config,
+    phantom: Path,
+    whole: tuple[Path, list[Row]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
 ) -> None:
+    stored = stored_in(store, tiny, phantom, tmp_path.name)
+
     class Interrupted(Exception):
         pass
 
@@ -197,9 +214,11 @@ def test_a_run_in_the_store_is_the_one_on_disk(
     assert [path.name for path in whole_checkpoints(folder)] == ["epoch-0001"]
     (tmp_path / "run.yaml").write_text(stored.to_yaml())
     assert main(["train", str(tmp_path / "run.yaml")]) == 0
-    assert f"next: raymed evaluate {folder} split=test" in capsys.readouterr().out
+    assert f"next: raymed evaluate '{folder}' split=test" in capsys.readouterr().out
     assert untimed(read_metrics(folder / METRICS_FILE)) == untimed(whole[1])
     assert_same_weights(folder, whole[0])
+    kept = sorted(path.name for path in (whole[0] / "checkpoints").iterdir())
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == kept
     assert len(list((folder / "tensorboard").iterdir())) == 2
     assert not (folder / LOCK_FILE).exists()
     # Scores, predictions and figures too.
@@ -216,7 +235,7 @@ def test_a_run_in_the_store_is_the_one_on_disk(
 
 
 def test_the_store_goes_away_and_comes_back(
-    stored: Config, server: Server, whole: tuple[Path, list[Row]]
+    stored: Config, server: S3, whole: tuple[Path, list[Row]]
 ) -> None:
     folder = place(stored.run.folder) / stored.run.name
 
@@ -251,7 +270,7 @@ def test_the_store_goes_away_and_comes_back(
 
 @pytest.mark.slow
 def test_a_run_that_ends_while_the_store_is_away_says_so_and_goes_on_later(
-    stored: Config, server: Server, whole: tuple[Path, list[Row]]
+    stored: Config, server: S3, whole: tuple[Path, list[Row]]
 ) -> None:
     folder = place(stored.run.folder) / stored.run.name
 
@@ -281,7 +300,7 @@ def saving_is_over(folder: Place, epoch: int) -> None:
 
 
 def test_two_commands_on_one_folder(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "BEAT_S", 0.2)
     monkeypatch.setattr(lock, "SILENCE_S", 2.5)
