@@ -81,7 +81,9 @@ def train(config: Config, folder: Place, worker: Worker, observer: Observer) -> 
                 splits,
                 start,
                 worker,
-                lambda done, images: observer.progress(Status(0, done, images)),
+                lambda done, images: observer.progress(
+                    Status(0, done, images, workers=worker.world)
+                ),
             )
             # Whether the encoder was drawn just now or known is not to alter the rest.
             torch.manual_seed(config.training.seed)

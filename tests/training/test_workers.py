@@ -35,6 +35,8 @@ def worker(rank: int, world: int, configs: dict[str, Config], folder: Path) -> N
         except TrainingStopped as stopped:
             (folder / f"{name}-stopped-{rank}").write_text(str(stopped))
         torch.save(told.rows, folder / f"{name}-rows-{rank}")
+        # Also while features are computed, or training would seem to go on with other workers.
+        assert {status.workers for status in told.statuses} <= {world}
     dist.destroy_process_group()
 
 
