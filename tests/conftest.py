@@ -30,6 +30,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """What Ray's own modules do to each other is no fault of ours."""
     for kind in ("DeprecationWarning", "FutureWarning", "ResourceWarning"):
         config.addinivalue_line("filterwarnings", rf"ignore::{kind}:ray\..*")
+    # It waits a second for the processes that it kills, which is little on a busy machine.
+    line = r"ignore:subprocess \d+ is still running:ResourceWarning"
+    config.addinivalue_line("filterwarnings", line)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -88,6 +88,8 @@ def alone(settings: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     (files / "run.yaml").write_text(config.to_yaml())
     command = [sys.executable, "-c", IN_ONE_PROCESS, str(files / "run.yaml"), str(files / "seen")]
     env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    # As many threads as a worker has; sums over more of them are rounded otherwise.
+    env["OMP_NUM_THREADS"] = "1"
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 0, done.stderr
     # Nothing is printed but what raymed itself says, and its console is quiet.
