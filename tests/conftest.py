@@ -15,6 +15,10 @@ from raymed.config import Config
 from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
 from raymed.launch.run import run_training
+from raymed.training.loop import train
+from raymed.training.observer import Row
+from raymed.training.worker import Worker
+from tests.told import Told
 
 # Of the S3 server on loopback; set here, so that Ray's workers have them too.
 os.environ |= {
@@ -104,6 +108,14 @@ def trained(learner: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     run_training(learner.override({"run.folder": str(folder)}), Console(quiet=True))
     return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def whole(tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Row]]:
+    """The folder and the rows of `tiny` on a local disk that nothing disturbs; to be read only."""
+    folder, told = tmp_path_factory.mktemp("whole"), Told()
+    train(tiny, folder, Worker(torch.device("cpu")), told)
+    return folder, told.rows
 
 
 @pytest.fixture(scope="session")

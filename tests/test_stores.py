@@ -90,14 +90,6 @@ def assert_same_weights(folder: Place, other: Place) -> None:
     assert all(torch.equal(ours[name], expected[name]) for name in expected)
 
 
-@pytest.fixture(scope="module")
-def whole(tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Row]]:
-    """The run on a local disk."""
-    folder, told = tmp_path_factory.mktemp("whole"), Told()
-    train(tiny, folder, ALONE, told)
-    return folder, told.rows
-
-
 def test_a_place_in_a_store_has_the_ways_of_a_path(store: Server) -> None:
     folder = store.root / "ways" / "inner"
     assert not folder.exists()

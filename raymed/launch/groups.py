@@ -69,7 +69,7 @@ def worker_groups(config: Config, groups: int, jobs: int) -> Iterator[ActorHandl
             ray.get(queue.close.remote())
         for thread in threads:
             thread.join()
-        # Left to the garbage collector, it would outlive its sweep in a process that starts more.
+        # Left to the garbage collector, it would outlive its runs in a process that goes on.
         ray.kill(queue)
 
 

@@ -48,13 +48,6 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.fixture(scope="module")
-def whole(tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Row]]:
-    folder, told = tmp_path_factory.mktemp("whole"), Told()
-    train(tiny, folder, ALONE, told)
-    return folder, told.rows
-
-
 def size_of(checkpoint: Path) -> int:
     return sum(file.stat().st_size for file in checkpoint.iterdir())
 
