@@ -16,7 +16,7 @@ from torch import Tensor
 from raymed.data.vocabulary import Vocabulary
 from raymed.model.encoder import Images
 from raymed.model.system import Context, Reading, System, Writer
-from raymed.model.tags import SemanticFeatures
+from raymed.model.tags import SemanticFeatures, ranked_tags
 from raymed.sections import GenerationConfig
 from raymed.tokens import END, PAD, START
 
@@ -28,10 +28,13 @@ class Generated:
     Attributes:
         reading: what the system said of the images (see `Reading`).
         sentences: of each image's report, as word ids.
+        p_stop: p(STOP) of each planned sentence, [B, S], at least float32; None where the words
+            themselves end the report.
     """
 
     reading: Reading
     sentences: list[list[list[int]]]
+    p_stop: Tensor | None = None
 
     def lengths(self, threshold: float) -> list[int]:
         """How many of its sentences each report keeps at another stop threshold.
@@ -40,22 +43,24 @@ class Generated:
         every threshold up to its own; and without planned sentences no threshold ends a report.
         """
         written = [len(report) for report in self.sentences]
-        if self.reading.stop_logits is None:
+        if self.p_stop is None:
             return written
-        lengths: list[int] = report_lengths(_stop_probability(self.reading), threshold).tolist()
+        lengths: list[int] = report_lengths(self.p_stop, threshold).tolist()
         assert all(n <= most for n, most in zip(lengths, written, strict=True))
         return lengths
 
     def reports(self, vocabulary: Vocabulary) -> list["Report"]:
         """The reports in words, one per image."""
-        ranked = self.reading.tag_logits.float().softmax(dim=1).sort(dim=1, descending=True)
+        logits = self.reading.tag_logits
+        ranked = ranked_tags(logits)
+        shares = logits.softmax(dim=1).gather(1, ranked)
         return [
             Report(
                 sentences=[vocabulary.decode(ids) for ids in sentences],
                 tags=[(vocabulary.tags[i], p) for i, p in zip(ids, probabilities, strict=True)],
             )
             for sentences, ids, probabilities in zip(
-                self.sentences, ranked.indices.tolist(), ranked.values.tolist(), strict=True
+                self.sentences, ranked.tolist(), shares.tolist(), strict=True
             )
         ]
 
@@ -82,10 +87,17 @@ class Report:
 def generate(model: System, images: Images, settings: GenerationConfig) -> Generated:
     """Write the reports of B images, or of their features; the model must be in eval mode.
 
+    All is computed in the model's own precision, whoever asks.
+
     A sentence whose p(STOP) is above the threshold is the last one, as in training, where the
     label STOP stands on the last sentence; without one the report has ``max_sentences``.
     """
     assert not model.training
+    with model.computing():
+        return _generated(model, images, settings)
+
+
+def _generated(model: System, images: Images, settings: GenerationConfig) -> Generated:
     reading = model.read(images, settings.max_sentences)
     if model.writer is None:
         return Generated(reading, [[] for _ in reading.tag_logits])
@@ -94,12 +106,15 @@ def generate(model: System, images: Images, settings: GenerationConfig) -> Gener
         limit = settings.max_sentences * (settings.max_words + 1) - 1
         written = write(model.writer, context, limit, settings).tolist()
         return Generated(reading, [_sentences(ids)[: settings.max_sentences] for ids in written])
-    lengths = report_lengths(_stop_probability(reading), settings.stop_threshold)
+    # Taken once: all that asks later where a report stops is answered from it.
+    p_stop = reading.stop_logits.softmax(dim=2)[:, :, 1]
+    lengths = report_lengths(p_stop, settings.stop_threshold)
     kept = torch.arange(settings.max_sentences, device=lengths.device) < lengths.unsqueeze(1)
     context = tuple(each[kept] for each in reading.context)
     written = write(model.writer, context, settings.max_words, settings).tolist()
     passages = iter([ids[: ids.index(PAD)] if PAD in ids else ids for ids in written])
-    return Generated(reading, [[next(passages) for _ in range(n)] for n in lengths.tolist()])
+    sentences = [[next(passages) for _ in range(n)] for n in lengths.tolist()]
+    return Generated(reading, sentences, p_stop)
 
 
 @torch.inference_mode()
@@ -112,12 +127,13 @@ def attended(model: System, generated: Generated) -> Generated:
     if count == 0:
         return generated
     longest = max(len(ids) for sentences in generated.sentences for ids in sentences)
-    shape = len(generated.sentences), count, longest + 2
-    reports = torch.full(shape, PAD, device=generated.reading.tag_logits.device)
+    reports = torch.full((len(generated.sentences), count, longest + 2), PAD)
     for image, sentences in enumerate(generated.sentences):
         for number, ids in enumerate(sentences):
             reports[image, number, : len(ids) + 2] = torch.tensor([START, *ids, END])
-    return replace(generated, reading=model.attended(generated.reading, reports))
+    passages = model.passages(reports).to(generated.reading.tag_logits.device)
+    with model.computing():
+        return replace(generated, reading=model.attended(generated.reading, passages))
 
 
 def semantic_features(model: System) -> SemanticFeatures | None:
@@ -186,7 +202,7 @@ def beam_search(
     context = tuple(each.repeat_interleave(width, dim=0) for each in context)
     state = writer.begin(context)
     words = torch.full((passages, width, limit), PAD, device=device)
-    # Under autocast the context may be bfloat16, which cannot tell sums of so many terms apart.
+    # In bfloat16 sums of so many terms could not be told apart.
     dtype = torch.promote_types(context[0].dtype, torch.float32)
     total = torch.full((passages, width), -torch.inf, device=device, dtype=dtype)
     total[:, 0] = 0
@@ -196,7 +212,7 @@ def beam_search(
     first_row = torch.arange(passages, device=device).unsqueeze(1) * width
     for t in range(limit):
         logits, state = writer.step(last, state, context)
-        log_p = logits.log_softmax(dim=1).view(passages, width, logits.shape[1])
+        log_p = logits.to(dtype).log_softmax(dim=1).view(passages, width, logits.shape[1])
         log_p[:, :, list(writer.never_written)] = -torch.inf
         if settings.block_ngrams:
             _block_repeats(log_p, words[:, :, :t], settings.block_ngrams)
@@ -218,12 +234,6 @@ def beam_search(
             break
     score, best = (total / lengths**settings.length_penalty).max(dim=1)
     return Hypotheses(words[torch.arange(passages, device=device), best], score)
-
-
-def _stop_probability(reading: Reading) -> Tensor:
-    """p(STOP) of each planned sentence, [B, S]."""
-    assert reading.stop_logits is not None
-    return reading.stop_logits.softmax(dim=2)[:, :, 1]
 
 
 def _block_repeats(log_p: Tensor, words: Tensor, n: int) -> None:

@@ -161,8 +161,10 @@ class TrainingConfig(Section):
     """AdamW's decoupled weight decay, on matrices only."""
     clip_norm: Rate = 5.0
     """Gradients are scaled down to this Euclidean norm where theirs is larger."""
-    precision: Literal["auto", "float32"] = "auto"
-    """`auto`: bfloat16 autocast on a GPU that has it; `float32`: full precision everywhere."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`bfloat16`: autocast, with weights, LSTMs and all decisions in float32; `float32`: full
+    precision everywhere; `auto`: bfloat16 on a GPU, or for a large encoder on a CPU, that computes
+    in it rather than emulating it. A run keeps its precision, whoever resumes or evaluates it."""
     seed: Seed = 0
     """Decides the initial weights, the order of the images and the dropout."""
     start_from: str | None = None
@@ -177,8 +179,9 @@ class LaunchConfig(Section):
     when they come; batches and their order stay the same."""
     cpus_per_worker: Count = 1
     """Processors reserved for a worker, and the threads torch may use in it."""
-    gpus_per_worker: Annotated[int, Field(ge=0)] | None = None
-    """GPUs reserved for a worker; empty: one wherever Ray sees enough of them, else none."""
+    gpus_per_worker: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """GPUs reserved for a worker; empty: one where the cluster has any, else none. A fraction, such
+    as 0.25, lets several trials of one worker each share a GPU."""
     max_failures: Annotated[int, Field(ge=0)] = 2
     """How often Ray Train restarts the workers from the last checkpoint when one dies."""
     wait_minutes: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
@@ -190,6 +193,19 @@ class LaunchConfig(Section):
     """How many of the last checkpoints stay; the best epoch's does in any case."""
     address: str | None = None
     """Address of a running Ray cluster; empty: RAY_ADDRESS, or else a Ray of its own here."""
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> Self:
+        gpus = self.gpus_per_worker or 0
+        if gpus != int(gpus) and gpus > 1:
+            raise ValueError(f"gpus_per_worker must be a whole number above 1, not {gpus:g}")
+        if gpus != int(gpus) and self.workers not in (0, 1):
+            raise ValueError(
+                f"gpus_per_worker: a part of a GPU ({gpus:g}) is for runs of one worker, since the "
+                "workers of a run cannot share a GPU (NCCL refuses it); set workers to 1, or "
+                "gpus_per_worker to a whole number"
+            )
+        return self
 
 
 class Dimension(Section):

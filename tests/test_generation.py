@@ -40,6 +40,7 @@ SEEDS = {
 WRITING = [name for name in SYSTEMS if name != "vgg19_tags"]
 
 Report = list[list[int]]
+from tests.passages import passages_of
 
 
 def build(system: str, top_tags: int = 3) -> System:
@@ -79,7 +80,7 @@ def passage(model: System, context: tuple[Tensor, ...], limit: int, never: set[i
     words: list[int] = []
     while len(words) < limit:
         # A word has to stand behind the prefix for its logits to be given: any but PAD.
-        logits = model.writer(context, torch.tensor([[START, *words, END]])).logits[-1]
+        logits = model.writer(context, passages_of(torch.tensor([[START, *words, END]]))).logits[-1]
         ranked = logits.argsort(descending=True).tolist()
         best = next(word for word in ranked if word not in never)
         if best == END:
@@ -297,7 +298,9 @@ def test_attention_of_what_was_written(system: str, images: Tensor) -> None:
         words = [word for ids in sentences for word in [START, *ids]]
         passages = [*words, END]
         context = tuple(each[image].clone() for each in generated.reading.context)
-        rows = getattr(model.writer(context, torch.tensor([passages])), name)[0].tolist()
+        rows = getattr(model.writer(context, passages_of(torch.tensor([passages]))), name)[
+            0
+        ].tolist()
         # Words by the number of STARTs before them; a START is read with what comes after it.
         numbers = [passages[: place + 1].count(START) - 1 for place in range(len(rows))]
         for number, group in groupby(range(len(rows)), key=lambda place: numbers[place]):

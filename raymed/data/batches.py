@@ -5,7 +5,7 @@ reached again after a restart and the batches are the same for any number of wor
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,8 @@ class Batch:
     Attributes:
         images: pixels, or the features of a frozen encoder.
         reports: word ids [B, S, T + 2] for sentences of up to T words: START, words, END, then PAD;
-            no END where a sentence was cut; all PAD past a report's last sentence.
+            no END where a sentence was cut; all PAD past a report's last sentence. They stay on the
+            host, where a system makes its passages of them.
         stops: [B, S]: 1 at a report's last sentence, 0 before it, -1 past it.
         tags: float [B, L], 1 where the image has the tag.
         weights: float [B]: 1 / images of the whole batch, so that they sum to 1 over all shares;
@@ -46,10 +47,24 @@ class Batch:
     seeds: Tensor
 
     def to(self, device: torch.device) -> "Batch":
+        """On a device, but for the reports."""
         moved: dict[str, Any] = {
-            name: on_device(value, device) for name, value in vars(self).items()
+            name: on_device(value, device)
+            for name, value in vars(self).items()
+            if name != "reports"
         }
-        return Batch(**moved)
+        return replace(self, **moved)
+
+    def pin_memory(self) -> "Batch":
+        """In memory that a GPU copies from by itself."""
+        pinned: dict[str, Any] = {
+            name: value.pin_memory()
+            if isinstance(value, Tensor)
+            else tuple(each.pin_memory() for each in value)
+            for name, value in vars(self).items()
+            if name != "reports"
+        }
+        return replace(self, **pinned)
 
 
 def on_device(images: Images, device: torch.device) -> Images:

@@ -15,8 +15,9 @@ from raymed.launch.printer import Printer
 from raymed.launch.termination import Terminated, note_sigterm, noted, noting
 from raymed.storage import Place, place, reason, write_whole
 from raymed.training.checkpoint import Checkpoint, latest
-from raymed.training.loop import check, train
+from raymed.training.loop import train
 from raymed.training.saving import TrainingEnded
+from raymed.training.setup import check
 from raymed.training.worker import Worker
 
 CONFIG_FILE = "config.yaml"

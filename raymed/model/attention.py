@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from raymed.model.precision import widened
+
 
 class Attention(nn.Module):
     """Soft attention of one modality, eqs. 2 and 3:
@@ -28,8 +30,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, keys: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """x [B, N, features], keys [B, N, H], h [B, H] -> attended [B, features], alpha [B, N]."""
         scores = self.w_att(torch.tanh(keys + self.w_h(h).unsqueeze(1))).squeeze(2)
-        alpha = scores.softmax(dim=1)
-        return torch.bmm(alpha.unsqueeze(1), x).squeeze(1), alpha
+        alpha = widened(scores).softmax(dim=1)
+        return torch.bmm(alpha.to(x.dtype).unsqueeze(1), x).squeeze(1), alpha
 
 
 class CoAttention(nn.Module):

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from raymed.model.attention import CoAttention, coverage_penalty
 from raymed.model.encoder import Encoder, Images
+from raymed.model.passages import Passages, select
 from raymed.model.sentence_lstm import SentenceLSTM
 from raymed.model.system import Outputs, Reading, Seen, System, Words, glorot
 from raymed.model.tags import SemanticFeatures
 from raymed.model.word_lstm import WordLSTM
 from raymed.sections import ModelConfig
-from raymed.tokens import PAD, START
 
 Attend = Callable[[Tensor], tuple[Tensor, Tensor | None, Tensor | None]]
 """h [B, H] -> (ctx [B, H], alpha [B, N], beta [B, M]); what a system does not attend to is None."""
@@ -57,17 +57,14 @@ class Hierarchical(System):
         keys = self.co_attention.keys(seen.v, a)
         return lambda h: self.co_attention(seen.v, a, keys, h), tag_ids
 
-    def forward(self, images: Images, reports: Tensor, seeds: Tensor | None = None) -> Outputs:
-        reading = self._read(images, reports.shape[1], seeds)
-        real = reports[:, :, 0] == START
-        sentences = reports[real]
-        written = self.writer((reading.context[0][real],), sentences)
-        owners = real.nonzero()[:, :1].expand(-1, sentences.shape[1] - 1)
-        targets = sentences[:, 1:]
+    def forward(self, images: Images, passages: Passages, seeds: Tensor | None = None) -> Outputs:
+        real = passages.real
+        reading = self._read(images, real.shape[1], seeds)
+        written = self.writer((select(reading.context[0], passages.contexts),), passages)
         return Outputs(
             reading.tag_logits,
             reading.stop_logits,
-            Words(written.logits, targets[targets != PAD], owners[targets != PAD]),
+            Words(written.logits, passages.targets, passages.images),
             coverage_penalty(reading.alpha, real) + coverage_penalty(reading.beta, real),
         )
 
@@ -78,7 +75,7 @@ class Hierarchical(System):
         """Tags, and topics, stops and attention of so many sentences (eqs. 1 to 6)."""
         seen = self.look(images, seeds)
         attend, tag_ids = self.attention(seen)
-        states = [self.sentence_lstm.start(len(seen.v), like=seen.v)]
+        states = [self.sentence_lstm.start(len(seen.v))]
         contexts, alphas, betas = [], [], []
         for _ in range(sentences):
             ctx, alpha, beta = attend(states[-1][0])

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from raymed.model.precision import Linear, LSTMCell
+
 State = tuple[Tensor, Tensor]
 
 
@@ -19,16 +21,16 @@ class SentenceLSTM(nn.Module):
 
     def __init__(self, hidden: int, topic: int) -> None:
         super().__init__()
-        self.cell = nn.LSTMCell(hidden, hidden)
+        self.cell = LSTMCell(hidden, hidden)
         self.w_t_h = nn.Linear(hidden, topic, bias=False)
         self.w_t_ctx = nn.Linear(hidden, topic, bias=False)
         self.w_stop_previous = nn.Linear(hidden, hidden, bias=False)
         self.w_stop_current = nn.Linear(hidden, hidden, bias=False)
-        self.w_stop = nn.Linear(hidden, 2, bias=False)
+        self.w_stop = Linear(hidden, 2, bias=False)
 
-    def start(self, images: int, like: Tensor) -> State:
+    def start(self, images: int) -> State:
         """The state before the first sentence: zeros (h [B, H], c [B, H])."""
-        zeros = like.new_zeros(images, self.cell.hidden_size)
+        zeros = self.cell.weight_hh.new_zeros(images, self.cell.hidden_size)
         return zeros, zeros
 
     def forward(self, ctx: Tensor, state: State) -> State:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from raymed.model.encoder import Images
+from raymed.model.passages import Passages
 from raymed.model.system import Context, Outputs, Reading, Seen, System, Words, Writer, Written
 from raymed.tokens import END, PAD, START, UNKNOWN
 
@@ -34,14 +35,17 @@ class SingleLSTM(System):
         """The attention regularisation [B] of the system's paper; ``real`` [B, T]: not padding."""
         return None
 
-    def forward(self, images: Images, reports: Tensor, seeds: Tensor | None = None) -> Outputs:
+    def passages(self, reports: Tensor) -> Passages:
+        """A passage for each report."""
+        images = torch.arange(len(reports))
+        return Passages.of(as_sequences(reports), images, images, reports[:, :, 0] == START)
+
+    def forward(self, images: Images, passages: Passages, seeds: Tensor | None = None) -> Outputs:
         seen = self.look(images, seeds)
         context, _ = self.describe(seen)
-        sequences = as_sequences(reports)
-        written = self.writer(context, sequences)
-        targets = sequences[:, 1:]
-        real = targets != PAD
-        words = Words(written.logits, targets[real], real.nonzero()[:, 0])
+        written = self.writer(context, passages)
+        words = Words(written.logits, passages.targets, passages.images)
+        real = passages.ids[:, 1:] != PAD
         return Outputs(seen.tag_logits, None, words, self.penalty(written, real))
 
     def read(self, images: Images, sentences: int) -> Reading:  # noqa: ARG002
@@ -49,14 +53,13 @@ class SingleLSTM(System):
         context, tag_ids = self.describe(seen)
         return Reading(seen.tag_logits, tuple(x.unsqueeze(1) for x in context), tag_ids=tag_ids)
 
-    def attended(self, reading: Reading, reports: Tensor) -> Reading:
+    def attended(self, reading: Reading, passages: Passages) -> Reading:
         """The mean attention over the words of each sentence."""
-        sequences = as_sequences(reports)
-        written = self.writer(tuple(x.squeeze(1) for x in reading.context), sequences)
-        targets = sequences[:, 1:]
+        sequences, targets = passages.ids, passages.ids[:, 1:]
+        written = self.writer(tuple(x.squeeze(1) for x in reading.context), passages)
         # The START or END that a sentence's last word leads to counts as the sentence's own.
         sentence = (sequences[:, :-1] == START).cumsum(dim=1) - 1
-        numbers = torch.arange(reports.shape[1], device=reports.device)
+        numbers = torch.arange(passages.real.shape[1], device=sequences.device)
         member = (sentence.unsqueeze(1) == numbers.view(1, -1, 1)) & (targets != PAD).unsqueeze(1)
         words = member.sum(dim=2, keepdim=True).clamp(min=1)
         alpha, beta = (

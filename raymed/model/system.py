@@ -7,12 +7,16 @@ comparison is one of what follows them.
 """
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from raymed.model.encoder import Encoder, Images, regions, widths
+from raymed.model.passages import Passages
+from raymed.model.precision import computing_in
 from raymed.model.tags import TagClassifier
 from raymed.sections import ModelConfig
 from raymed.tokens import PAD, START, UNKNOWN
@@ -43,11 +47,12 @@ class Reading:
     """What a system says of B images before any word is written.
 
     Attributes:
-        tag_logits: [B, L].
+        tag_logits: [B, L], at least float32, as all that is decided by.
         context: what each of a report's P passages is written from, each [B, P, ...]; a passage is
             a sentence where sentences are planned, else (P = 1) the whole report; empty for a
             system that writes nothing.
-        stop_logits: [B, S, 2]; class 1 is STOP. None where the words themselves end the report.
+        stop_logits: [B, S, 2], at least float32; class 1 is STOP. None where the words themselves
+            end the report.
         tag_ids: [B, M], the tags behind the semantic features, best first.
         alpha: [B, S, N], visual attention of each planned sentence.
         beta: [B, S, M], semantic attention of each planned sentence.
@@ -115,8 +120,8 @@ class Writer(nn.Module, ABC):
     """Ids that are no words of a passage."""
 
     @abstractmethod
-    def forward(self, context: Context, passages: Tensor) -> Written:
-        """Teacher-forced pass over passages [K, T + 1]: START first, PAD on the right."""
+    def forward(self, context: Context, passages: Passages) -> Written:
+        """Teacher-forced pass over K passages."""
 
     @abstractmethod
     def begin(self, context: Context) -> State:
@@ -138,6 +143,9 @@ class System(nn.Module, ABC):
             those of a frozen encoder that lies elsewhere.
     """
 
+    precision: torch.dtype = torch.float32
+    """What it computes in, training, validation and prediction alike; weights are float32."""
+
     def __init__(self, config: ModelConfig, tags: int, words: int, encoder: Encoder | None) -> None:  # noqa: ARG002
         super().__init__()
         self.writer: Writer | None = None
@@ -158,13 +166,27 @@ class System(nn.Module, ABC):
         tag_logits, feature = self.tag_classifier(hidden, seeds)
         return Seen(regions(feature_map), feature, tag_logits)
 
+    def computing(self) -> AbstractContextManager[None]:
+        """In which every pass is made: the model's one precision, on the device where it is."""
+        return computing_in(self.precision, self.tag_classifier.output.weight.device)
+
+    def passages(self, reports: Tensor) -> Passages:
+        """What the writer is taught by reports, on the host: a passage for each sentence.
+
+        Args:
+            reports: word ids [B, S, T + 2]: START, words, END, PAD; all PAD past the last sentence.
+        """
+        real = reports[:, :, 0] == START
+        images, _ = real.nonzero(as_tuple=True)
+        return Passages.of(reports[real], real.flatten().nonzero().squeeze(1), images, real)
+
     @abstractmethod
-    def forward(self, images: Images, reports: Tensor, seeds: Tensor | None = None) -> Outputs:
+    def forward(self, images: Images, passages: Passages, seeds: Tensor | None = None) -> Outputs:
         """A training pass over images and their reports.
 
         Args:
             images: uint8 [B, H, W], or their features.
-            reports: word ids [B, S, T + 2]: START, words, END, PAD; all PAD past the last sentence.
+            passages: what `passages` made of the reports, on the images' device.
             seeds: int64 [B], drawing the dropout masks; none: no dropout.
         """
 
@@ -172,12 +194,12 @@ class System(nn.Module, ABC):
     def read(self, images: Images, sentences: int) -> Reading:
         """Images, or their features -> tags, and what reports of so many sentences come from."""
 
-    def attended(self, reading: Reading, reports: Tensor) -> Reading:  # noqa: ARG002
+    def attended(self, reading: Reading, passages: Passages) -> Reading:  # noqa: ARG002
         """The reading with the attention of each sentence of the reports that were written.
 
         Args:
             reading: of B images.
-            reports: what was written, as in `forward`.
+            passages: of what was written, as in `forward`.
         """
         return reading
 

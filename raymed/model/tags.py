@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from raymed.model.dropout import SeededDropout
+from raymed.model.precision import Linear
 
 
 class TagClassifier(nn.Module):
@@ -20,7 +21,7 @@ class TagClassifier(nn.Module):
         super().__init__()
         self.dropout = SeededDropout(dropout)
         self.width = width
-        self.output = nn.Linear(width, tags)
+        self.output = Linear(width, tags)
 
     def forward(self, hidden: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Last hidden layer [B, F] -> (logits [B, L], the same layer after its dropout [B, F]).
@@ -30,6 +31,11 @@ class TagClassifier(nn.Module):
         # The encoder's own dropout is drawn from the seeds as they are.
         feature = self.dropout(hidden, None if seeds is None else seeds + 1)
         return self.output(feature), feature
+
+
+def ranked_tags(logits: Tensor) -> Tensor:
+    """Tag logits [B, L] -> tag ids [B, L], the likeliest first; of equals the more frequent."""
+    return logits.sort(dim=1, descending=True, stable=True).indices
 
 
 class SemanticFeatures(nn.Module):
@@ -49,5 +55,5 @@ class SemanticFeatures(nn.Module):
 
     def forward(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Tag logits [B, L] -> (semantic features [B, M, E], tag ids [B, M], best first)."""
-        ids = logits.topk(self.top, dim=1).indices
+        ids = ranked_tags(logits)[:, : self.top]
         return self.embedding(ids), ids

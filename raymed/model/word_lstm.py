@@ -2,10 +2,11 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence
 
+from raymed.model.passages import Passages, select
+from raymed.model.precision import LSTM
 from raymed.model.system import Context, State, Writer, Written
-from raymed.tokens import PAD
 
 
 class WordLSTM(Writer):
@@ -23,23 +24,19 @@ class WordLSTM(Writer):
     def __init__(self, words: int, size: int, hidden: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(words, size)
-        self.lstm = nn.LSTM(size, hidden, batch_first=True)
+        self.lstm = LSTM(size, hidden, batch_first=True)
         self.w_out = nn.Linear(hidden, words, bias=False)
 
-    def forward(self, context: Context, passages: Tensor) -> Written:
+    def forward(self, context: Context, passages: Passages) -> Written:
         """Teacher-forced logits of all real next words, in one call over all passages.
 
         Packed: a batch's longest sentence has several times the words of its mean one.
         """
         (topics,) = context
-        inputs, targets = passages[:, :-1], passages[:, 1:]
-        x = torch.cat([topics.unsqueeze(1), self.embedding(inputs)], dim=1)
-        lengths = 1 + (targets != PAD).sum(dim=1).cpu()
-        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-        h, _ = pad_packed_sequence(
-            self.lstm(packed)[0], batch_first=True, total_length=passages.shape[1]
-        )
-        return Written(self.w_out(h[:, 1:][targets != PAD]))
+        x = torch.cat([topics.unsqueeze(1), self.embedding(passages.ids[:, :-1])], dim=1)
+        packed = PackedSequence(select(x, passages.packed), passages.batch_sizes)
+        h = self.lstm(packed)[0].data
+        return Written(self.w_out(h.index_select(0, passages.unpacked)))
 
     def begin(self, context: Context) -> State:
         """Read the topics."""

@@ -19,7 +19,7 @@ from raymed.launch.side_by_side import train_side_by_side
 from raymed.localisation import ATTENTION_FILE
 from raymed.storage import Place, place
 from raymed.training.checkpoint import Checkpoint, latest
-from raymed.training.loop import check
+from raymed.training.setup import check
 
 RUNS = "runs"
 SPLIT = "test"

@@ -33,6 +33,7 @@ from raymed.model.system import System
 from raymed.model.systems import build_system
 from raymed.storage import Place, Remote, fetched, place, reason, remove, write_whole, written_whole
 from raymed.training.observer import Row
+from raymed.training.worker import dtype_of
 
 SCHEMA_VERSION = 4
 INFO_FILE = "checkpoint.json"
@@ -153,7 +154,13 @@ class Checkpoint:
         model = build_system(self.config.model, *sizes, encoder=None)
         self.put_into(model)
         model.encoder = self.encoder(dropout=0.0)
+        model.precision = self.precision
         return model.eval()
+
+    @property
+    def precision(self) -> torch.dtype:
+        """What the run computes in; its configuration says so, and no longer `auto`."""
+        return dtype_of(self.config)
 
     def put_into(self, model: System) -> None:
         """Give a system of the same kind and vocabulary these weights; the encoder's if it has one.

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raymed.data.batches import IGNORED, Batch
+from raymed.model.precision import widened
 from raymed.model.system import Outputs, Words
 from raymed.sections import LossConfig
 
@@ -67,5 +68,5 @@ def stop_loss(logits: Tensor, stops: Tensor) -> Tensor:
 
 def word_loss(words: Words, images: int) -> Tensor:
     """The words of so many images -> [B]."""
-    losses = F.cross_entropy(words.logits, words.targets, reduction="none")
+    losses = F.cross_entropy(widened(words.logits), words.targets, reduction="none")
     return losses.new_zeros(images).index_add(0, words.images, losses)

@@ -26,7 +26,7 @@ from raymed.model.hierarchical import Hierarchical
 from raymed.model.system import System
 from raymed.training.log import Sample
 from raymed.training.observer import Row
-from raymed.training.worker import Worker, autocast
+from raymed.training.worker import Worker
 
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 """Stop thresholds of the curve; the configuration's own is added."""
@@ -161,8 +161,7 @@ def write_reports(
     """Generate the report of each row of a split, batch by batch, as (row, report)."""
     model.eval()
     for chunk, images in _batches(split, rows, config, worker):
-        with autocast(config.training, worker.device):
-            generated = generate(model, images, config.generation)
+        generated = generate(model, images, config.generation)
         yield from zip(chunk, generated.reports(vocabulary), strict=True)
 
 
@@ -173,7 +172,7 @@ def sample_reports(
     model.eval()
     samples = []
     for chunk, images in _batches(split, np.arange(min(SAMPLES, len(split))), config, worker):
-        with attending_to(model, config.model.top_tags), autocast(config.training, worker.device):
+        with attending_to(model, config.model.top_tags):
             generated = attended(model, generate(model, images, config.generation))
         alpha = generated.reading.alpha
         reports = generated.reports(vocabulary)
@@ -214,14 +213,14 @@ def _write_all(
         began = time.perf_counter()
         if isinstance(images, Tensor) and len(tops) > 1:
             assert model.encoder is not None
-            with torch.inference_mode(), autocast(config.training, worker.device):
+            with torch.inference_mode(), model.computing():
                 images = model.encoder(images)
             if worker.device.type == "cuda":
                 torch.cuda.synchronize()
         encoding = time.perf_counter() - began
         for top in tops:
             began = time.perf_counter()
-            with attending_to(model, top), autocast(config.training, worker.device):
+            with attending_to(model, top):
                 generated = generate(model, images, longest)
             lengths = zip(*map(generated.lengths, thresholds), strict=True)
             for row, report, at in zip(chunk, generated.reports(vocabulary), lengths, strict=True):

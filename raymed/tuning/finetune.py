@@ -15,7 +15,7 @@ from raymed.launch.run import CONFIG_FILE, claim, last_checkpoint, located, need
 from raymed.launch.side_by_side import train_side_by_side
 from raymed.storage import Place
 from raymed.training.checkpoint import Checkpoint
-from raymed.training.loop import check
+from raymed.training.setup import check
 from raymed.tuning.leaderboard import TrialResult, ranked_trials
 from raymed.tuning.study import open_study
 from raymed.tuning.sweep import SWEEP_FILE

@@ -31,8 +31,8 @@ from raymed.launch.run import changed_keys, located, need_groups, run_folder, ta
 from raymed.launch.trainer import check_room
 from raymed.storage import Place, output, reason
 from raymed.training.log import METRICS_FILE, read_metrics
-from raymed.training.loop import check
 from raymed.training.observer import Row
+from raymed.training.setup import check
 from raymed.tuning.leaderboard import (
     LEADERBOARD_FILE,
     TrialResult,

@@ -15,6 +15,7 @@ from torchvision import transforms
 
 from raymed.errors import UsageError
 from raymed.model.encoder import build_encoder, encoder_from, grid, regions, widths
+from tests.model.splitmix import draws
 
 
 def grey_images(count: int, size: int) -> Tensor:
@@ -86,8 +87,8 @@ def test_dropout_between_the_hidden_layers_is_drawn_from_the_seeds() -> None:
     feature_map, plain = encoder(images)
     x = torch.relu(first(encoder.pool(feature_map).flatten(1)))
     for row, seed in enumerate(seeds.tolist()):
-        draws = torch.rand(x.shape[1], generator=torch.Generator().manual_seed(seed))
-        x[row] = torch.where(draws < 0.25, 0, x[row] / 0.75)
+        kept = torch.tensor([draw >= 0.25 for draw in draws(seed, x.shape[1])])
+        x[row] = torch.where(kept, x[row] / 0.75, 0)
     expected = torch.relu(last(x))
     torch.testing.assert_close(encoder(images, seeds)[1], expected)
     assert not torch.allclose(plain, expected)

@@ -25,20 +25,16 @@ from tests.model.by_hand import (
     WORDS,
     Answer,
     Image,
-    Vector,
     Weights,
     tags_alone,
 )
+from tests.model.splitmix import draws
 
 BY_HAND = {
     **hierarchical_by_hand.SYSTEMS,
     **single_lstm_by_hand.SYSTEMS,
     "vgg19_tags": tags_alone,
 }
-
-
-def draws(seed: int, count: int) -> Vector:
-    return torch.rand(count, generator=torch.Generator().manual_seed(seed)).tolist()
 
 
 class Fixed(nn.Module):
@@ -86,7 +82,8 @@ class Case:
         return [BY_HAND[self.system](w, image) for image in self.images(w)]
 
     def terms(self) -> Terms:
-        outputs = self.model(self.batch.images, self.batch.reports, self.batch.seeds)
+        passages = self.model.passages(self.batch.reports)
+        outputs = self.model(self.batch.images, passages, self.batch.seeds)
         return terms(outputs, self.batch)
 
 
@@ -138,7 +135,8 @@ def assert_close(ours: Tensor, expected: list) -> None:
 
 def test_forward_pass(case: Case) -> None:
     answers = case.answers(case.weights())
-    outputs = case.model(case.batch.images, case.batch.reports, case.batch.seeds)
+    passages = case.model.passages(case.batch.reports)
+    outputs = case.model(case.batch.images, passages, case.batch.seeds)
     assert_close(outputs.tag_logits, [answer.tag_logits for answer in answers])
     assert (outputs.stop_logits is None) == (not answers[0].stops)
     for i, answer in enumerate(answers):

@@ -15,6 +15,7 @@ from raymed.tokens import END, PAD, START, UNKNOWN
 TAGS, WORDS, TOP = 6, 11, 3
 
 Report = list[list[int]]
+from tests.passages import passages_of
 
 
 def tensor_of(reports: list[Report]) -> Tensor:
@@ -91,11 +92,11 @@ def test_a_sentences_attention_is_the_mean_over_its_words(system: str) -> None:
     ]
     reading = model.read(images, sentences=3)
     assert (reading.alpha, reading.beta) == (None, None)
-    found = model.attended(reading, tensor_of(reports))
+    found = model.attended(reading, model.passages(tensor_of(reports)))
     for image, report in enumerate(reports):
         # Alone, so that no padding is involved.
         context = tuple(each[image] for each in reading.context)
-        written = model.writer(context, torch.tensor([one_sequence(report)]))
+        written = model.writer(context, passages_of(torch.tensor([one_sequence(report)])))
         place = 0
         for number, ids in enumerate(report):
             # A distribution for each of the sentence's words and for what ends it.

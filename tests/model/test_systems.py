@@ -81,14 +81,14 @@ def padded(batch: Batch) -> Batch:
 
 def losses(model: System, batch: Batch) -> Tensor:
     """[4, B]."""
-    found = terms(model(batch.images, batch.reports, batch.seeds), batch)
+    found = terms(model(batch.images, model.passages(batch.reports), batch.seeds), batch)
     return torch.stack([getattr(found, f.name).double() for f in fields(Terms)]).detach()
 
 
 def gradients(model: System, batch: Batch) -> list[Tensor]:
     """Of the summed losses of all images."""
     model.zero_grad()
-    found = terms(model(batch.images, batch.reports, batch.seeds), batch)
+    found = terms(model(batch.images, model.passages(batch.reports), batch.seeds), batch)
     torch.stack([getattr(found, f.name) for f in fields(Terms)]).sum().backward()
     return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 

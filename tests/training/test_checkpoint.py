@@ -30,7 +30,7 @@ from raymed.training.checkpoint import (
     latest,
     whole_checkpoints,
 )
-from raymed.training.loop import build_optimizer
+from raymed.training.setup import build_optimizer
 
 VOCABULARY = Vocabulary(tuple("abcde"), ("heart", "lung", "rib"))
 

@@ -17,8 +17,9 @@ from raymed.data.dataset import PreparedDataset
 from raymed.generation import Report
 from raymed.training.checkpoint import best_epoch
 from raymed.training.log import HPARAMS, Sample, attention_strip, side_by_side
-from raymed.training.loop import Worker, train
+from raymed.training.loop import train
 from raymed.training.observer import Row
+from raymed.training.worker import Worker
 from tests.told import Told
 
 EPOCHS = 3

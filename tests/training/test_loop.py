@@ -25,16 +25,12 @@ from raymed.sections import TrainingConfig
 from raymed.training import loop
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, checkpoints_of, latest
 from raymed.training.log import METRICS_FILE, read_metrics
-from raymed.training.loop import (
-    Worker,
-    build_optimizer,
-    check,
-    set_rates,
-    train,
-)
+from raymed.training.loop import set_rates, train
 from raymed.training.loss import Terms, terms
 from raymed.training.observer import Row, Status
 from raymed.training.saving import TrainingEnded, TrainingStopped
+from raymed.training.setup import build_optimizer, check
+from raymed.training.worker import Worker
 from tests.rows import untimed
 from tests.told import Told
 
@@ -179,7 +175,7 @@ def test_loss_of_an_epoch_is_the_mean_over_its_images(tiny: Config, tmp_path: Pa
     sums = dict.fromkeys((f.name for f in fields(Terms)), 0.0)
     for image in range(len(split)):
         batch = split.batch(np.array([image]), np.array([0]), np.ones(1, np.float32))
-        found = terms(model(batch.images, batch.reports), batch)
+        found = terms(model(batch.images, model.passages(batch.reports)), batch)
         for name in sums:
             sums[name] += getattr(found, name).item() / len(split)
     for name, mean in sums.items():

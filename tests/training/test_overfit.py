@@ -20,8 +20,8 @@ from raymed.model.encoder import Encoder, build_encoder
 from raymed.model.system import System
 from raymed.model.systems import build_system
 from raymed.sections import SYSTEMS
-from raymed.training.loop import build_optimizer
 from raymed.training.loss import terms
+from raymed.training.setup import build_optimizer
 
 STUDIES = 8
 
@@ -89,7 +89,7 @@ class Lesson:
         """Until all is known, or for so many steps."""
         for step in range(1, steps + 1):
             model.train()
-            outputs = model(self.batch.images, self.batch.reports)
+            outputs = model(self.batch.images, model.passages(self.batch.reports))
             loss = terms(outputs, self.batch).total(self.config.loss).mean()
             optimizer.zero_grad()
             loss.backward()

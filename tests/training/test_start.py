@@ -23,8 +23,9 @@ from raymed.metrics.captions import cider
 from raymed.model.encoder import build_encoder
 from raymed.training import features
 from raymed.training.checkpoint import ENCODER_FILE, MODEL_FILE, Checkpoint, checkpoints_of, latest
-from raymed.training.loop import check, train
+from raymed.training.loop import train
 from raymed.training.observer import Row
+from raymed.training.setup import check
 from raymed.training.worker import Worker
 from tests.rows import untimed
 from tests.told import Told

@@ -18,9 +18,10 @@ from raymed.model.system import System
 from raymed.model.systems import build_system
 from raymed.training import validation
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, checkpoints_of, latest
-from raymed.training.loop import Worker, train
+from raymed.training.loop import train
 from raymed.training.observer import Row
 from raymed.training.validation import THRESHOLDS, TOP_TAGS, Validation, validate
+from raymed.training.worker import Worker
 from tests.rows import untimed
 from tests.told import Told
 

@@ -14,8 +14,9 @@ from raymed.data.dataset import PreparedDataset
 from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest
-from raymed.training.loop import Worker, train
+from raymed.training.loop import train
 from raymed.training.saving import TrainingEnded, TrainingStopped
+from raymed.training.worker import Worker
 from tests.rows import TIMES
 from tests.told import Told
 

@@ -4,11 +4,12 @@ import torch
 from torch import Tensor, nn
 
 from raymed.model.encoder import Encoder
+from raymed.model.passages import Passages, select
+from raymed.model.precision import LSTMCell, widened
 from raymed.model.single_lstm import ReportWriter, SingleLSTM
 from raymed.model.system import Context, Seen, State, Written, glorot
 from raymed.model.tags import SemanticFeatures
 from raymed.sections import ModelConfig
-from raymed.tokens import PAD
 
 P, Q = 2.0, 0.5
 """Exponents of the regularisation: P above 1 spreads attention over the tags of a report, Q below
@@ -44,7 +45,7 @@ class SemanticLSTM(ReportWriter):
         self.u = nn.Linear(size, size, bias=False)
         self.w_xa = nn.Parameter(torch.ones(size))
         self.w_xy = nn.Linear(size, size, bias=False)
-        self.cell = nn.LSTMCell(size, hidden)
+        self.cell = LSTMCell(size, hidden)
         self.v = nn.Linear(size, hidden, bias=False)
         self.w_yh = nn.Linear(hidden, size, bias=False)
         self.w_ya = nn.Parameter(torch.ones(size))
@@ -56,14 +57,15 @@ class SemanticLSTM(ReportWriter):
         active = torch.tanh(a)
         return self.u(a), active, self.v(active)
 
-    def forward(self, context: Context, passages: Tensor) -> Written:
-        inputs, targets = passages[:, :-1], passages[:, 1:]
+    def forward(self, context: Context, passages: Passages) -> Written:
+        inputs = passages.ids[:, :-1]
         state, steps = self.begin(context), []
         for embedded in self.embedding(inputs).unbind(dim=1):
             said, alpha, beta, state = self._attend(embedded, state, context)
             steps.append((said, alpha, beta))
         said, alpha, beta = (torch.stack(each, dim=1) for each in zip(*steps, strict=True))
-        return Written(said[targets != PAD] @ self.embedding.weight.T, beta=beta, beta_read=alpha)
+        logits = select(said, passages.places) @ self.embedding.weight.T
+        return Written(logits, beta=beta, beta_read=alpha)
 
     def begin(self, context: Context) -> State:
         return self.cell(self.w_xv(context[0]))
@@ -77,10 +79,10 @@ class SemanticLSTM(ReportWriter):
     ) -> tuple[Tensor, Tensor, Tensor, State]:
         """y_t-1 [K, E] -> (what E reads [K, E], alpha_t [K, M], beta_t [K, M], state)."""
         _, a, key_in, active, key_out = context
-        alpha = torch.einsum("ke,kme->km", embedded, key_in).softmax(dim=1)
+        alpha = widened(torch.einsum("ke,kme->km", embedded, key_in)).softmax(dim=1)
         x = self.w_xy(embedded + self.w_xa * torch.einsum("km,kme->ke", alpha, a))
         h, c = self.cell(x, state)
-        beta = torch.einsum("kh,kmh->km", h, key_out).softmax(dim=1)
+        beta = widened(torch.einsum("kh,kmh->km", h, key_out)).softmax(dim=1)
         said = self.w_yh(h) + self.w_ya * torch.einsum("km,kme->ke", beta, active)
         return said, alpha, beta, (h, c)
 

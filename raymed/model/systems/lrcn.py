@@ -4,10 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from raymed.model.encoder import Encoder
+from raymed.model.passages import Passages, select
+from raymed.model.precision import LSTM
 from raymed.model.single_lstm import ReportWriter, SingleLSTM
 from raymed.model.system import Context, Seen, State, Written, glorot
 from raymed.sections import ModelConfig
-from raymed.tokens import PAD
 
 
 class FactoredLSTM(ReportWriter):
@@ -25,19 +26,19 @@ class FactoredLSTM(ReportWriter):
     def __init__(self, words: int, size: int, feature: int, hidden: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(words, size)
-        self.lstm_1 = nn.LSTM(size, hidden, batch_first=True)
-        self.lstm_2 = nn.LSTM(hidden + feature, hidden, batch_first=True)
+        self.lstm_1 = LSTM(size, hidden, batch_first=True)
+        self.lstm_2 = LSTM(hidden + feature, hidden, batch_first=True)
         self.w_out = nn.Linear(hidden, words)
 
-    def forward(self, context: Context, passages: Tensor) -> Written:
-        inputs, targets = passages[:, :-1], passages[:, 1:]
+    def forward(self, context: Context, passages: Passages) -> Written:
+        inputs = passages.ids[:, :-1]
         h1, _ = self.lstm_1(self.embedding(inputs))
         feature = context[0].unsqueeze(1).expand(-1, inputs.shape[1], -1)
         h2, _ = self.lstm_2(torch.cat([h1, feature], dim=2))
-        return Written(self.w_out(h2[targets != PAD]))
+        return Written(self.w_out(select(h2, passages.places)))
 
     def begin(self, context: Context) -> State:
-        zeros = context[0].new_zeros(len(context[0]), self.lstm_1.hidden_size)
+        zeros = self.w_out.weight.new_zeros(len(context[0]), self.lstm_1.hidden_size)
         return zeros, zeros, zeros, zeros
 
     def step(self, words: Tensor, state: State, context: Context) -> tuple[Tensor, State]:

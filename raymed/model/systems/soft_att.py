@@ -5,10 +5,11 @@ from torch import Tensor, nn
 
 from raymed.model.attention import Attention, coverage_penalty
 from raymed.model.encoder import Encoder
+from raymed.model.passages import Passages, select
+from raymed.model.precision import LSTMCell
 from raymed.model.single_lstm import ReportWriter, SingleLSTM
 from raymed.model.system import Context, Seen, State, Written, glorot
 from raymed.sections import ModelConfig
-from raymed.tokens import PAD
 
 
 class AttendingLSTM(ReportWriter):
@@ -35,19 +36,19 @@ class AttendingLSTM(ReportWriter):
         self.init_h = nn.Linear(visual, hidden)
         self.init_c = nn.Linear(visual, hidden)
         self.gate = nn.Linear(hidden, 1)
-        self.cell = nn.LSTMCell(size + visual, hidden)
+        self.cell = LSTMCell(size + visual, hidden)
         self.l_h = nn.Linear(hidden, size, bias=False)
         self.l_z = nn.Linear(visual, size, bias=False)
         self.l_o = nn.Linear(size, words)
 
-    def forward(self, context: Context, passages: Tensor) -> Written:
-        inputs, targets = passages[:, :-1], passages[:, 1:]
+    def forward(self, context: Context, passages: Passages) -> Written:
+        inputs = passages.ids[:, :-1]
         state, steps = self.begin(context), []
         for embedded in self.embedding(inputs).unbind(dim=1):
             said, alpha, state = self._attend(embedded, state, context)
             steps.append((said, alpha))
         said, alpha = (torch.stack(each, dim=1) for each in zip(*steps, strict=True))
-        return Written(self.l_o(said[targets != PAD]), alpha=alpha)
+        return Written(self.l_o(select(said, passages.places)), alpha=alpha)
 
     def begin(self, context: Context) -> State:
         mean = context[0].mean(dim=1)

@@ -3,13 +3,14 @@
 from torch import Tensor
 
 from raymed.model.encoder import Images
+from raymed.model.passages import Passages
 from raymed.model.system import Outputs, Reading, System
 
 
 class Model(System):
     """Predicts tags and writes nothing; the network is the one that ``model.encoder`` names."""
 
-    def forward(self, images: Images, reports: Tensor, seeds: Tensor | None = None) -> Outputs:  # noqa: ARG002
+    def forward(self, images: Images, passages: Passages, seeds: Tensor | None = None) -> Outputs:  # noqa: ARG002
         return Outputs(self.look(images, seeds).tag_logits)
 
     def read(self, images: Images, sentences: int) -> Reading:  # noqa: ARG002
