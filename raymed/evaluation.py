@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from rich.box import SIMPLE_HEAD
 from rich.progress import track
 from rich.table import Table
@@ -30,7 +29,7 @@ from raymed.metrics.tags import recall_at
 from raymed.storage import Place, output, reason, write_whole
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.validation import write_reports
-from raymed.training.worker import Worker
+from raymed.training.worker import Worker, local_device
 
 RANKED_TAGS = 20
 PREDICTIONS_FILE = "predictions.parquet"
@@ -217,8 +216,8 @@ def baseline_scores(
 
 
 def _by_model(checkpoint: Checkpoint, config: Config, split: Split) -> Written:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = checkpoint.build_model().to(device)
+    device = local_device()
+    model = checkpoint.build_model(device)
     limits = config.generation.max_sentences, config.generation.max_words
     tokenised = TokenisedSplit(split, checkpoint.vocabulary, *limits)
     rows = np.arange(len(split))

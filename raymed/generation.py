@@ -209,14 +209,15 @@ def beam_search(
     lengths = torch.zeros_like(words[:, :, 0])
     open_ = torch.ones_like(lengths, dtype=torch.bool)
     last = torch.full((passages * width,), START, device=device)
+    never = torch.tensor(writer.never_written, device=device)
     first_row = torch.arange(passages, device=device).unsqueeze(1) * width
     for t in range(limit):
         logits, state = writer.step(last, state, context)
         log_p = logits.to(dtype).log_softmax(dim=1).view(passages, width, logits.shape[1])
-        log_p[:, :, list(writer.never_written)] = -torch.inf
+        log_p.index_fill_(2, never, -torch.inf)
         if settings.block_ngrams:
             _block_repeats(log_p, words[:, :, :t], settings.block_ngrams)
-        log_p[~open_] = -torch.inf
+        log_p.masked_fill_(~open_.unsqueeze(2), -torch.inf)
         log_p[:, :, PAD].masked_fill_(~open_, 0)
         totals = total.unsqueeze(2) + log_p
         lengths = lengths + open_

@@ -21,6 +21,7 @@ from raymed.reports.attention import AttendedSentence, attention_figure
 from raymed.sections import GenerationConfig
 from raymed.storage import Place
 from raymed.training.checkpoint import Checkpoint
+from raymed.training.worker import local_device
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ class Reporter:
     """Writes the reports of pictures by one checkpoint; holds the model between calls."""
 
     def __init__(self, checkpoint: Checkpoint, settings: GenerationConfig) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = checkpoint.build_model().to(self.device)
+        self.device = local_device()
+        self.model = checkpoint.build_model(self.device)
         self.vocabulary = checkpoint.vocabulary
         self.settings = settings
 

@@ -15,6 +15,7 @@ from raymed.model.systems.soft_att import AttendingLSTM
 from raymed.model.word_lstm import WordLSTM
 from raymed.sections import GenerationConfig
 from raymed.tokens import END, PAD, START, UNKNOWN
+from tests.passages import passages_of
 
 WORDS, SIZE, HIDDEN, PASSAGES = 7, 5, 6, 5
 """Three words beside the special ones."""
@@ -88,7 +89,8 @@ def scores(
     whole = [[START, *words, *([END] if len(words) < limit else [])] for words in found]
     padded = [[*ids, *[PAD] * (limit + 1 - len(ids))] for ids in whole]
     contexts = tuple(each.expand(len(found), *each.shape[1:]) for each in context)
-    log_p = writer(contexts, torch.tensor(padded)).logits.log_softmax(dim=1).tolist()
+    logits = writer(contexts, passages_of(torch.tensor(padded))).logits
+    log_p = logits.log_softmax(dim=1).tolist()
     following = iter(log_p)
     return [
         sum(next(following)[word] for word in ids[1:]) / (len(ids) - 1) ** penalty for ids in whole
@@ -106,7 +108,8 @@ def greedy(kind: str, writer: Writer, context: Context, limit: int, block: int =
     words: Ids = []
     while len(words) < limit:
         # A word has to stand behind the prefix for its logits to be given: any but PAD.
-        logits = writer(context, torch.tensor([[START, *words, END]])).logits[-1].tolist()
+        passages = passages_of(torch.tensor([[START, *words, END]]))
+        logits = writer(context, passages).logits[-1].tolist()
         allowed = [w for w in words_of(kind) if not (block and repeats([*words, w], block))]
         best = max([END, *allowed], key=lambda word: logits[word])
         if best == END:

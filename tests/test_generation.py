@@ -22,6 +22,7 @@ from raymed.model.system import Reading, System
 from raymed.model.systems import build_system
 from raymed.sections import SYSTEMS, GenerationConfig, ModelConfig
 from raymed.tokens import END, PAD, SPECIAL, START, UNKNOWN
+from tests.passages import passages_of
 
 WORDS, TAGS = 14, 6
 SETTINGS = GenerationConfig(stop_threshold=0.5, max_sentences=5, max_words=8)
@@ -40,7 +41,6 @@ SEEDS = {
 WRITING = [name for name in SYSTEMS if name != "vgg19_tags"]
 
 Report = list[list[int]]
-from tests.passages import passages_of
 
 
 def build(system: str, top_tags: int = 3) -> System:

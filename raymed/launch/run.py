@@ -2,7 +2,6 @@
 
 import signal
 
-import torch
 from rich.console import Console
 
 from raymed import config as configuration
@@ -18,7 +17,7 @@ from raymed.training.checkpoint import Checkpoint, latest
 from raymed.training.loop import train
 from raymed.training.saving import TrainingEnded
 from raymed.training.setup import check
-from raymed.training.worker import Worker
+from raymed.training.worker import Worker, local_device
 
 CONFIG_FILE = "config.yaml"
 FREE_TO_CHANGE = ("run.", "launch.", "tune.", "table.", "data.path")
@@ -164,10 +163,9 @@ def _train_here(config: Config, folder: Place, console: Console) -> None:
     printer = Printer(config, console)
     before = signal.getsignal(signal.SIGTERM)
     note_sigterm()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         with noting():
-            train(config, folder, Worker(device), printer)
+            train(config, folder, Worker(local_device()), printer)
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -175,10 +173,11 @@ def _train_here(config: Config, folder: Place, console: Console) -> None:
 def _train_on_ray(config: Config, folder: Place, console: Console) -> None:
     # Ray Train imports torch's distributed parts: seconds that a mere check does not need.
     from raymed.launch.following import following
-    from raymed.launch.trainer import check_room, fit
+    from raymed.launch.trainer import check_room, describe_workers, fit
     from raymed.launch.watch import start_watch
 
     check_room(config)
+    _say(console, describe_workers(config))
     watch = start_watch()
     with following(watch, config, console):
         fit(config, folder, watch)

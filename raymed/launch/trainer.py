@@ -28,6 +28,9 @@ from raymed.training.worker import Worker
 
 RESIZE_S = 10.0
 """How often it is seen, in seconds, whether a run with too few workers can have more."""
+WAIT_S = 10 * 365 * 24 * 3600
+"""How long workers wait for one of them, in seconds: as long as it takes, since it may be scoring
+or computing features alone. One that died is Ray Train's to notice."""
 STARTS = 3
 """How often Ray Train is started anew where its own controller fails."""
 
@@ -140,7 +143,7 @@ def run_workers(
             trainer = TorchTrainer(
                 function,
                 train_loop_config=settings,
-                torch_config=_NotingConfig(),
+                torch_config=_NotingConfig(timeout_s=WAIT_S),
                 scaling_config=scaling(config),
                 run_config=RunConfig(
                     name=uuid4().hex,
@@ -163,7 +166,7 @@ def scaling(config: Config) -> ScalingConfig:
     fewest, most = fewest_and_most(config)
     gpus = launch.gpus_per_worker
     if gpus is None:
-        gpus = 1 if ray.cluster_resources().get("GPU", 0) >= fewest else 0
+        gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
     return ScalingConfig(
         num_workers=most if fewest == most else (fewest, most),
         use_gpu=gpus > 0,
@@ -205,10 +208,24 @@ def check_room(config: Config, groups: int = 1) -> int:
             raise UsageError(
                 f"launch.workers: {fewest} workers need {amount:g} {resource}, and "
                 f"the cluster has {there.get(resource, 0):g}: lower launch.workers or "
-                f"launch.{resource.lower()}s_per_worker, or add nodes (of a cluster that adds them "
-                "by itself, raise launch.wait_minutes)"
+                f"launch.{resource.lower()}s_per_worker{_without(resource)}, or add nodes (of a "
+                "cluster that adds them by itself, raise launch.wait_minutes)"
             )
-    return int(min(there[resource] // amount for resource, amount in wanted.items()))
+    # A fifth of a GPU is a little more than 0.2 of it.
+    return int(min(there[resource] / amount + 1e-6 for resource, amount in wanted.items()))
+
+
+def describe_workers(config: Config) -> str:
+    """What a run's workers have, in words."""
+    fewest, most = fewest_and_most(config)
+    each = scaling(config).resources_per_worker or {}
+    count = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+    gpus = f"{each['GPU']:g} GPU" if each.get("GPU") else "no GPU"
+    return f"training on {count} worker(s), each with {each['CPU']:g} CPU and {gpus}"
+
+
+def _without(resource: str) -> str:
+    return " (0 trains on CPUs)" if resource == "GPU" else ""
 
 
 def _in_words(error: WorkerGroupError) -> Exception:

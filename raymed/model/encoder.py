@@ -7,7 +7,7 @@ become the tag classifier's (`raymed.model.tags` has its output).
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import safetensors.torch
 import torch
@@ -60,6 +60,16 @@ class Encoder(nn.Module):
         for name, values in (("mean", mean), ("std", std)):
             channels = torch.tensor(values, device="cpu").view(1, -1, 1, 1)
             self.register_buffer(name, channels, persistent=False)
+
+    def place(self, device: torch.device, precision: torch.dtype) -> Self:
+        """Move to a device, to compute there in that precision.
+
+        GPUs and bfloat16 kernels want channels last in the convolutions' memory; in float32 a CPU
+        is slower so (`python -m tests.benchmarks.precision`).
+        """
+        if device.type == "cuda" or precision == torch.bfloat16:
+            self.convolutions.to(memory_format=torch.channels_last)
+        return self.to(device)
 
     def forward(self, images: Tensor, seeds: Tensor | None = None) -> Features:
         """Greyscale uint8 [B, H, W] -> feature map and last hidden layer, before its dropout.

@@ -9,7 +9,7 @@ comparison is one of what follows them.
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -165,6 +165,13 @@ class System(nn.Module, ABC):
             feature_map, hidden = (each.to(dtype) for each in images)
         tag_logits, feature = self.tag_classifier(hidden, seeds)
         return Seen(regions(feature_map), feature, tag_logits)
+
+    def place(self, device: torch.device, precision: torch.dtype) -> Self:
+        """Move to a device, to compute there in that precision."""
+        self.precision = precision
+        if self.encoder is not None:
+            self.encoder.place(device, precision)
+        return self.to(device)
 
     def computing(self) -> AbstractContextManager[None]:
         """In which every pass is made: the model's one precision, on the device where it is."""

@@ -144,8 +144,8 @@ class Checkpoint:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise _damaged(folder / INFO_FILE, error) from error
 
-    def build_model(self) -> System:
-        """The model with this checkpoint's weights, in eval mode, on the CPU.
+    def build_model(self, device: torch.device = torch.device("cpu")) -> System:  # noqa: B008
+        """The model with this checkpoint's weights, in eval mode, computing as the run did.
 
         Raises:
             UsageError: the weights are damaged.
@@ -154,8 +154,7 @@ class Checkpoint:
         model = build_system(self.config.model, *sizes, encoder=None)
         self.put_into(model)
         model.encoder = self.encoder(dropout=0.0)
-        model.precision = self.precision
-        return model.eval()
+        return model.place(device, self.precision).eval()
 
     @property
     def precision(self) -> torch.dtype:
@@ -211,6 +210,11 @@ class Checkpoint:
                 state = torch.load(file, map_location="cpu", weights_only=True)
             model.load_state_dict(_loaded(self.path / MODEL_FILE))
             optimizer.load_state_dict(state)
+            # The fused AdamW takes its state to lie in memory as the weights do, unseen.
+            for parameter, of_it in optimizer.state.items():
+                for name, value in of_it.items():
+                    if value.shape == parameter.shape:
+                        of_it[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         except UsageError:
             raise
         # torch raises a dozen kinds for a file that is not an optimiser's state.

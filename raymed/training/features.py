@@ -1,7 +1,8 @@
 """Freezing an encoder: its features of a data set, computed once and mapped by every run.
 
 They lie in a folder of the local cache whose name is a hash of all that they depend on: the
-encoder's weights, the data set's content, and how pixels become the encoder's input. Files are
+encoder's weights, the data set's content, how pixels become the encoder's input, and the precision
+that it computes in. Files are
 small (`raymed.data.features`), and each is computed by whoever first locks it: the workers of one
 run share the work, and so do runs that want the same features at the same time. Workers that see
 other caches, on other nodes, find nothing there and compute it all. A lock is the operating
@@ -31,10 +32,11 @@ from raymed.data.dataset import PreparedDataset, Split
 from raymed.data.features import SplitFeatures
 from raymed.errors import UsageError
 from raymed.model.encoder import Encoder, grid, widths
+from raymed.model.precision import computing_in
 from raymed.storage import Place, fetched, place, reason, stamp, written_whole
 from raymed.training.checkpoint import ENCODER, ENCODER_FILE, Checkpoint
 from raymed.training.start import build_starting_encoder, encoder_run
-from raymed.training.worker import Worker
+from raymed.training.worker import Worker, dtype_of
 
 LOCK_FILE = "lock"
 STEP = 8
@@ -86,7 +88,8 @@ def freeze(
         encoder = build_starting_encoder(config, start)
         _digests[origin] = digest(encoder)
     name, size = config.model.encoder, dataset.info.image_size
-    depends_on = (name, _digests[origin], dataset.info.content_hash, size)
+    precision = dtype_of(config)
+    depends_on = (name, _digests[origin], dataset.info.content_hash, size, str(precision))
     key = hashlib.sha256(repr(depends_on).encode()).hexdigest()
     folder = cache_folder("features", key)
     side, (depth, width) = grid(name, size), widths(name)
@@ -97,10 +100,12 @@ def freeze(
     frozen = Frozen(folder / ENCODER_FILE, features)
     whole = all(each.is_whole(n) for each in features.values() for n in range(len(each.files)))
     if not (whole and _is_encoder(frozen.encoder_file)):
-        encoder = (encoder or build_starting_encoder(config, start)).to(worker.device)
+        encoder = encoder or build_starting_encoder(config, start)
+        encoder = encoder.place(worker.device, precision)
         try:
             shared = place(config.data.features) / key if config.data.features else None
-            _compute(frozen, splits, encoder, shared, worker, progress)
+            with computing_in(precision, worker.device):
+                _compute(frozen, splits, encoder, shared, worker, progress)
         except OSError as error:
             total = sum(each.count * each.row_bytes for each in features.values())
             there = f" or {config.data.features}" if config.data.features else ""

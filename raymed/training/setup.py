@@ -78,8 +78,7 @@ def set_up(config: Config, folder: Place, worker: Worker, observer: Observer) ->
     else:
         frozen = _freeze(config, dataset, splits, start, worker, observer)
     model = build_system(config.model, len(vocabulary.tags), len(vocabulary), encoder)
-    model.precision = dtype_of(config)
-    model = model.to(worker.device)
+    model.place(worker.device, dtype_of(config))
     optimizer = build_optimizer(model, config.training)
     # The first worker reads, and DDP gives the others its weights; an object store is asked once.
     if worker.rank == 0 and last is not None:
@@ -221,6 +220,13 @@ def _freeze(
         observer.progress(Status(0, done, images, workers=worker.world))
 
     frozen = freeze(config, dataset, splits, start, worker, progress)
+    ours = frozen.encoder_file.parent.name
+    theirs = worker.first(lambda: ours)
+    if ours != theirs:
+        raise UsageError(
+            f"model.encoder_weights: worker {worker.rank} finds other weights of the frozen "
+            "encoder than the first worker: see that all nodes have the same file"
+        )
     # Whether the encoder was drawn just now or known is not to alter the rest.
     torch.manual_seed(config.training.seed)
     return frozen

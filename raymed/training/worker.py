@@ -52,6 +52,13 @@ class Worker:
         return bool(flags > 0)
 
 
+def local_device() -> torch.device:
+    """Where a process without data-parallel workers computes: its GPU, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
 def computes_bfloat16(device: torch.device) -> bool:
     """Whether a device has instructions for bfloat16, rather than emulating it."""
     if device.type == "cuda":

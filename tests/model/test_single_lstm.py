@@ -11,11 +11,11 @@ from raymed.model.single_lstm import SingleLSTM, as_sequences
 from raymed.model.systems import build_system
 from raymed.sections import ModelConfig
 from raymed.tokens import END, PAD, START, UNKNOWN
+from tests.passages import passages_of
 
 TAGS, WORDS, TOP = 6, 11, 3
 
 Report = list[list[int]]
-from tests.passages import passages_of
 
 
 def tensor_of(reports: list[Report]) -> Tensor:
