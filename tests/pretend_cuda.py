@@ -17,6 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_map_only
 
 CUDA = torch.device("cuda", 0)
+WAITS = {"_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal"}
+"""Operations that give something to the host, which has to wait for it."""
+
+waited_for: list[str] = []
+"""The operations that made the host wait, since the list was last emptied."""
 
 
 class Pretended(Tensor):
@@ -47,6 +52,7 @@ class Pretended(Tensor):
         return f"Pretended({self.held!r})"
 
     def tolist(self) -> Any:
+        waited_for.append("tolist")
         return self.held.tolist()
 
     @classmethod
@@ -61,6 +67,14 @@ def _done(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     kwargs = {name: value for name, value in kwargs.items() if name != "device"}
     if wanted is not None:
         kwargs["device"] = torch.device("cpu")
+    name = function.overloadpacket.__name__
+    to_host = wanted is not None and torch.device(wanted).type == "cpu"
+    indexed_by_mask = name.startswith("index") and any(
+        isinstance(each, Tensor) and each.dtype == torch.bool
+        for each in (args[1] if len(args) > 1 and isinstance(args[1], list | tuple) else ())
+    )
+    if name in WAITS or to_host or indexed_by_mask:
+        waited_for.append(name)
     args_held, kwargs_held = tree_map_only(Pretended, lambda t: t.held, (args, kwargs))
     if function is torch.ops.aten._thnn_fused_lstm_cell.default:
         out = _lstm_cell(*args_held)
@@ -82,6 +96,7 @@ def _lstm_cell(
     inputs: Tensor, hidden: Tensor, c: Tensor, bias_i: Tensor | None = None, bias_h: Any = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What a GPU does in one kernel and a CPU has no kernel for."""
+    assert inputs.dtype == hidden.dtype == torch.float32, "an LSTM's gradients can underflow"
     gates = inputs + hidden
     if bias_i is not None:
         gates = gates + bias_i + bias_h
@@ -117,11 +132,11 @@ def pretending() -> Iterator[None]:
     torch._C._ensureCUDADeviceGuardSet()
     with (
         patch("torch.cuda.is_available", lambda: True),
-        patch("torch.cuda.is_bf16_supported", lambda including_emulation=True: True),
+        patch("torch.cuda.is_bf16_supported", lambda **_: True),
         patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False),
         # Tensors of inference mode cannot be wrapped; and a module's weights are to be replaced
         # where they are moved, as those of a new class must be.
-        patch("torch._C._InferenceMode", lambda mode: torch.no_grad()),
+        patch("torch._C._InferenceMode", lambda _: torch.no_grad()),
         patch("torch.__future__.get_overwrite_module_params_on_conversion", lambda: True),
         patch("torch.tensor", _tensor),
         patch("torch.cuda._lazy_init", lambda: None),
