@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from raymed.errors import UsageError
-from raymed.launch.termination import terminable
 
 PATIENCE_S = 10.0
 """How long a cluster may take to answer."""
@@ -22,7 +21,6 @@ def connected(address: str | None) -> Iterator[None]:
 
     Raises:
         UsageError: nothing answers at the address, or it is one of Ray Client's.
-        Terminated: SIGTERM came.
     """
     # Train V2 polls its workers for reports at this interval; its default costs seconds an epoch.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
@@ -36,8 +34,7 @@ def connected(address: str | None) -> Iterator[None]:
 
     quiet()
     if ray.is_initialized():
-        with terminable():
-            yield
+        yield
         return
     target = address or os.environ.get("RAY_ADDRESS") or "local"
     options = {"include_dashboard": True} if target == "local" else {}
@@ -52,8 +49,7 @@ def connected(address: str | None) -> Iterator[None]:
     # With several Ray instances on one machine, whoever has no explicit address asks the wrong one.
     os.environ["RAY_ADDRESS"] = context.address_info["gcs_address"]
     try:
-        with terminable():
-            yield
+        yield
     finally:
         ray.shutdown()
         if before is None:

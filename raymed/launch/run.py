@@ -32,7 +32,7 @@ def run_training(config: Config, console: Console) -> Checkpoint:
 
     Raises:
         UsageError: the data set, the folder or the cluster does not fit the configuration.
-        Terminated: SIGTERM came; a checkpoint was written.
+        Terminated: SIGTERM came; a checkpoint was written if there was anything to be kept.
     """
     config = located(config)
     dataset = check(config)
@@ -193,8 +193,12 @@ def _train_on_ray(config: Config, folder: Place, console: Console) -> None:
 
     check_room(config)
     watch = start_watch()
-    with following(watch, config, console):
-        fit(config, folder, watch)
+    try:
+        with following(watch, config, console):
+            fit(config, folder, watch)
+    except KeyboardInterrupt:
+        if not noted():
+            raise
     if noted():
         raise TrainingEnded
 

@@ -13,8 +13,11 @@ _training = Event()
 _noted = Event()
 
 
-class Terminated(Exception):
-    """SIGTERM came, and what was running has been brought to rest."""
+class Terminated(BaseException):
+    """SIGTERM came; what was running is being brought to rest.
+
+    No mistake of a program's, so that what catches these lets it pass, as with KeyboardInterrupt.
+    """
 
 
 def note_sigterm() -> None:
@@ -46,9 +49,13 @@ def noting() -> Iterator[None]:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM inside the block raises `Terminated` in it, so that it is left in order."""
+    """SIGTERM inside the block raises `Terminated` in it, so that it is left in order.
+
+    Once: a second one does not disturb that.
+    """
 
     def terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        signal.signal(number, signal.SIG_IGN)
         raise Terminated
 
     before = signal.signal(signal.SIGTERM, terminate)

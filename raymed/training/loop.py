@@ -35,7 +35,7 @@ from raymed.training.features import freeze
 from raymed.training.log import RunLog
 from raymed.training.loss import Terms, terms
 from raymed.training.observer import Observer, Status
-from raymed.training.saving import Once, Saving, TrainingStopped
+from raymed.training.saving import LeavingValidation, Saving, TrainingStopped
 from raymed.training.start import build_starting_encoder, check_start, starting_checkpoint
 from raymed.training.validation import sample_reports, validate
 from raymed.training.worker import Worker, autocast
@@ -66,6 +66,7 @@ def train(config: Config, folder: Place, worker: Worker, observer: Observer) -> 
     path = latest(folder)
     last = None if path is None else Checkpoint.open(path)
     history = [] if last is None else last.history
+    validated_on = min(config.data.validation_images or len(splits["val"]), len(splits["val"]))
     steps = steps_per_epoch(len(splits["train"]), config.training.batch_size)
     log = RunLog(folder, history, config) if worker.rank == 0 else None
 
@@ -84,6 +85,7 @@ def train(config: Config, folder: Place, worker: Worker, observer: Observer) -> 
                 lambda done, images: observer.progress(
                     Status(0, done, images, workers=worker.world)
                 ),
+                ending=observer.ending,
             )
             # Whether the encoder was drawn just now or known is not to alter the rest.
             torch.manual_seed(config.training.seed)
@@ -168,7 +170,13 @@ def train(config: Config, folder: Place, worker: Worker, observer: Observer) -> 
                     vocabulary,
                     config,
                     worker,
-                    Once(observer.ending, partial(saving.within, epoch, trained, history)),
+                    LeavingValidation(
+                        saving,
+                        partial(saving.within, epoch, trained, history),
+                        observer.ending,
+                        worker,
+                        batches=-(-(validated_on // worker.world) // config.training.batch_size),
+                    ),
                 )
                 row |= validated.row
                 row["best_score"] = max(r["score"] for r in [*history, row])
