@@ -13,7 +13,7 @@ from rich.console import Console
 
 from raymed import config as configuration
 from raymed.errors import UsageError
-from raymed.launch.termination import STATUS, Terminated, terminable
+from raymed.launch.termination import STATUS, Terminated, leaving
 from raymed.storage import Place, is_uri, place
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else "no file was left half-written; the same command begins anew"
     )
     try:
-        with terminable():
+        with leaving():
             return command(options, Console()) or 0
     except UsageError as error:
         print(f"raymed: {error}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,12 +40,16 @@ def connected(address: str | None) -> Iterator[None]:
     target = address or os.environ.get("RAY_ADDRESS") or "local"
     options = {"include_dashboard": True} if target == "local" else {}
     see_that_it_answers(target)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         context = ray.init(
             address=target, log_to_driver=False, logging_level=logging.WARNING, **options
         )
     except (ConnectionError, ValueError) as error:
         raise _unreachable(target, error) from None
+    if callable(on_sigterm):
+        # Ray has set one of its own, which leaves by SystemExit and says nothing.
+        signal.signal(signal.SIGTERM, on_sigterm)
     before = os.environ.get("RAY_ADDRESS")
     # With several Ray instances on one machine, whoever has no explicit address asks the wrong one.
     os.environ["RAY_ADDRESS"] = context.address_info["gcs_address"]

@@ -15,10 +15,11 @@ from raymed.keys import Decides
 from raymed.launch.cluster import connected, quiet
 from raymed.launch.lock import LOCK_FILE, alone
 from raymed.launch.printer import Printer
-from raymed.launch.termination import Terminated, note_sigterm, noted, noting
+from raymed.launch.termination import Terminated, note_from_now, note_sigterm, noted, noting
 from raymed.storage import Place, place, reason, write_whole
 from raymed.training.checkpoint import Checkpoint, latest
 from raymed.training.loop import check, train
+from raymed.training.observer import Status
 from raymed.training.saving import TrainingEnded
 from raymed.training.worker import Worker
 
@@ -174,15 +175,24 @@ def last_checkpoint(folder: Place, dataset: PreparedDataset) -> Checkpoint | Non
 def _train_here(config: Config, folder: Place, console: Console) -> None:
     """Train in this process and thread, as a debugger wants it: no Ray, no live bar, no thread."""
     quiet()
-    printer = Printer(config, console)
+    printer = _Deferring(config, console)
     before = signal.getsignal(signal.SIGTERM)
     note_sigterm()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        with noting():
+        with noting(at_once=False):
             train(config, folder, Worker(device), printer)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+class _Deferring(Printer):
+    """SIGTERM waits for a checkpoint once a step is done; before, nothing would be lost."""
+
+    def progress(self, status: Status) -> None:
+        if status.epoch:
+            note_from_now()
+        super().progress(status)
 
 
 def _train_on_ray(config: Config, folder: Place, console: Console) -> None:
