@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -90,13 +90,15 @@ def examine(config: Config) -> list[Finding]:
         "Java": _java,
     }
     with ThreadPoolExecutor(len(looks)) as pool:
+        found = [pool.submit(_seen, name, look) for name, look in looks.items()]
         try:
-            found = [pool.submit(_seen, name, look) for name, look in looks.items()]
             return [finding for each in found for finding in each.result()]
         finally:
-            # Where we are interrupted, the threads would wait for these.
-            for probe in [*_probes]:
-                probe.kill()
+            # Where this is interrupted, the threads would go on waiting for their processes.
+            while wait(found, timeout=0).not_done:
+                for probe in [*_probes]:
+                    probe.kill()
+                wait(found, timeout=0.1)
 
 
 def _seen(name: str, look: Callable[[], Iterable[Finding]]) -> list[Finding]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from raymed.errors import UsageError
+from raymed.launch.termination import Terminated
 
 PATIENCE_S = 10.0
 """How long a cluster may take to answer."""
@@ -22,6 +23,7 @@ def connected(address: str | None) -> Iterator[None]:
 
     Raises:
         UsageError: nothing answers at the address, or it is one of Ray Client's.
+        Terminated: SIGTERM came while Ray was being started.
     """
     # Train V2 polls its workers for reports at this interval; its default costs seconds an epoch.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
@@ -47,8 +49,10 @@ def connected(address: str | None) -> Iterator[None]:
         )
     except (ConnectionError, ValueError) as error:
         raise _unreachable(target, error) from None
+    except SystemExit:
+        raise Terminated from None
+    # Ray has set a handler of its own, which leaves by SystemExit.
     if callable(on_sigterm):
-        # Ray has set one of its own, which leaves by SystemExit and says nothing.
         signal.signal(signal.SIGTERM, on_sigterm)
     before = os.environ.get("RAY_ADDRESS")
     # With several Ray instances on one machine, whoever has no explicit address asks the wrong one.
