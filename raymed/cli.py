@@ -13,7 +13,7 @@ from rich.console import Console
 
 from raymed import config as configuration
 from raymed.errors import UsageError
-from raymed.launch.termination import STATUS, Terminated
+from raymed.launch.termination import STATUS, Terminated, leaving
 from raymed.storage import Place, is_uri, place
 
 if TYPE_CHECKING:
@@ -31,18 +31,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace, Console], int | None] = options.command
+    # What ended by a signal has left, besides what was there before.
+    left = (
+        "what was written stays good, and the same command goes on from it"
+        if options.resumes
+        else "no file was left half-written; the same command begins anew"
+    )
     try:
-        return command(options, Console()) or 0
+        with leaving():
+            return command(options, Console()) or 0
     except UsageError as error:
         print(f"raymed: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
-        said = str(interrupt) or "what was written stays good, and the same command goes on from it"
-        print(f"raymed: interrupted; {said}", file=sys.stderr)
+        print(f"raymed: interrupted; {str(interrupt) or left}", file=sys.stderr)
         return 130
     except Terminated:
-        said = "ended by SIGTERM; a checkpoint was written, and the same command goes on from it"
-        print(f"raymed: {said}", file=sys.stderr)
+        print(f"raymed: ended by SIGTERM; {left}", file=sys.stderr)
         return STATUS
     except BrokenPipeError:
         # The reader of our output has left, as `| head` does; so nothing more can be said.
@@ -61,7 +66,8 @@ def _parser() -> argparse.ArgumentParser:
         name: str, command: Callable[[argparse.Namespace, Console], int | None], text: str
     ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
-        sub.set_defaults(command=command)
+        resumes = command in (_train, _tune, _finetune, _table)
+        sub.set_defaults(command=command, resumes=resumes)
         return sub
 
     sub = add("config", _config, "print the complete configuration that a file stands for")

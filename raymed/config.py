@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from raymed.errors import UsageError
+from raymed.keys import Decides, Locates
 from raymed.sections import (
     Column,
     DataConfig,
@@ -28,17 +29,8 @@ from raymed.sections import (
 )
 from raymed.storage import Place, place, reason
 
-NOT_SEARCHED = ("tune.", "table.", "run.", "launch.", "data.path", "training.epochs")
-"""Keys that a sweep's trials share: who trains them, on what, and how long at most."""
-NO_SWEEP: dict[str, Any] = {
-    "tune.space": {},
-    "tune.points_to_evaluate": [],
-    "tune.objectives": {},
-    "tune.storage": None,
-}
-"""What a single run of a sweep no longer is told."""
-SHARED = ("tune.", "table.", "run.", "launch.", "data.path", "model.system", "training.seed")
-"""Keys that the settings of a table's single systems cannot have: the table itself sets them."""
+TABLE_SETS = ("model.system", "training.seed")
+"""Keys that a table itself sets for each of its runs."""
 
 
 class Config(Section):
@@ -75,6 +67,47 @@ class Config(Section):
         }
         text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
         return _commented(text) if comments else text
+
+
+def dotted_keys(section: type[Section] = Config, prefix: str = "") -> Iterator[str]:
+    """All dotted keys, such as ``loss.tag``, in the order of the file."""
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from dotted_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def keys_that_decide(*kinds: Decides) -> list[str]:
+    """The dotted keys of which these kinds of results depend, in the order of the file."""
+    return [key for key in dotted_keys() if not {*kinds}.isdisjoint(_metadata(key))]
+
+
+def with_absolute_paths(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys and values, those absolute that are paths. Unknown keys keep their values."""
+    known = [*dotted_keys()]
+    located = dict(values)
+    for key in [key for key, value in values.items() if key in known and value is not None]:
+        for mark in _metadata(key):
+            if isinstance(mark, Locates):
+                located[key] = mark.absolute(values[key])
+    return located
+
+
+def _metadata(key: str) -> list[Any]:
+    section, _, name = key.partition(".")
+    owner = Config.model_fields[section].annotation
+    assert isinstance(owner, type)
+    assert issubclass(owner, Section)
+    return owner.model_fields[name].metadata
+
+
+NO_SWEEP: dict[str, Any] = {
+    key: getattr(TuneConfig(), key.removeprefix("tune."))
+    for key in keys_that_decide(Decides.SEARCH)
+    if key.startswith("tune.")
+}
+"""What a single run of a sweep is no longer told: what to search, and how."""
 
 
 def load(path: str | Place | None, overrides: Sequence[str] = ()) -> Config:
@@ -126,15 +159,6 @@ def load_prepare(overrides: Sequence[str]) -> PrepareConfig:
         known += [f"columns.{field}" for field in get_args(Column)]
         faults = [_fault(dict(item), known) for item in error.errors()]
         raise UsageError(_listed("prepare", faults)) from None
-
-
-def dotted_keys(section: type[Section] = Config, prefix: str = "") -> Iterator[str]:
-    """All dotted keys, such as ``loss.tag``, in the order of the file."""
-    for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from dotted_keys(field.annotation, f"{prefix}{name}.")
-        else:
-            yield prefix + name
 
 
 def _read(path: Place, seen: tuple[Place, ...] = ()) -> dict[str, Any]:
@@ -212,7 +236,7 @@ def _validated(tree: dict[str, Any], origin: str) -> Config:
 def _space_faults(config: Config) -> Iterator[str]:
     """Every end of every searched range, and a value between, must be valid for its key."""
     tree = config.model_dump(mode="json", by_alias=True)
-    known = [key for key in dotted_keys() if not key.startswith(NOT_SEARCHED)]
+    known = keys_that_decide(Decides.RUN)
     for key, dimension in config.tune.space.items():
         if key not in known:
             yield f"tune.space: {_unknown(key, known)}"
@@ -253,15 +277,16 @@ def _tune_faults(tune: TuneConfig) -> Iterator[str]:
 def _table_faults(config: Config) -> Iterator[str]:
     """Every setting of a single system must be a key's, valid, and not one that all share."""
     tree = config.model_dump(mode="json", by_alias=True)
-    keys = list(dotted_keys())
+    keys = [*dotted_keys()]
+    own = [k for k in keys_that_decide(Decides.RUN, Decides.SCORE) if k not in TABLE_SETS]
     for system, settings in config.table.systems.items():
         for key, value in settings.items():
             if key in Config.model_fields and isinstance(value, dict):
                 names = ", ".join(f"{key}.{name}" for name in value)
                 fault: str | None = f"{key}: is a section; write its keys as {names}"
             elif key not in keys:
-                fault = _unknown(key, [k for k in keys if not k.startswith(SHARED)])
-            elif key.startswith(SHARED):
+                fault = _unknown(key, own)
+            elif key not in own:
                 fault = f"{key}: cannot differ between the systems of a table"
             else:
                 fault = _value_fault(tree, key, value)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -91,7 +91,14 @@ def examine(config: Config) -> list[Finding]:
     }
     with ThreadPoolExecutor(len(looks)) as pool:
         found = [pool.submit(_seen, name, look) for name, look in looks.items()]
-        return [finding for each in found for finding in each.result()]
+        try:
+            return [finding for each in found for finding in each.result()]
+        finally:
+            # Where this is interrupted, the threads would go on waiting for their processes.
+            while wait(found, timeout=0).not_done:
+                for probe in [*_probes]:
+                    probe.kill()
+                wait(found, timeout=0.1)
 
 
 def _seen(name: str, look: Callable[[], Iterable[Finding]]) -> list[Finding]:
@@ -260,6 +267,10 @@ def _java() -> Iterator[Finding]:
         yield Finding("Java", "none", fault)
 
 
+_probes: set[subprocess.Popen[str]] = set()
+"""Processes that are being waited for."""
+
+
 class _Broken(Exception):
     """What a probe ended with, in words."""
 
@@ -271,16 +282,21 @@ def _told(code: str) -> Any:
         _Broken: it fails, or takes too long.
     """
     # Safe path: what lies in the working directory is not what a run imports.
-    try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=PATIENCE_S
-        )
-    except subprocess.TimeoutExpired:
-        raise _Broken(f"its import takes more than {PATIENCE_S:.0f} s") from None
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        raise _Broken(lines[-1] if lines else f"its import ends with code {done.returncode}")
-    return json.loads(done.stdout.splitlines()[-1])
+    command = [sys.executable, "-P", "-c", code]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as probe:
+        _probes.add(probe)
+        try:
+            out, error = probe.communicate(timeout=PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            raise _Broken(f"its import takes more than {PATIENCE_S:.0f} s") from None
+        finally:
+            _probes.remove(probe)
+            probe.kill()
+    if probe.returncode:
+        lines = error.strip().splitlines()
+        raise _Broken(lines[-1] if lines else f"its import ends with code {probe.returncode}")
+    return json.loads(out.splitlines()[-1])
 
 
 def _environment(wanted: re.Pattern[str]) -> str:

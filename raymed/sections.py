@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from raymed.keys import ARE_RUNS, IS_DATABASE, IS_PATH, IS_WEIGHTS, Decides
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -27,6 +29,8 @@ SYSTEMS = tuple(
     )
 )
 """The systems there are: each is a file of `raymed.model.systems`."""
+TAGS_ONLY = ("vgg19_tags",)
+"""Those that write no report: they have no CIDEr, and their score is the tag recall@5."""
 
 
 def _known_system(name: str) -> str:
@@ -77,121 +81,123 @@ class Section(BaseModel):
 
 
 class RunConfig(Section):
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"), Decides.SEARCH] = "run"
     """Name of the run or sweep: its folder below `run.folder`, and what resumes it."""
-    folder: str = "runs"
+    folder: Annotated[str, Decides.NOTHING, IS_PATH] = "runs"
     """Where runs and sweeps are kept: a folder, on a cluster one that every node sees, or a URI of
     any file system that pyarrow knows, such as s3://bucket/runs or gs://bucket/runs."""
 
 
 class DataConfig(Section):
-    path: str = "data/phantom"
+    path: Annotated[str, Decides.NOTHING, IS_PATH] = "data/phantom"
     """The prepared data set (made by `raymed prepare`): a folder, or a URI as for `run.folder`."""
-    vocabulary: Count = 1000
+    vocabulary: Annotated[Count, Decides.RUN] = 1000
     """How many of the most frequent words of the training split the model can write."""
-    features: str | None = None
+    features: Annotated[str | None, Decides.NOTHING, IS_PATH] = None
     """A folder or URI that all nodes see, to share a frozen encoder's features through; empty: each
     node computes them, into its cache."""
-    validation_images: Count | None = None
+    validation_images: Annotated[Count | None, Decides.SCORE] = None
     """Score only the first so many validation images after each epoch (empty: all of them)."""
 
 
 class ModelConfig(Section):
-    system: SystemName = "co_attention"
+    system: Annotated[SystemName, Decides.RUN] = "co_attention"
     """The system to train: a row of the paper's tables."""
-    encoder: Literal["vgg11", "vgg13", "vgg16", "vgg19", "small"] = "vgg19"
+    encoder: Annotated[Literal["vgg11", "vgg13", "vgg16", "vgg19", "small"], Decides.RUN] = "vgg19"
     """A torchvision VGG, or `small`: three narrow stages for images of about 64 pixels."""
-    encoder_weights: str = "imagenet"
+    encoder_weights: Annotated[str, Decides.RUN, IS_WEIGHTS] = "imagenet"
     """`imagenet` (downloaded by torchvision), `none`, a file of torchvision VGG weights, or the
     folder of a run or checkpoint, whatever its system, with the same encoder."""
-    train_encoder: bool = True
+    train_encoder: Annotated[bool, Decides.RUN] = True
     """Whether the encoder, its own fully connected layers included, is trained or stays as loaded;
     its features are then computed once for each data set, and a run costs what the rest costs."""
-    hidden_size: Count = 512
+    hidden_size: Annotated[Count, Decides.RUN] = 512
     """Width of hidden states and of the context vector (H in the paper)."""
-    embedding_size: Count = 512
+    embedding_size: Annotated[Count, Decides.RUN] = 512
     """Width of word and tag embeddings and of the topic vector (E in the paper)."""
-    top_tags: Count = 10
+    top_tags: Annotated[Count, Decides.RUN] = 10
     """How many tags of highest probability become semantic features (M in the paper)."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    dropout: Annotated[float, Field(ge=0, lt=1), Decides.RUN] = 0.5
     """Dropout between the tag classifier's fully connected layers, as in VGG."""
 
 
 class LossConfig(Section):
-    tag: Weight = 1.0
+    tag: Annotated[Weight, Decides.RUN] = 1.0
     """Weight of the tag cross-entropy (lambda_tag, eq. 8)."""
-    sent: Weight = 1.0
+    sent: Annotated[Weight, Decides.RUN] = 1.0
     """Weight of the stop-control cross-entropy (lambda_sent, eq. 8)."""
-    word: Weight = 1.0
+    word: Annotated[Weight, Decides.RUN] = 1.0
     """Weight of the word cross-entropy (lambda_word, eq. 8)."""
-    attention: Weight = 1.0
+    attention: Annotated[Weight, Decides.RUN] = 1.0
     """Weight of the attention regularisation (lambda_re, eq. 9; or the system's own paper's)."""
 
 
 class GenerationConfig(Section):
-    stop_threshold: Fraction = 0.5
+    stop_threshold: Annotated[Fraction, Decides.RUN] = 0.5
     """A sentence whose p(STOP) is above this is the report's last (eq. 6)."""
-    max_sentences: Count = 12
+    max_sentences: Annotated[Count, Decides.RUN] = 12
     """The longest report, in sentences, that is learned from and written."""
-    max_words: Count = 30
+    max_words: Annotated[Count, Decides.RUN] = 30
     """The longest sentence, in words, that is learned from and written."""
-    beam_width: Count = 1
+    beam_width: Annotated[Count, Decides.RUN] = 1
     """Hypotheses that beam search keeps for each sentence (or report); 1 is greedy."""
-    length_penalty: Weight = 0.0
+    length_penalty: Annotated[Weight, Decides.RUN] = 0.0
     """Hypotheses are ranked by log-probability / words^this; 0: by log-probability alone."""
-    block_ngrams: Annotated[int, Field(ge=0)] = 0
+    block_ngrams: Annotated[int, Field(ge=0), Decides.RUN] = 0
     """No sequence of so many words is written twice in a sentence (or report, where
     the start of a sentence counts as a word); 0: any may be."""
 
 
 class TrainingConfig(Section):
-    epochs: Count = 30
+    epochs: Annotated[Count, Decides.SCORE] = 30
     """Passes over the training split."""
-    batch_size: Count = 16
+    batch_size: Annotated[Count, Decides.RUN] = 16
     """Images per optimiser step, over all workers together."""
-    learning_rate: Rate = 5e-4
+    learning_rate: Annotated[Rate, Decides.RUN] = 5e-4
     """AdamW's rate for everything but the encoder."""
-    encoder_learning_rate: Rate = 1e-5
+    encoder_learning_rate: Annotated[Rate, Decides.RUN] = 1e-5
     """AdamW's rate for the encoder: convolutions and its own fully connected layers."""
-    warmup: Fraction = 0.05
+    warmup: Annotated[Fraction, Decides.RUN] = 0.05
     """Both rates rise from zero over this fraction of all steps."""
-    final_rate: Fraction = 0.1
+    final_rate: Annotated[Fraction, Decides.RUN] = 0.1
     """After that both fall along a half cosine to this fraction of themselves; 1 keeps them."""
-    weight_decay: Weight = 0.01
+    weight_decay: Annotated[Weight, Decides.RUN] = 0.01
     """AdamW's decoupled weight decay, on matrices only."""
-    clip_norm: Rate = 5.0
+    clip_norm: Annotated[Rate, Decides.RUN] = 5.0
     """Gradients are scaled down to this Euclidean norm where theirs is larger."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Annotated[Literal["auto", "float32", "bfloat16"], Decides.RUN] = "auto"
     """`bfloat16`: autocast, with weights, LSTMs and all decisions in float32; `float32`: full
     precision everywhere; `auto`: bfloat16 on a GPU, or for a large encoder on a CPU, that computes
     in it rather than emulating it. A run keeps its precision, whoever resumes or evaluates it."""
-    seed: Seed = 0
+    seed: Annotated[Seed, Decides.RUN] = 0
     """Decides the initial weights, the order of the images and the dropout."""
-    start_from: str | None = None
+    start_from: Annotated[str | None, Decides.RUN, IS_PATH] = None
     """A run or checkpoint of the same system and vocabulary whose weights are started from, all of
     them: `encoder_weights` is then not read. To fine-tune a run whose encoder was frozen."""
 
 
 class LaunchConfig(Section):
-    workers: Workers = 1
+    workers: Annotated[Workers, Decides.NOTHING] = 1
     """Ray Train workers (data-parallel); 0 trains in the calling process, without Ray actors. Two
     numbers, the fewest and the most, let a run go on with fewer when nodes leave, and with more
     when they come; batches and their order stay the same."""
-    cpus_per_worker: Count = 1
+    cpus_per_worker: Annotated[Count, Decides.NOTHING] = 1
     """Processors reserved for a worker, and the threads torch may use in it."""
-    gpus_per_worker: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    gpus_per_worker: Annotated[
+        Annotated[float, Field(ge=0, allow_inf_nan=False)] | None, Decides.NOTHING
+    ] = None
     """GPUs reserved for a worker; empty: one where the cluster has any, else none. A fraction, such
     as 0.25, lets several trials of one worker each share a GPU."""
-    max_failures: Annotated[int, Field(ge=0)] = 2
+    max_failures: Annotated[int, Field(ge=0), Decides.NOTHING] = 2
     """How often Ray Train restarts the workers from the last checkpoint when one dies."""
-    wait_minutes: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+    wait_minutes: Annotated[float, Field(ge=0, allow_inf_nan=False), Decides.NOTHING] = 0
     """How long to wait for nodes that the cluster's autoscaler adds, where the workers do not fit
     those that are up; 0: such a run is refused at once."""
-    checkpoint_steps: Count = 500
+    checkpoint_steps: Annotated[Count, Decides.NOTHING] = 500
     """A checkpoint is written after each epoch, and after every so many steps of it."""
-    keep_checkpoints: Count = 2
+    keep_checkpoints: Annotated[Count, Decides.NOTHING] = 2
     """How many of the last checkpoints stay; the best epoch's does in any case."""
-    address: str | None = None
+    address: Annotated[str | None, Decides.NOTHING] = None
     """Address of a running Ray cluster; empty: RAY_ADDRESS, or else a Ray of its own here."""
 
     @model_validator(mode="after")
@@ -268,46 +274,50 @@ class Dimension(Section):
 
 
 class TuneConfig(Section):
-    trials: Count = 20
+    trials: Annotated[Count, Decides.NOTHING] = 20
     """How many trials the sweep runs."""
-    space: dict[str, Dimension] = {}
+    space: Annotated[dict[str, Dimension], Decides.SEARCH] = {}
     """Searched keys: a dotted key of this file each, with its range."""
-    points_to_evaluate: tuple[dict[str, Any], ...] = ()
+    points_to_evaluate: Annotated[tuple[dict[str, Any], ...], Decides.SEARCH] = ()
     """Proposals that come first; a searched key that one leaves out is the sampler's to propose."""
-    sampler: Literal["tpe", "cma_es", "gp", "qmc", "random"] = "tpe"
+    sampler: Annotated[Literal["tpe", "cma_es", "gp", "qmc", "random"], Decides.SEARCH] = "tpe"
     """Optuna's sampler: tree-structured Parzen estimators (multivariate, grouped), CMA-ES, Gaussian
     process, quasi-Monte Carlo (Sobol), or random."""
-    seed: Seed = 0
+    seed: Annotated[Seed, Decides.SEARCH] = 0
     """Decides what the sampler proposes."""
-    startup_trials: Count = 5
+    startup_trials: Annotated[Count, Decides.SEARCH] = 5
     """Trials proposed at random before the sampler's model (TPE, CMA-ES, GP) takes over."""
-    stopping: Literal["asha", "median", "none"] = "asha"
+    stopping: Annotated[Literal["asha", "median", "none"], Decides.SEARCH] = "asha"
     """Who stops bad trials early: ASHA, the median rule, or nobody."""
-    grace_epochs: Count = 2
+    grace_epochs: Annotated[Count, Decides.SEARCH] = 2
     """No trial is stopped before so many epochs."""
-    reduction_factor: Annotated[int, Field(ge=2)] = 3
+    reduction_factor: Annotated[int, Field(ge=2), Decides.SEARCH] = 3
     """ASHA lets one trial in so many go on at each of its rungs."""
-    objectives: dict[Objective, Literal["max", "min"]] = {}
+    objectives: Annotated[dict[Objective, Literal["max", "min"]], Decides.SEARCH] = {}
     """What is searched for, the first deciding who is stopped early; empty: the score alone, which
     is the CIDEr, or the tag recall@5 of a system that writes no report."""
-    free_threshold: bool = False
+    free_threshold: Annotated[bool, Decides.SCORE] = False
     """Take the stop threshold that is best on the validation split, found without training."""
-    free_top_tags: bool = False
+    free_top_tags: Annotated[bool, Decides.SCORE] = False
     """Take M as well that is best on the validation split, found without training."""
-    storage: str | None = None
+    storage: Annotated[str | None, Decides.SEARCH, IS_DATABASE] = None
     """URL of a database for Optuna's study, as SQLAlchemy takes it; empty: a journal file."""
-    groups: Count | None = None
+    groups: Annotated[Count | None, Decides.NOTHING] = None
     """Worker groups, each training one trial at a time; empty: as many as there is room for."""
 
 
 class TableConfig(Section):
-    seeds: Annotated[tuple[Seed, ...], AfterValidator(_seeds)] = (0, 1, 2)
+    seeds: Annotated[tuple[Seed, ...], AfterValidator(_seeds), Decides.NOTHING] = (0, 1, 2)
     """Each system is trained once with each of these seeds."""
-    paper: Literal["iu_xray", "peir_gross"] = "iu_xray"
+    paper: Annotated[Literal["iu_xray", "peir_gross"], Decides.NOTHING] = "iu_xray"
     """The half of the paper's tables that stands beside: paragraphs, or single sentences."""
-    systems: dict[SystemName, dict[str, Any]] = {}
+    systems: Annotated[dict[SystemName, dict[str, Any]], Decides.NOTHING] = {}
     """Settings of single systems: dotted keys and values that the others do not share."""
-    runs: dict[SystemName, Annotated[tuple[str, ...], AfterValidator(_different)]] = {}
+    runs: Annotated[
+        dict[SystemName, Annotated[tuple[str, ...], AfterValidator(_different)]],
+        Decides.NOTHING,
+        ARE_RUNS,
+    ] = {}
     """Folders of finished runs that are taken for a system, instead of training it."""
 
 

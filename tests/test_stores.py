@@ -2,7 +2,11 @@
 
 import json
 import multiprocessing
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -307,6 +311,52 @@ def test_two_commands_on_one_folder(
     write_whole(folder / LOCK_FILE, "process 1 on elsewhere\n0123 4\n")
     with alone(folder):
         assert "elsewhere" not in (folder / LOCK_FILE).read_text()
+
+
+HOLD = """
+import sys, time
+from raymed.launch import lock
+from raymed.storage import place
+lock.BEAT_S, lock.SILENCE_S = 0.2, 2.5
+try:
+    with lock.alone(place(sys.argv[1])):
+        print("held", flush=True)
+        time.sleep(600)
+except lock.UsageError as error:
+    print(error, flush=True)
+"""
+
+
+def test_a_holder_that_slept_while_another_took_its_folder_ends(
+    server: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "BEAT_S", 0.2)
+    monkeypatch.setattr(lock, "SILENCE_S", 2.5)
+    folder = server.root / tmp_path.name
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True
+    ) as sleeper:
+        assert sleeper.stdout is not None
+        try:
+            assert sleeper.stdout.readline() == "held\n"
+            sleeper.send_signal(signal.SIGSTOP)
+            with alone(folder):
+                sleeper.send_signal(signal.SIGCONT)
+                said, _ = sleeper.communicate(timeout=60)
+                assert f"another raymed works on it now (process {os.getpid()} on " in said
+                assert said.count("\n") == 1
+                # Neither its sign nor its end has touched what is ours now.
+                mark = (folder / LOCK_FILE).read_text().rpartition(" ")[0]
+                assert mark.startswith(f"process {os.getpid()} on ")
+                until = time.monotonic() + 60
+                first = (folder / LOCK_FILE).read_text()
+                while (now := (folder / LOCK_FILE).read_text()) == first:
+                    assert time.monotonic() < until
+                    time.sleep(0.05)
+                assert now.rpartition(" ")[0] == mark
+        finally:
+            sleeper.kill()
+    assert not (folder / LOCK_FILE).exists()
 
 
 def test_features_are_shared_through_the_store(

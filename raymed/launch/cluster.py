@@ -2,12 +2,13 @@
 
 import logging
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from raymed.errors import UsageError
-from raymed.launch.termination import terminable
+from raymed.launch.termination import Terminated
 
 PATIENCE_S = 10.0
 """How long a cluster may take to answer."""
@@ -22,7 +23,7 @@ def connected(address: str | None) -> Iterator[None]:
 
     Raises:
         UsageError: nothing answers at the address, or it is one of Ray Client's.
-        Terminated: SIGTERM came.
+        Terminated: SIGTERM came while Ray was being started.
     """
     # Train V2 polls its workers for reports at this interval; its default costs seconds an epoch.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
@@ -36,24 +37,28 @@ def connected(address: str | None) -> Iterator[None]:
 
     quiet()
     if ray.is_initialized():
-        with terminable():
-            yield
+        yield
         return
     target = address or os.environ.get("RAY_ADDRESS") or "local"
     options = {"include_dashboard": True} if target == "local" else {}
     see_that_it_answers(target)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         context = ray.init(
             address=target, log_to_driver=False, logging_level=logging.WARNING, **options
         )
     except (ConnectionError, ValueError) as error:
         raise _unreachable(target, error) from None
+    except SystemExit:
+        raise Terminated from None
+    # Ray has set a handler of its own, which leaves by SystemExit.
+    if callable(on_sigterm):
+        signal.signal(signal.SIGTERM, on_sigterm)
     before = os.environ.get("RAY_ADDRESS")
     # With several Ray instances on one machine, whoever has no explicit address asks the wrong one.
     os.environ["RAY_ADDRESS"] = context.address_info["gcs_address"]
     try:
-        with terminable():
-            yield
+        yield
     finally:
         ray.shutdown()
         if before is None:

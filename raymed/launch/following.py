@@ -1,6 +1,7 @@
 """Following a run on the console: a line for each epoch, and a bar while it lasts."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
@@ -21,8 +22,10 @@ from raymed.launch.watch import News
 def following(watch: ActorHandle, config: Config, console: Console) -> Iterator[None]:
     """Print what the workers of a run say inside the block, with a bar on a terminal.
 
-    A SIGTERM inside the block is passed on to the workers, which write a checkpoint and end.
+    A SIGTERM inside the block is passed on to the workers, which write a checkpoint and end. Before
+    they have trained a step there is none to write, and they are ended as by Ctrl-C.
     """
+    main = threading.get_ident()
     printer = Printer(config, console)
     bar = Progress(
         TextColumn("{task.description}"),
@@ -37,12 +40,16 @@ def following(watch: ActorHandle, config: Config, console: Console) -> Iterator[
 
     def follow() -> None:
         told = last = False
+        status = None
         while not last:
             last = over.wait(0.5)
             if noted() and not told:
                 told = True
-                printer.say("SIGTERM: the workers write a checkpoint and end")
                 watch.end.remote()
+                if status and status.epoch:
+                    printer.say("SIGTERM: the workers write a checkpoint and end")
+                else:
+                    signal.pthread_kill(main, signal.SIGINT)
             try:
                 news: News = ray.get(watch.heard.remote())
             except RayActorError:

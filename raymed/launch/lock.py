@@ -2,13 +2,16 @@
 
 import fcntl
 import os
+import signal
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
+from types import FrameType
 
 from raymed.errors import UsageError
 from raymed.storage import Place, Remote, reason, write_whole
@@ -18,6 +21,8 @@ BEAT_S = 5.0
 """How often the holder of a folder that is a URI gives a sign of life."""
 SILENCE_S = 16.0
 """After so long without a sign, the holder is taken for dead."""
+LOST = signal.SIGUSR1
+"""What interrupts a holder that has lost its folder."""
 
 
 @contextmanager
@@ -26,10 +31,12 @@ def alone(folder: Place) -> Iterator[None]:
 
     A local folder is let go by the system itself where the process dies. An object store knows no
     locks: there the holder writes a sign of life every few seconds, and who comes after one that
-    was killed waits until there has been none for a while.
+    was killed waits until there has been none for a while. A holder that was silent for so long, as
+    where the machine was suspended, may find that another has taken the folder since: then what the
+    block does is interrupted, as by Ctrl-C. On an object store, call it in the main thread.
 
     Raises:
-        UsageError: another process holds it, or it cannot be written.
+        UsageError: another process holds it, or has taken it, or it cannot be written.
     """
     lock = _alone_by_signs(folder) if isinstance(folder, Remote) else _alone_by_system(folder)
     with ExitStack() as held:
@@ -70,7 +77,8 @@ def _alone_by_signs(folder: Remote) -> Iterator[None]:
     time.sleep(0.5)
     if not _read(file).startswith(me):
         raise _held(folder, _read(file).partition("\n")[0])
-    over = Event()
+    over, lost = Event(), Event()
+    main = threading.get_ident()
 
     def beat() -> None:
         count = 0
@@ -78,17 +86,35 @@ def _alone_by_signs(folder: Remote) -> Iterator[None]:
             count += 1
             # A store that is away for a while is no reason to let the folder go.
             with suppress(OSError):
+                if not _read(file).startswith(me):
+                    lost.set()
+                    signal.pthread_kill(main, LOST)
+                    return
                 write_whole(file, f"{me} {count}\n")
 
+    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        # Ray Train's answer to Ctrl-C ends its workers first.
+        on_interrupt = signal.getsignal(signal.SIGINT)
+        if callable(on_interrupt):
+            on_interrupt(signal.SIGINT, frame)
+        raise KeyboardInterrupt
+
     thread = Thread(target=beat, daemon=True)
-    thread.start()
     try:
-        yield
+        before = signal.signal(LOST, interrupt)
+        try:
+            thread.start()
+            yield
+        finally:
+            over.set()
+            thread.join()
+            signal.signal(LOST, before)
     finally:
-        over.set()
-        thread.join()
+        if lost.is_set():
+            raise _taken_over(folder, file) from None
         with suppress(OSError):
-            file.unlink(missing_ok=True)
+            if _read(file).startswith(me):
+                file.unlink(missing_ok=True)
 
 
 def _read(file: Remote) -> str:
@@ -96,6 +122,18 @@ def _read(file: Remote) -> str:
         return file.read_text()
     except FileNotFoundError:
         return ""
+
+
+def _taken_over(folder: Place, file: Remote) -> UsageError:
+    try:
+        holder = _read(file).partition("\n")[0]
+    except OSError:
+        holder = ""
+    return UsageError(
+        f"{folder}: this command gave no sign of life for {SILENCE_S:.0f} s, perhaps since the "
+        f"machine was suspended, and another raymed works on it now ({holder or 'at its end'}); "
+        "wait for its end, and give the command again"
+    )
 
 
 def _holder() -> str:

@@ -1,27 +1,31 @@
 """A run's folder, and following a run on the console while Ray trains it."""
 
 import signal
+from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 
 from raymed import config as configuration
-from raymed.config import Config
+from raymed.config import Config, keys_that_decide, with_absolute_paths
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
+from raymed.keys import Decides
 from raymed.launch.cluster import connected, quiet
 from raymed.launch.lock import LOCK_FILE, alone
 from raymed.launch.printer import Printer
-from raymed.launch.termination import Terminated, note_sigterm, noted, noting
+from raymed.launch.termination import Terminated, note_from_now, note_sigterm, noted, noting
 from raymed.storage import Place, place, reason, write_whole
 from raymed.training.checkpoint import Checkpoint, latest
 from raymed.training.loop import train
+from raymed.training.observer import Status
 from raymed.training.saving import TrainingEnded
 from raymed.training.setup import check
 from raymed.training.worker import Worker, local_device
 
 CONFIG_FILE = "config.yaml"
-FREE_TO_CHANGE = ("run.", "launch.", "tune.", "table.", "data.path")
-"""Keys that may differ when a run is taken up again: they do not decide its result."""
+RESULT = (Decides.RUN, Decides.SCORE)
+"""What decides a run's result: keys that may not differ when it is taken up again."""
 
 
 def run_training(config: Config, console: Console) -> Checkpoint:
@@ -29,7 +33,7 @@ def run_training(config: Config, console: Console) -> Checkpoint:
 
     Raises:
         UsageError: the data set, the folder or the cluster does not fit the configuration.
-        Terminated: SIGTERM came; a checkpoint was written.
+        Terminated: SIGTERM came; a checkpoint was written if there was anything to be kept.
     """
     config = located(config)
     dataset = check(config)
@@ -61,13 +65,24 @@ def run_folder(config: Config) -> Place:
 
 
 def located(config: Config) -> Config:
-    """The configuration with absolute paths: Ray's workers have another working directory."""
-    paths = {"run.folder": config.run.folder, "data.path": config.data.path}
-    if config.model.encoder_weights not in ("imagenet", "none"):
-        paths["model.encoder_weights"] = config.model.encoder_weights
-    if config.training.start_from is not None:
-        paths["training.start_from"] = config.training.start_from
-    return config.override({key: str(place(path).absolute()) for key, path in paths.items()})
+    """The configuration with absolute paths: Ray's workers have another working directory.
+
+    Paths are also where a sweep is to search one, and among the settings of a table's systems.
+    """
+    tree = config.model_dump(mode="json", by_alias=True)
+    plain = {f"{section}.{key}": v for section, keys in tree.items() for key, v in keys.items()}
+    for key, dimension in plain["tune.space"].items():
+        dimension["choice"] = dimension["choice"] and _all_absolute(key, dimension["choice"])
+        dimension["when"] = {k: _all_absolute(k, values) for k, values in dimension["when"].items()}
+    points = plain["tune.points_to_evaluate"]
+    plain["tune.points_to_evaluate"] = [with_absolute_paths(point) for point in points]
+    systems = plain["table.systems"]
+    plain["table.systems"] = {name: with_absolute_paths(keys) for name, keys in systems.items()}
+    return config.override(with_absolute_paths(plain))
+
+
+def _all_absolute(key: str, values: Sequence[Any]) -> list[Any]:
+    return [with_absolute_paths({key: value})[key] for value in values]
 
 
 def claim(config: Config) -> Place:
@@ -81,7 +96,7 @@ def claim(config: Config) -> Place:
     folder = run_folder(config)
     file = folder / CONFIG_FILE
     if file.is_file():
-        changed = changed_keys(configuration.load(file), config, FREE_TO_CHANGE)
+        changed = changed_keys(configuration.load(file), config, RESULT)
         if changed and latest(folder) is not None:
             raise UsageError(
                 f"{folder}: holds a run of another configuration ({'; '.join(changed)}). Choose "
@@ -120,14 +135,14 @@ def need_groups(config: Config, what: str) -> None:
         )
 
 
-def changed_keys(before: Config, now: Config, free: tuple[str, ...]) -> list[str]:
-    """What differs between two configurations, ``key: old -> new``, but for the free keys."""
+def changed_keys(before: Config, now: Config, kinds: Sequence[Decides]) -> list[str]:
+    """Keys that decide such things and differ between two configurations: ``key: old -> new``."""
     trees = [config.model_dump(mode="json", by_alias=True) for config in (before, now)]
     changed = []
-    for key in configuration.dotted_keys():
+    for key in keys_that_decide(*kinds):
         section, _, name = key.partition(".")
         old, new = (tree[section][name] for tree in trees)
-        if old != new and not key.startswith(free):
+        if old != new:
             changed.append(f"{key}: {old!r} -> {new!r}")
     return changed
 
@@ -160,14 +175,23 @@ def last_checkpoint(folder: Place, dataset: PreparedDataset) -> Checkpoint | Non
 def _train_here(config: Config, folder: Place, console: Console) -> None:
     """Train in this process and thread, as a debugger wants it: no Ray, no live bar, no thread."""
     quiet()
-    printer = Printer(config, console)
+    printer = _Deferring(config, console)
     before = signal.getsignal(signal.SIGTERM)
     note_sigterm()
     try:
-        with noting():
+        with noting(at_once=False):
             train(config, folder, Worker(local_device()), printer)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+class _Deferring(Printer):
+    """SIGTERM waits for a checkpoint once a step is done; before, nothing would be lost."""
+
+    def progress(self, status: Status) -> None:
+        if status.epoch:
+            note_from_now()
+        super().progress(status)
 
 
 def _train_on_ray(config: Config, folder: Place, console: Console) -> None:
@@ -179,8 +203,12 @@ def _train_on_ray(config: Config, folder: Place, console: Console) -> None:
     check_room(config)
     _say(console, describe_workers(config))
     watch = start_watch()
-    with following(watch, config, console):
-        fit(config, folder, watch)
+    try:
+        with following(watch, config, console):
+            fit(config, folder, watch)
+    except KeyboardInterrupt:
+        if not noted():
+            raise
     if noted():
         raise TrainingEnded
 

@@ -15,6 +15,7 @@ fetched from there by the others.
 import fcntl
 import hashlib
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,13 +35,17 @@ from raymed.errors import UsageError
 from raymed.model.encoder import Encoder, grid, widths
 from raymed.model.precision import computing_in
 from raymed.storage import Place, fetched, place, reason, stamp, written_whole
+from raymed.training.agreement import Agreement
 from raymed.training.checkpoint import ENCODER, ENCODER_FILE, Checkpoint
+from raymed.training.saving import TrainingEnded
 from raymed.training.start import build_starting_encoder, encoder_run
 from raymed.training.worker import Worker, dtype_of
 
 LOCK_FILE = "lock"
 STEP = 8
 """Images that the encoder sees at a time: VGG-19's widest layer then takes 100 MB."""
+POLL_S = 0.1
+"""How often a lock that another process holds is asked for."""
 
 _digests: dict[tuple[object, ...], str] = {}
 """Hashes of encoders by where they come from. A worker that trains one trial after the other would
@@ -67,8 +72,11 @@ def freeze(
     start: Checkpoint | None,
     worker: Worker,
     progress: Callable[[int, int], None] | None,
+    ending: Callable[[], bool],
 ) -> Frozen:
     """The features of the encoder that a run starts from, computed where they are not there yet.
+
+    All workers of a run leave together, whoever computed.
 
     Args:
         config: of the run.
@@ -77,8 +85,10 @@ def freeze(
         start: the checkpoint that the run goes on or starts from, if any.
         worker: its device computes; its rank decides which share it begins with.
         progress: called with how many images are done, and of how many.
+        ending: whether the run is to end; asked every few images.
 
     Raises:
+        TrainingEnded: on all workers; the files that are whole stay.
         UsageError: the weights cannot be read, a feature does not fit float16, or the cache cannot
             be written.
     """
@@ -99,13 +109,16 @@ def freeze(
     }
     frozen = Frozen(folder / ENCODER_FILE, features)
     whole = all(each.is_whole(n) for each in features.values() for n in range(len(each.files)))
+    agreement = Agreement(worker)
     if not (whole and _is_encoder(frozen.encoder_file)):
         encoder = encoder or build_starting_encoder(config, start)
         encoder = encoder.place(worker.device, precision)
         try:
             shared = place(config.data.features) / key if config.data.features else None
+            report = progress or (lambda *_: None)
+            asked = lambda: agreement.ended(ending())  # noqa: E731
             with computing_in(precision, worker.device):
-                _compute(frozen, splits, encoder, shared, worker, progress)
+                _compute(frozen, splits, encoder, shared, worker, report, asked)
         except OSError as error:
             total = sum(each.count * each.row_bytes for each in features.values())
             there = f" or {config.data.features}" if config.data.features else ""
@@ -114,6 +127,8 @@ def freeze(
                 f"need {total / 2**20:,.0f} MiB. Make room, or set XDG_CACHE_HOME to a folder with "
                 "room, on a disk that has file locks"
             ) from error
+    if agreement.over(ending()):
+        raise _ended()
     return frozen
 
 
@@ -149,7 +164,8 @@ def _compute(
     encoder: Encoder,
     shared: Place | None,
     worker: Worker,
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int, int], None],
+    ended: Callable[[], bool],
 ) -> None:
     """Write what is missing, together with whoever else does, and return when all is there."""
     folder = frozen.encoder_file.parent
@@ -160,14 +176,20 @@ def _compute(
     first = worker.rank * len(files) // worker.world
     order = [*range(first, len(files)), *range(first)]
     done: set[int] = set()
-    if progress:
-        progress(0, sum(sizes))
+
+    def pause(images: int = 0) -> None:
+        """Called every few images, of which so many belong to a file that is not whole yet."""
+        progress(sum(sizes[each] for each in done) + images, sum(sizes))
+        if ended():
+            raise _ended()
+
+    pause()
     with (folder / LOCK_FILE).open("a+b") as lock:
-        with _locked(lock, len(files), wait=True):
+        with _locked(lock, len(files), pause):
             if not _is_encoder(frozen.encoder_file):
                 _write_encoder(frozen.encoder_file, encoder)
         # At first what another is writing is passed over; then there is only that to wait for.
-        for wait in (False, True):
+        for wait in (None, pause):
             for place in order:
                 name, n = files[place]
                 features = frozen.features[name]
@@ -176,12 +198,16 @@ def _compute(
                         _fetch(features, n, shared)
                     if ours and not features.is_whole(n):
                         rows = features.rows_of_file(n)
-                        features.write(n, _chunks(encoder, splits[name], rows, worker.device))
+                        chunks = _chunks(encoder, splits[name], rows, worker.device, pause)
+                        features.write(n, chunks)
                         _share(features, n, shared)
                 if ours:
                     done.add(place)
-                if ours and progress:
                     progress(sum(sizes[each] for each in done), sum(sizes))
+
+
+def _ended() -> TrainingEnded:
+    return TrainingEnded("asked to end; the features so far stay, and the same command goes on")
 
 
 def _fetch(features: SplitFeatures, number: int, shared: Place | None) -> None:
@@ -201,13 +227,22 @@ def _share(features: SplitFeatures, number: int, shared: Place | None) -> None:
 
 
 @contextmanager
-def _locked(lock: BinaryIO, place: int, wait: bool) -> Iterator[bool]:
-    """Hold one byte of the lock file; False, at once, if another process does and we can't wait."""
-    try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, place)
-    except (BlockingIOError, PermissionError):
-        yield False
-        return
+def _locked(lock: BinaryIO, place: int, wait: Callable[[], None] | None) -> Iterator[bool]:
+    """Hold one byte of the lock file; False, at once, if another process does and we can't wait.
+
+    While we wait, ``wait`` is called, which may raise: the system's own waiting cannot be ended
+    from a thread that no signal reaches, as a worker's is.
+    """
+    while True:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+            break
+        except (BlockingIOError, PermissionError):
+            if wait is None:
+                yield False
+                return
+        wait()
+        time.sleep(POLL_S)
     try:
         yield True
     finally:
@@ -216,10 +251,18 @@ def _locked(lock: BinaryIO, place: int, wait: bool) -> Iterator[bool]:
 
 @torch.inference_mode()
 def _chunks(
-    encoder: Encoder, split: Split, rows: np.ndarray, device: torch.device
+    encoder: Encoder,
+    split: Split,
+    rows: np.ndarray,
+    device: torch.device,
+    before: Callable[[int], None],
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The features of some rows, float16, a few images at a time."""
+    """The features of some rows, float16, a few images at a time.
+
+    ``before`` is called with how many are done, and may raise.
+    """
     for start in range(0, len(rows), STEP):
+        before(start)
         images = torch.from_numpy(split.pixels(rows[start : start + STEP])).to(device)
         feature_map, hidden = (each.half().cpu() for each in encoder(images))
         if not (feature_map.isfinite().all() and hidden.isfinite().all()):

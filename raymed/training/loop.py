@@ -24,7 +24,7 @@ from raymed.training.log import RunLog
 from raymed.training.loss import Terms, terms
 from raymed.training.observer import Observer, Row, Status
 from raymed.training.reading import Reader
-from raymed.training.saving import Once, Saving, TrainingStopped
+from raymed.training.saving import LeavingValidation, Saving, TrainingStopped
 from raymed.training.setup import Setup, set_up
 from raymed.training.validation import sample_reports, validate
 from raymed.training.worker import Worker
@@ -137,6 +137,9 @@ def end_epoch(
     """Validate, save and report an epoch; the history with its row."""
     began = time.perf_counter()
     images = len(run.training)
+    validated_on = min(
+        run.config.data.validation_images or len(run.validation), len(run.validation)
+    )
     row: Row = {"epoch": float(epoch)}
     row |= {name: total / images for name, total in zip(NAMES, trained.sums, strict=True)}
     validated = validate(
@@ -145,7 +148,14 @@ def end_epoch(
         run.vocabulary,
         run.config,
         worker,
-        Once(observer.ending, partial(saving.within, epoch, trained, history)),
+        LeavingValidation(
+            saving,
+            partial(saving.within, epoch, trained, history),
+            observer.ending,
+            worker,
+            # As many as the worker with the fewest images has.
+            batches=-(-(validated_on // worker.world) // run.config.training.batch_size),
+        ),
     )
     row |= validated.row
     row["best_score"] = max(r["score"] for r in [*history, row])

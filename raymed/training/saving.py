@@ -112,15 +112,41 @@ class Saving:
         self.writer.write(write)
 
 
-class Once:
-    """Does something the first time that a question is answered by yes."""
+class LeavingValidation:
+    """Called after every batch of a validation; ends the run, on all workers, if it is to end.
 
-    def __init__(self, question: Callable[[], bool], then: Callable[[], None]) -> None:
-        self.question = question
-        self.then = then
-        self.done = False
+    Args:
+        saving: of the run.
+        save: writes the checkpoint after the epoch's last step.
+        ending: whether the run is to end.
+        worker: of the run.
+        batches: that every worker has at least; the workers agree after each of these.
+    """
+
+    def __init__(
+        self,
+        saving: Saving,
+        save: Callable[[], None],
+        ending: Callable[[], bool],
+        worker: Worker,
+        batches: int,
+    ) -> None:
+        self.saving = saving
+        self.save = save
+        self.ending = ending
+        self.worker = worker
+        self.left = batches
 
     def __call__(self) -> None:
-        if not self.done and self.question():
-            self.done = True
-            self.then()
+        """Raises `TrainingEnded` once the checkpoint is written."""
+        self.left -= 1
+        if self.left < 0:
+            return
+        ending = self.ending()
+        if self.worker.world > 1:
+            votes = torch.tensor(float(ending), device=self.worker.device)
+            dist.all_reduce(votes)
+            ending = bool(votes > 0)
+        if ending:
+            self.save()
+            raise self.saving.ended(self.worker)

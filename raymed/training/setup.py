@@ -219,7 +219,7 @@ def _freeze(
     def progress(done: int, images: int) -> None:
         observer.progress(Status(0, done, images, workers=worker.world))
 
-    frozen = freeze(config, dataset, splits, start, worker, progress)
+    frozen = freeze(config, dataset, splits, start, worker, progress, ending=observer.ending)
     ours = frozen.encoder_file.parent.name
     theirs = worker.first(lambda: ours)
     if ours != theirs:

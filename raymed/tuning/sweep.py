@@ -24,11 +24,13 @@ from raymed.config import NO_SWEEP, Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
 from raymed.evaluation import Baseline, baseline_scores
+from raymed.keys import Decides
 from raymed.launch.cluster import connected
 from raymed.launch.groups import worker_groups
 from raymed.launch.lock import alone
-from raymed.launch.run import changed_keys, located, need_groups, run_folder, taken
+from raymed.launch.run import RESULT, changed_keys, located, need_groups, run_folder, taken
 from raymed.launch.trainer import check_room
+from raymed.sections import TAGS_ONLY
 from raymed.storage import Place, output, reason
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.observer import Row
@@ -48,8 +50,6 @@ from raymed.tuning.trial import NUMBER, TRIALS, run_trial, trial_name
 
 SWEEP_FILE = "sweep.yaml"
 BEST_FILE = "best.yaml"
-FREE_TO_CHANGE = ("launch.", "table.", "data.path", "run.folder", "tune.trials", "tune.groups")
-"""Keys that may differ when a sweep is taken up again: they do not decide what a trial gives."""
 RESTARTS = 3
 """How often a sweep goes on by itself, at most, when its queue dies."""
 ROOM_TO_WRITE = 2**20
@@ -135,6 +135,7 @@ def check_sweep(config: Config) -> PreparedDataset:
             "`tune.space.loss.tag={log_uniform: [0.1, 10]}`"
         )
     need_groups(config, "sweep")
+    _check_objectives(config)
     dataset = check(config)
     dimension = config.tune.space.get("model.top_tags")
     if dimension is not None:
@@ -142,11 +143,34 @@ def check_sweep(config: Config) -> PreparedDataset:
     return dataset
 
 
+def _check_objectives(config: Config) -> None:
+    """See that every trial has each objective, and that they mean the same in all of them."""
+    dimension = config.tune.space.get("model.system")
+    searched = [*dimension.extremes()] if dimension else []
+    if dimension is None or dimension.when:
+        searched.append(config.model.system)
+    tags_only = [system for system in searched if system in TAGS_ONLY]
+    key = f"{'tune.space: ' if dimension else ''}model.system"
+    wanted = objectives(config.tune)
+    if "cider" in wanted and tags_only:
+        raise UsageError(
+            f"tune.objectives: cider: {tags_only[0]} ({key}) writes no report and has no CIDEr; "
+            "give other systems, or tune.objectives={recall_5: max}"
+        )
+    if "score" in wanted and 0 < len(tags_only) < len(searched):
+        other = next(system for system in searched if system not in TAGS_ONLY)
+        raise UsageError(
+            f"{key}: the score of {tags_only[0]} is the tag recall@5 and that of {other} the "
+            "CIDEr, which cannot be compared; search systems of one kind, or set "
+            "tune.objectives={recall_5: max}"
+        )
+
+
 def _refuse_another(folder: Place, config: Config) -> None:
     """See that the folder is free, or holds this very sweep."""
     file = folder / SWEEP_FILE
     if file.is_file():
-        changed = changed_keys(configuration.load(file), config, FREE_TO_CHANGE)
+        changed = changed_keys(configuration.load(file), config, (*RESULT, Decides.SEARCH))
         if changed:
             raise UsageError(
                 f"{folder}: holds a sweep of another configuration ({'; '.join(changed)}). Choose "

@@ -11,7 +11,7 @@ from raymed.data.batches import IGNORED, Batch
 from raymed.model.encoder import build_encoder
 from raymed.model.system import System
 from raymed.model.systems import build_system
-from raymed.sections import SYSTEMS, ModelConfig
+from raymed.sections import SYSTEMS, TAGS_ONLY, ModelConfig
 from raymed.tokens import END, PAD, START
 from raymed.training.loss import Terms, terms
 
@@ -54,6 +54,11 @@ def batch() -> Batch:
         weights=torch.full((len(SHAPES),), 1 / len(SHAPES)),
         seeds=torch.from_numpy(random.integers(2**62, size=len(SHAPES))),
     )
+
+
+def test_the_systems_that_write_no_report_are_known_by_name() -> None:
+    models = {s: build_system(config_of(s), TAGS, WORDS, build_encoder("small")) for s in SYSTEMS}
+    assert {*TAGS_ONLY} == {name for name, model in models.items() if model.writer is None}
 
 
 def rows(batch: Batch, picked: list[int]) -> Batch:

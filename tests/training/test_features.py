@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from raymed.model.encoder import Encoder, build_encoder
 from raymed.training import features as module
 from raymed.training.checkpoint import ENCODER_FILE
 from raymed.training.features import Frozen, digest, freeze
+from raymed.training.saving import TrainingEnded
 from raymed.training.worker import Worker
 
 ALONE = Worker(torch.device("cpu"))
@@ -50,7 +52,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def froze(config: Config, worker: Worker = ALONE) -> Frozen:
     dataset = PreparedDataset.open(config.data.path)
     splits = {name: dataset.split(name) for name in ("train", "val")}
-    return freeze(config, dataset, splits, None, worker, None)
+    return freeze(config, dataset, splits, None, worker, None, lambda: False)
 
 
 def all_rows(features: SplitFeatures) -> tuple[np.ndarray, np.ndarray]:
@@ -202,8 +204,15 @@ def builder(config: Config, worker: Worker, log: Path, begin: Barrier, hang: boo
     SplitFeatures.write = write  # type: ignore[method-assign]
     dataset = PreparedDataset.open(config.data.path)
     splits = {name: dataset.split(name) for name in ("train", "val")}
+    if worker.world > 1:
+        dist.init_process_group(
+            "gloo",
+            init_method=f"file://{log}.rendezvous",
+            rank=worker.rank,
+            world_size=worker.world,
+        )
     begin.wait()
-    freeze(config, dataset, splits, None, worker, None)
+    freeze(config, dataset, splits, None, worker, None, lambda: False)
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -283,11 +292,61 @@ def test_features_too_large_for_float16(
     assert not list(cache.rglob("*.arrow*"))
 
 
+def test_asked_to_end_it_does_between_two_chunks_and_goes_on_later(
+    frozen: Config, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    monkeypatch.setattr(module, "STEP", 1)
+    dataset = PreparedDataset.open(frozen.data.path)
+    splits = {name: dataset.split(name) for name in ("train", "val")}
+    seen: list[int] = []
+    with pytest.raises(TrainingEnded):
+        freeze(
+            *(frozen, dataset, splits, None, ALONE),
+            progress=lambda done, _: seen.append(done),
+            ending=lambda: seen[-1] == IMAGES_PER_FILE + 2,
+        )
+    # Two images of the second file were known then.
+    (folder,) = cache.iterdir()
+    assert set(bytes_of(folder)) == {"train-00000.arrow"}
+    assert not list(folder.glob(".*.partial"))
+    before = (folder / "train-00000.arrow").stat().st_mtime_ns
+    cached = froze(frozen)
+    assert len(bytes_of(folder)) == FILES
+    assert (folder / "train-00000.arrow").stat().st_mtime_ns == before
+    assert [len(all_rows(each)[0]) for each in cached.features.values()] == [24, 3]
+
+
+@pytest.mark.slow
+def test_asked_to_end_it_does_not_wait_for_what_another_computes(
+    frozen: Config, tmp_path: Path, cache: Path
+) -> None:
+    spawn = get_context("spawn")
+    begin, log = spawn.Barrier(1), tmp_path / "log"
+    process = spawn.Process(target=builder, args=(frozen, ALONE, log, begin, True))
+    process.start()
+    while not log.exists() or len(log.read_text().splitlines()) < 2:
+        assert process.is_alive()
+        time.sleep(0.05)
+    dataset = PreparedDataset.open(frozen.data.path)
+    splits = {name: dataset.split(name) for name in ("train", "val")}
+    (folder,) = cache.iterdir()
+    try:
+        # The other stays in its second file, and all the rest is made here.
+        with pytest.raises(TrainingEnded):
+            freeze(
+                *(frozen, dataset, splits, None, ALONE, None),
+                ending=lambda: len(bytes_of(folder)) == FILES - 1,
+            )
+    finally:
+        process.kill()
+        process.join()
+
+
 def test_progress_counts_images(frozen: Config) -> None:
     dataset = PreparedDataset.open(frozen.data.path)
     splits = {name: dataset.split(name) for name in ("train", "val")}
     seen: list[tuple[int, int]] = []
-    freeze(frozen, dataset, splits, None, ALONE, lambda *state: seen.append(state))
+    freeze(frozen, dataset, splits, None, ALONE, lambda *state: seen.append(state), lambda: False)
     assert seen[0] == (0, 27)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert seen[-1] == (27, 27)

@@ -285,52 +285,58 @@ def test_a_run_that_is_asked_to_end_at_a_step_goes_on_from_it(
         return (status.epoch, status.done) == (epoch, step)
 
     told = Told(at_step=end)
-    if (epoch, step) == (3, 4):
-        # Nothing is left to be done when the last step is done.
+    with pytest.raises(TrainingEnded):
         train(config, tmp_path, ALONE, told)
-    else:
-        with pytest.raises(TrainingEnded):
-            train(config, tmp_path, ALONE, told)
-        last = latest(tmp_path)
-        assert last is not None
-        assert last.name == f"epoch-{epoch:04d}-step-{step:06d}"
-        assert told.statuses[-1].done == step
-        went_on = Told()
-        train(config, tmp_path, ALONE, went_on)
-        first = went_on.statuses[0]
-        assert (first.epoch, first.done) == (epoch, step + 1)
-        told.rows += went_on.rows
+    last = latest(tmp_path)
+    assert last is not None
+    assert last.name == f"epoch-{epoch:04d}-step-{step:06d}"
+    assert told.statuses[-1].done == step
+    went_on = Told()
+    train(config, tmp_path, ALONE, went_on)
+    steps = [(status.epoch, status.done) for status in went_on.statuses]
+    # After the very last step only the validation is left to be done.
+    assert steps[:1] == ([] if (epoch, step) == (3, 4) else [(epoch, step + 1)])
+    told.rows += went_on.rows
     assert untimed(told.rows) == untimed(whole[1])
     ours, expected = last_weights(tmp_path), last_weights(whole[0])
     assert all(torch.equal(ours[name], expected[name]) for name in expected)
 
 
-def test_asked_to_end_while_it_validates_it_trains_no_step_twice(
-    tiny: Config, whole: tuple[Path, list[Row]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_asked_to_end_while_it_validates_it_ends_there_and_trains_no_step_twice(
+    tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Killed(Exception):
-        pass
-
-    told = Told()
+    told, whole = Told(), Told()
     real = loop.validate
+    batches = 0
 
-    def killed_after_the_signal(*arguments: Any) -> Any:
-        told.ends = True
-        real(*arguments)
-        raise Killed
+    def asked_after_the_first_batch(*arguments: Any) -> Any:
+        *others, during = arguments
 
+        def counted() -> None:
+            nonlocal batches
+            batches += 1
+            told.ends = True
+            during()
+
+        return real(*others, counted)
+
+    # Three validation images in as many batches.
+    config = tiny.override({"training.batch_size": 1, "training.epochs": 2})
+    train(config, tmp_path / "whole", ALONE, whole)
+    folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "validate", killed_after_the_signal)
-        with pytest.raises(Killed):
-            train(tiny, tmp_path, ALONE, told)
-    last = latest(tmp_path)
+        patch.setattr(loop, "validate", asked_after_the_first_batch)
+        with pytest.raises(TrainingEnded):
+            train(config, folder, ALONE, told)
+    assert batches == 1
+    last = latest(folder)
     assert last is not None
-    assert last.name == "epoch-0001-step-000004"
+    assert last.name == "epoch-0001-step-000024"
     went_on = Told()
-    train(tiny, tmp_path, ALONE, went_on)
+    train(config, folder, ALONE, went_on)
     assert went_on.statuses[0].epoch == 2
-    assert untimed(went_on.rows) == untimed(whole[1])
-    ours, expected = last_weights(tmp_path), last_weights(whole[0])
+    assert untimed(went_on.rows) == untimed(whole.rows)
+    ours, expected = last_weights(folder), last_weights(tmp_path / "whole")
     assert all(torch.equal(ours[name], expected[name]) for name in expected)
 
 

@@ -1,6 +1,9 @@
 """Two data-parallel workers follow the same losses as one: plain torch on gloo, no Ray."""
 
+import os
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -13,8 +16,10 @@ from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
+from raymed.training import features, loop
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest
 from raymed.training.loop import train
+from raymed.training.observer import Status
 from raymed.training.saving import TrainingEnded, TrainingStopped
 from raymed.training.worker import Worker
 from tests.rows import TIMES
@@ -142,6 +147,69 @@ def test_more_workers_than_studies(
                         assert row[key] == pytest.approx(expected[key], rel=1e-9), (name, key)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def leaving_worker(rank: int, world: int, config: Config, folder: Path) -> None:
+    """Train a run that is ended through its second worker: among the features, in a validation."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=world
+    )
+    place = Worker(torch.device("cpu"), rank, world)
+    step, features.STEP = features.STEP, 1
+    asked = folder / "asked"
+
+    def ask_among_features(status: Status) -> bool:
+        # The first worker has the 24 images of the first file before it, and waits in them.
+        if rank == 0 and status.done == 1:
+            while not asked.exists():
+                time.sleep(0.01)
+        elif rank == 1 and status.done == 1:
+            asked.touch()
+            return True
+        return False
+
+    with pytest.raises(TrainingEnded):
+        train(config, folder / "run", place, Told(at_step=ask_among_features))
+    features.STEP = step
+    made = [*Path(os.environ["XDG_CACHE_HOME"]).glob("raymed/features/*/*.arrow")]
+    (folder / f"made-{rank}").write_text(str(len(made)))
+    dist.barrier()
+
+    told, real = Told(), loop.validate
+
+    def asked_in_validation(*arguments: Any) -> Any:
+        told.ends = rank == 1
+        return real(*arguments)
+
+    loop.validate = asked_in_validation
+    with pytest.raises(TrainingEnded):
+        train(config, folder / "run", place, told)
+    loop.validate = real
+    last = latest(folder / "run")
+    assert last is not None
+    assert last.name == "epoch-0001-step-000004"
+    went_on = Told()
+    train(config, folder / "run", place, went_on)
+    torch.save(went_on.rows, folder / f"rows-{rank}")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_one_workers_end_is_that_of_all(
+    tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config = tiny.override({"model.train_encoder": False, "training.clip_norm": 1e9})
+    mp.spawn(leaving_worker, args=(2, config, tmp_path), nprocs=2)
+    assert [(tmp_path / f"made-{rank}").read_text() for rank in range(2)] == ["0", "0"]
+    told = Told()
+    train(config, tmp_path / "alone", Worker(torch.device("cpu")), told)
+    for rank in range(2):
+        rows = torch.load(tmp_path / f"rows-{rank}")
+        assert [row["epoch"] for row in rows] == [1, 2, 3]
+        for row, expected in zip(rows, told.rows, strict=True):
+            assert row["loss"] == pytest.approx(expected["loss"], rel=1e-4)
 
 
 def interrupted_worker(rank: int, world: int, config: Config, folder: Path) -> None:

@@ -42,6 +42,67 @@ def test_what_cannot_be_searched_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+CIDER_OF_NONE = r"tune.objectives: cider: vgg19_tags \({}model.system\) writes no report"
+MIXED = "tune.space: model.system: the score of vgg19_tags is the tag recall@5 and that of lrcn "
+BOTH = {"choice": ["lrcn", "vgg19_tags"]}
+
+
+@pytest.mark.parametrize(
+    ("system", "space", "objectives", "words"),
+    [
+        ("vgg19_tags", SPACE, {"cider": "max"}, CIDER_OF_NONE.format("")),
+        (
+            "vgg19_tags",
+            SPACE,
+            {"seconds_per_report": "min", "cider": "max"},
+            CIDER_OF_NONE.format(""),
+        ),
+        ("lrcn", {"model.system": BOTH}, {"cider": "max"}, CIDER_OF_NONE.format("tune.space: ")),
+        ("lrcn", {"model.system": BOTH}, {}, MIXED),
+        ("lrcn", {"model.system": BOTH}, {"recall_5": "max", "score": "max"}, MIXED),
+        (
+            # Where the condition does not hold, the system stays the fixed one.
+            "vgg19_tags",
+            {
+                "loss.tag": {"choice": [1.0, 2.0]},
+                "model.system": {"choice": ["lrcn"], "when": {"loss.tag": [1.0]}},
+            },
+            {},
+            MIXED,
+        ),
+    ],
+)
+def test_systems_that_are_scored_by_different_measures_do_not_compete(
+    tiny: Config,
+    tmp_path: Path,
+    system: str,
+    space: dict[str, Any],
+    objectives: dict[str, str],
+    words: str,
+) -> None:
+    changes = {"model__system": system, "tune__space": space, "tune__objectives": objectives}
+    with pytest.raises(UsageError, match=words):
+        run_sweep(sweep(tiny, **changes, run__folder=str(tmp_path)), Console(quiet=True))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("system", "space", "objectives"),
+    [
+        ("vgg19_tags", SPACE, {}),
+        ("vgg19_tags", SPACE, {"score": "max"}),
+        ("vgg19_tags", SPACE, {"recall_5": "max", "seconds_per_report": "min"}),
+        ("lrcn", {"model.system": BOTH}, {"recall_5": "max", "seconds_per_report": "min"}),
+        ("vgg19_tags", {"model.system": {"choice": ["lrcn", "co_attention"]}}, {"cider": "max"}),
+    ],
+)
+def test_systems_that_are_scored_by_one_measure_do(
+    tiny: Config, system: str, space: dict[str, Any], objectives: dict[str, str]
+) -> None:
+    changes = {"model__system": system, "tune__space": space, "tune__objectives": objectives}
+    check_sweep(sweep(tiny, **changes))
+
+
 def test_a_space_that_fits_passes(tiny: Config) -> None:
     space = {"model.top_tags": {"integer": [2, 5]}, **SPACE}
     assert str(check_sweep(sweep(tiny, tune__space=space)).path) == tiny.data.path
