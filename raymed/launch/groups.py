@@ -102,7 +102,7 @@ def _keep_up(config: Config, queue: ActorHandle, group: int, jobs: int) -> None:
 def serve(settings: dict[str, Any]) -> None:
     """What each worker of a group runs: job after job, until there is none."""
     base = Config.model_validate(settings["config"])
-    with suppress(QueueLost):
+    with suppress(QueueLost), noting():
         _serve(base, this_worker(base), settings["queue"], settings["group"])
 
 
@@ -113,7 +113,11 @@ def _serve(base: Config, worker: Worker, queue: ActorHandle, group: int) -> None
         delivery: Delivery = _from_first(worker, lambda: ray.get(queue.next_job.remote(group)))
         if delivery.closed:
             return
-        if delivery.job is not None:
+        if delivery.job is None:
+            # With a job, it would be trained for a step, and then given back.
+            if noted():
+                raise Preempted
+        else:
             try:
                 failure = _train_job(delivery.job, base, worker, queue, end)
             except UsageError as error:
@@ -193,8 +197,7 @@ def _train_job(job: Job, base: Config, worker: Worker, queue: ActorHandle, end: 
         # Workers that died after an epoch was saved and before it was reported left its row here.
         for row in read_metrics(folder / METRICS_FILE)[len(job.rows) :]:
             observer.epoch(row)
-        with noting():
-            train(config, folder, worker, observer)
+        train(config, folder, worker, observer)
         if job.score and worker.rank == 0:
             score(folder, config.data.path, job.score)
     except JobEnded:
@@ -203,7 +206,7 @@ def _train_job(job: Job, base: Config, worker: Worker, queue: ActorHandle, end: 
         if _from_first(worker, observer.closed):
             return ""
         _from_first(worker, lambda: ray.get(queue.forgive.remote(job.number)))
-        raise Preempted("a worker was sent SIGTERM; a checkpoint was written first") from None
+        raise Preempted from None
     except TrainingStopped as stopped:
         return str(stopped)
     except UsageError as error:
