@@ -14,7 +14,7 @@ import ray
 import torch
 import torch.distributed as dist
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError
 
 from raymed.config import NO_SWEEP, Config
 from raymed.errors import UsageError
@@ -36,6 +36,10 @@ from raymed.training.worker import Worker
 SCORED = "scored"
 """Folder of a run for the scores that `score` leaves; `raymed evaluate`, which may be told other
 settings, leaves its own elsewhere."""
+
+
+CLOSE_S = 20.0
+"""How long the queue may take to answer when it is closed."""
 
 
 class JobEnded(Exception):
@@ -65,8 +69,13 @@ def worker_groups(config: Config, groups: int, jobs: int) -> Iterator[ActorHandl
     try:
         yield queue
     finally:
-        with suppress(RayActorError):
-            ray.get(queue.close.remote())
+        try:
+            ray.get(queue.close.remote(), timeout=CLOSE_S)
+        except GetTimeoutError:
+            # It takes no further call; a group that finds no queue leaves as well.
+            ray.kill(queue)
+        except RayActorError:
+            pass
         for thread in threads:
             thread.join()
         # Left to the garbage collector, it would outlive its runs in a process that goes on.
@@ -93,18 +102,24 @@ def _keep_up(config: Config, queue: ActorHandle, group: int, jobs: int) -> None:
 def serve(settings: dict[str, Any]) -> None:
     """What each worker of a group runs: job after job, until there is none."""
     base = Config.model_validate(settings["config"])
-    with suppress(QueueLost):
+    with suppress(QueueLost), noting():
         _serve(base, this_worker(base), settings["queue"], settings["group"])
 
 
 def _serve(base: Config, worker: Worker, queue: ActorHandle, group: int) -> None:
+    # One for all jobs: what each of them left open would fill the queue's slots.
+    end = End(queue.until_closed.remote, if_lost=True) if worker.rank == 0 else None
     while True:
         delivery: Delivery = _from_first(worker, lambda: ray.get(queue.next_job.remote(group)))
         if delivery.closed:
             return
-        if delivery.job is not None:
+        if delivery.job is None:
+            # With a job, it would be trained for a step, and then given back.
+            if noted():
+                raise Preempted
+        else:
             try:
-                failure = _train_job(delivery.job, base, worker, queue)
+                failure = _train_job(delivery.job, base, worker, queue, end)
             except UsageError as error:
                 # Others may be waiting for this worker in the middle of a step, so the group is
                 # started anew; but not to try this job again.
@@ -138,13 +153,14 @@ class JobObserver:
         queue: the actor.
         job: in training.
         worker: of the group.
+        end: of all jobs; the first worker's.
     """
 
-    def __init__(self, queue: ActorHandle, job: Job, worker: Worker) -> None:
+    def __init__(self, queue: ActorHandle, job: Job, worker: Worker, end: End | None) -> None:
         self.queue = queue
         self.job = job
         self.worker = worker
-        self.end = End(queue.until_closed.remote()) if worker.rank == 0 else None
+        self.end = end
 
     def progress(self, status: Status) -> None:
         """A sweep and a table follow their runs by epochs."""
@@ -169,20 +185,19 @@ class JobObserver:
         return self.end is not None and self.end.wanted()
 
 
-def _train_job(job: Job, base: Config, worker: Worker, queue: ActorHandle) -> str:
+def _train_job(job: Job, base: Config, worker: Worker, queue: ActorHandle, end: End | None) -> str:
     """Train one run, from its last checkpoint if it has one; why it failed, or nothing."""
     folder = place(job.folder)
     run = {"run.folder": str(folder.parent), "run.name": folder.name}
     config = base.override(job.values | run | NO_SWEEP)
-    observer = JobObserver(queue, job, worker)
+    observer = JobObserver(queue, job, worker, end)
     if worker.rank == 0:
         write_whole(folder / CONFIG_FILE, config.to_yaml())
     try:
         # Workers that died after an epoch was saved and before it was reported left its row here.
         for row in read_metrics(folder / METRICS_FILE)[len(job.rows) :]:
             observer.epoch(row)
-        with noting():
-            train(config, folder, worker, observer)
+        train(config, folder, worker, observer)
         if job.score and worker.rank == 0:
             score(folder, config.data.path, job.score)
     except JobEnded:
@@ -191,7 +206,7 @@ def _train_job(job: Job, base: Config, worker: Worker, queue: ActorHandle) -> st
         if _from_first(worker, observer.closed):
             return ""
         _from_first(worker, lambda: ray.get(queue.forgive.remote(job.number)))
-        raise Preempted("a worker was sent SIGTERM; a checkpoint was written first") from None
+        raise Preempted from None
     except TrainingStopped as stopped:
         return str(stopped)
     except UsageError as error:

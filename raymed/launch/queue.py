@@ -9,13 +9,16 @@ table's jobs are submitted free: they are trained to their end without leave, an
 import asyncio
 import math
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from raymed.training.observer import Row
 
 PATIENCE_S = 20.0
-"""How long a group's question for a job may stay open; the other workers wait for its answer."""
+"""How long a group's question may stay open: its other workers wait for a job too, and one whose
+worker died is answered to nobody."""
 ATTEMPTS = 3
 """How often a job is delivered, at most, when the workers that train it die."""
 
@@ -52,6 +55,11 @@ class Job:
     complaint: str = ""
     warnings: list[str] = field(default_factory=list)
 
+    @property
+    def free(self) -> bool:
+        """Whether it is trained to its end without leave."""
+        return self.allowed == math.inf
+
 
 @dataclass(frozen=True)
 class Delivery:
@@ -67,7 +75,10 @@ class Delivery:
 
 
 class JobQueue:
-    """Jobs waiting, in training and ended; all methods are coroutines of one event loop.
+    """Jobs waiting and in training; all methods are coroutines of one event loop.
+
+    However many jobs there are, it holds only those that are not over: an ended job is forgotten
+    once its trial, or the one who follows the free jobs, knows of it.
 
     Args:
         groups: numbers of the worker groups that will ask for jobs.
@@ -75,6 +86,8 @@ class JobQueue:
 
     def __init__(self, groups: int) -> None:
         self.jobs: dict[int, Job] = {}
+        self.news: dict[int, Job] = {}
+        self.asked: dict[int, object] = {}
         self.waiting: deque[Job] = deque()
         self.in_training: dict[int, Job] = {}
         self.groups = set(range(groups))
@@ -94,36 +107,50 @@ class JobQueue:
             self.jobs[job.number] = job
             if free:
                 job.allowed = math.inf
-            if self.groups:
-                self.waiting.append(job)
-            else:
+            if self.closed or not self.groups:
                 self._end(job, self.lost_reason)
+            else:
+                self.waiting.append(job)
             self.changed.notify_all()
             return 0
 
     async def next_row(self, number: int, known: int) -> tuple[Row | None, str]:
         """The row after the ``known`` first ones; None and the failure, if any, at the end."""
-        job = self.jobs[number]
         async with self.changed:
+            job = self.jobs.get(number)
+            if job is None:
+                return None, ""
             job.allowed = max(job.allowed, known)
             self.changed.notify_all()
             await self.changed.wait_for(lambda: len(job.rows) > known or job.ended)
             return (job.rows[known], "") if len(job.rows) > known else (None, job.failure)
 
-    async def states(self) -> list[Job]:
-        """All jobs, as far as they are."""
-        return list(self.jobs.values())
+    async def heard(self) -> list[Job]:
+        """The free jobs of which there is news since it was last asked, each with what was new
+        among its warnings."""
+        news = [replace(job, rows=list(job.rows)) for job in self.news.values()]
+        for job in self.news.values():
+            job.warnings = []
+            if job.ended:
+                self.jobs.pop(job.number, None)
+        self.news.clear()
+        return news
 
     async def stop(self, number: int) -> None:
         """The trial is over: its job is not to train another epoch."""
         async with self.changed:
             if number in self.jobs:
-                self.jobs[number].stopped = True
+                self._stop(self.jobs[number])
             self.changed.notify_all()
 
     async def next_job(self, group: int) -> Delivery:
-        """What a group is to do next. A group that died is given its job again."""
+        """What a group is to do next. A group that died is given its job again.
+
+        A group asks once at a time. Where it asks anew, its worker died while the question before
+        was open; a job given in answer to that one would be trained by nobody.
+        """
         async with self.changed:
+            question = self.asked[group] = object()
             unfinished = self.in_training.pop(group, None)
             if unfinished is not None:
                 if unfinished.attempts >= ATTEMPTS:
@@ -133,18 +160,18 @@ class JobQueue:
                     self._end(unfinished, "")
                 else:
                     self.waiting.appendleft(unfinished)
-                self.changed.notify_all()
-            try:
-                await asyncio.wait_for(
-                    self.changed.wait_for(lambda: self.waiting or self.closed), PATIENCE_S
-                )
-            except TimeoutError:
-                return Delivery(None)
-            if not self.waiting:
+            self.changed.notify_all()
+            await self._patiently(
+                lambda: self.waiting or self.closed or self.asked[group] is not question
+            )
+            if self.closed:
                 return Delivery(None, closed=True)
+            if not self.waiting or self.asked[group] is not question:
+                return Delivery(None)
             job = self.waiting.popleft()
             job.attempts += 1
             self.in_training[group] = job
+            self._tell(job)
             return Delivery(job)
 
     async def report(self, number: int, row: Row) -> bool:
@@ -153,10 +180,13 @@ class JobQueue:
         An epoch that it reported before, and then trained again because its workers died before
         the checkpoint was whole, is known.
         """
-        job = self.jobs[number]
         async with self.changed:
+            job = self.jobs.get(number)
+            if job is None:
+                return False
             if row["epoch"] > len(job.rows):
                 job.rows.append(row)
+                self._tell(job)
             self.changed.notify_all()
             await self.changed.wait_for(lambda: job.allowed >= len(job.rows) or job.stopped)
             return not job.stopped
@@ -170,20 +200,27 @@ class JobQueue:
 
     async def forgive(self, number: int) -> None:
         """A job's attempt was ended from outside, and does not count."""
-        self.jobs[number].attempts -= 1
+        if number in self.jobs:
+            self.jobs[number].attempts -= 1
 
     async def warn(self, number: int, words: str) -> None:
         """Something went wrong with a job, and its training goes on."""
-        self.jobs[number].warnings.append(words)
+        job = self.jobs.get(number)
+        if job is not None:
+            job.warnings.append(words)
+            self._tell(job)
 
-    async def until_closed(self) -> None:
-        """All is over, and a job in training is to write a checkpoint and end."""
+    async def until_closed(self) -> bool:
+        """Whether all is over, and a job in training is to write a checkpoint and end; waits for
+        that, but no longer than `PATIENCE_S`."""
         async with self.changed:
-            await self.changed.wait_for(lambda: self.closed)
+            await self._patiently(lambda: self.closed)
+            return self.closed
 
     async def complain(self, number: int, words: str) -> None:
         """A worker is about to die of a job."""
-        self.jobs[number].complaint = words
+        if number in self.jobs:
+            self.jobs[number].complaint = words
 
     async def lose_group(self, group: int, reason: str) -> None:
         """A group will not come back; without any group left, every job fails."""
@@ -201,11 +238,32 @@ class JobQueue:
         """All is over: jobs stop at their next report, and groups that ask are sent home."""
         async with self.changed:
             self.closed = True
-            self.waiting.clear()
-            for job in self.jobs.values():
-                job.stopped = True
+            while self.waiting:
+                self._end(self.waiting.popleft(), "")
+            for job in list(self.jobs.values()):
+                self._stop(job)
             self.changed.notify_all()
+
+    async def _patiently(self, come: Callable[[], object]) -> None:
+        """Wait for it, for a while."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.changed.wait_for(come), PATIENCE_S)
+
+    def _tell(self, job: Job) -> None:
+        if job.free:
+            self.news[job.number] = job
+
+    def _stop(self, job: Job) -> None:
+        job.stopped = True
+        self._forget(job)
 
     def _end(self, job: Job, failure: str) -> None:
         job.ended = True
         job.failure = failure
+        self._tell(job)
+        self._forget(job)
+
+    def _forget(self, job: Job) -> None:
+        # A free job's end is still to be heard.
+        if job.ended and job.stopped and not job.free:
+            self.jobs.pop(job.number, None)

@@ -77,8 +77,8 @@ def _follow(
         job = Job(number, str(folder), _altered(config, tree), split)
         ray.get(queue.submit.remote(job, free=True))
     began = time.monotonic()
-    ended: set[int] = set()
-    warned: dict[int, int] = {}
+    ended = 0
+    running: dict[int, str] = {}
     failures = []
     bar = Progress(
         TextColumn("{task.description}"),
@@ -90,23 +90,22 @@ def _follow(
     )
     task = bar.add_task("runs", total=len(runs))
     with bar:
-        while len(ended) < len(runs):
+        while ended < len(runs):
             time.sleep(0.5)
-            jobs: list[Job] = ray.get(queue.states.remote())
-            running = [j for j in jobs if j.attempts and not j.ended]
-            names = [f"{place(j.folder).name} epoch {len(j.rows)}" for j in running]
-            for job in jobs:
-                for text in job.warnings[warned.get(job.number, 0) :]:
-                    _say(console, f"warning: {place(job.folder).name}: {text}")
-                warned[job.number] = len(job.warnings)
-                if job.ended and job.number not in ended:
-                    ended.add(job.number)
-                    folder = place(job.folder)
+            news: list[Job] = ray.get(queue.heard.remote())
+            for job in news:
+                folder = place(job.folder)
+                for text in job.warnings:
+                    _say(console, f"warning: {folder.name}: {text}")
+                running[job.number] = f"{folder.name} epoch {len(job.rows)}"
+                if job.ended:
+                    ended += 1
+                    del running[job.number]
                     said = f"failed: {job.failure}" if job.failure else outcome(folder)
                     if job.failure:
                         failures.append(f"  {folder.name}: {said}")
                     _say(console, f"{time.monotonic() - began:4.0f} s  {folder.name}: {said}")
-            bar.update(task, completed=len(ended), description=", ".join(names) or "runs")
+            bar.update(task, completed=ended, description=", ".join(running.values()) or "runs")
     return failures
 
 

@@ -12,6 +12,7 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend
@@ -35,8 +36,17 @@ STARTS = 3
 """How often Ray Train is started anew where its own controller fails."""
 
 
-class Preempted(Exception):
-    """A worker was sent SIGTERM and has written a checkpoint; Ray starts the workers again."""
+class Preempted(RayActorError):
+    """A worker was sent SIGTERM and has written a checkpoint; Ray starts the workers again.
+
+    Ray knows by itself that nodes are drained, but not that a process on a node that stays was sent
+    a signal. As an actor's death by preemption this counts as its own such deaths do: not against
+    `max_failures`, and however often it comes.
+    """
+
+    def __init__(self) -> None:
+        words = "a worker was sent SIGTERM; a checkpoint was written first"
+        super().__init__(error_msg=words, preempted=True)
 
 
 class _NotingBackend(_TorchBackend):
@@ -83,7 +93,7 @@ def train_worker(job: dict[str, Any]) -> str | None:
         if worker.world > 1:
             dist.broadcast_object_list(wanted)
         if not wanted[0]:
-            raise Preempted("a worker was sent SIGTERM; a checkpoint was written first") from None
+            raise Preempted from None
     except TrainingStopped as stopped:
         return str(stopped)
     return None
@@ -133,7 +143,7 @@ def run_workers(
         function: what each worker runs, given ``settings``.
         settings: plain values and actor handles.
         config: says how many workers, and what they reserve.
-        max_failures: how often the workers are started again.
+        max_failures: how often the workers are started again, those preempted apart.
 
     Raises:
         WorkerGroupError: they failed more often.

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,9 @@ from raymed.training.observer import Row, Status
 
 INTERVAL_S = 0.3
 """How often a worker says how far it is, at most."""
+PATIENCE_S = 20.0
+"""How long a worker's question may stay open. One whose worker died is answered to nobody, and an
+actor has only so many calls that may be open at a time."""
 
 
 @dataclass
@@ -56,8 +60,11 @@ class Watch:
         """The workers are to write a checkpoint and end."""
         self.ended.set()
 
-    async def until_end(self) -> None:
-        await self.ended.wait()
+    async def until_end(self) -> bool:
+        """Whether the workers are to end; waits for that, but no longer than `PATIENCE_S`."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.ended.wait(), PATIENCE_S)
+        return self.ended.is_set()
 
 
 def start_watch() -> ActorHandle:
@@ -86,7 +93,7 @@ class WorkerObserver:
         self.watch = watch
         self.first = first
         self.said = 0.0
-        self.end = End(watch.until_end.remote()) if self.first else None
+        self.end = End(watch.until_end.remote, if_lost=False) if self.first else None
 
     def progress(self, status: Status) -> None:
         if self.first and time.monotonic() - self.said > INTERVAL_S:
@@ -113,20 +120,27 @@ class WorkerObserver:
 
 
 class End:
-    """Whether an actor's call that waits for the end has returned; asking costs next to nothing.
+    """Whether an actor wants the end; one question to it is open, so asking costs next to nothing.
 
     Args:
-        waiting: the call.
+        ask: the actor's method, which answers by True once the end is wanted, and by False where
+            it has to be asked again.
+        if_lost: whether the end is wanted once the actor is no more.
     """
 
-    def __init__(self, waiting: ObjectRef) -> None:
-        self.waiting: ObjectRef | None = waiting
+    def __init__(self, ask: Callable[[], ObjectRef], if_lost: bool) -> None:
+        self.ask = ask
+        self.if_lost = if_lost
+        self.asked: ObjectRef | None = ask()
         self.came = False
 
     def wanted(self) -> bool:
-        if self.waiting is not None and ray.wait([self.waiting], timeout=0)[0]:
-            with suppress(RayActorError):
-                ray.get(self.waiting)
-                self.came = True
-            self.waiting = None
+        if self.asked is not None and ray.wait([self.asked], timeout=0)[0]:
+            answered, self.asked = self.asked, None
+            try:
+                self.came = ray.get(answered)
+            except RayActorError:
+                self.came = self.if_lost
+            else:
+                self.asked = None if self.came else self.ask()
         return self.came

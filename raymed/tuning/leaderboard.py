@@ -1,6 +1,6 @@
 """The sweep's trials ranked by what each has reached on the validation split."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -77,12 +77,8 @@ def ranked_trials(study: optuna.Study, config: Config, folder: Place) -> list[Tr
     }
     complete = {trial_name(t.number) for t in trials if t.state == TrialState.COMPLETE}
     told = complete & goodness.keys()
-    front = {
-        name
-        for name in told
-        if not any(_dominates(goodness[other], goodness[name]) for other in told)
-    }
-    results = [replace(r, pareto=r.trial in front) for r in results]
+    front = _front(goodness[name] for name in told)
+    results = [replace(r, pareto=r.trial in told and goodness[r.trial] in front) for r in results]
     return sorted(results, key=lambda r: (not r.best, -goodness.get(r.trial, (0,))[0], r.trial))
 
 
@@ -168,6 +164,16 @@ def _result(trial: FrozenTrial, config: Config, folder: Place) -> TrialResult:
         seconds=sum(row["seconds"] for row in history),
         reason=trial.user_attrs.get(REASON, ""),
     )
+
+
+def _front(points: Iterable[tuple[float, ...]]) -> set[tuple[float, ...]]:
+    """Those that no other one dominates. Thousands of trials are too many to compare in pairs."""
+    front: list[tuple[float, ...]] = []
+    # In this order what dominates a point comes before it.
+    for point in sorted(set(points), reverse=True):
+        if not any(_dominates(other, point) for other in front):
+            front.append(point)
+    return set(front)
 
 
 def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:

@@ -48,7 +48,9 @@ class StudySearch(Searcher):
         self.epochs = epochs
         self.history = history
         self.remind = remind
-        self.interrupted = [t for t in begun(study) if t.state == TrialState.RUNNING]
+        trials = begun(study)
+        self.begun = len(trials)
+        self.interrupted = [t for t in trials if t.state == TrialState.RUNNING]
         self.asked: dict[str, optuna.Trial] = {}
         self.reported: dict[str, set[int]] = {}
 
@@ -64,7 +66,8 @@ class StudySearch(Searcher):
             decided = max(len(rows) - 1, 0)
             self.remind(trial_id, rows[:decided])
         else:
-            self.study.sampler = build_sampler(self.config, len(begun(self.study)))
+            self.study.sampler = build_sampler(self.config, self.begun)
+            self.begun += 1
             trial = self.study.ask()
             self.reported[trial_id] = set()
         self.asked[trial_id] = trial
@@ -82,6 +85,12 @@ class StudySearch(Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         trial = self.asked[trial_id]
+        self._tell(trial_id, trial, result, error)
+        del self.asked[trial_id], self.reported[trial_id]
+
+    def _tell(
+        self, trial_id: str, trial: optuna.Trial, result: dict[str, Any] | None, error: bool
+    ) -> None:
         if error or not result or LOST in result:
             # It stays running in the study, so that the next start takes it up.
             return

@@ -157,19 +157,20 @@ class _RemoteJournal(BaseJournalBackend):
     def __init__(self, file: Remote) -> None:
         self.file = file
         try:
-            lines = file.read_text().splitlines()
+            self.text = file.read_text()
         except FileNotFoundError:
-            lines = []
-        self.logs: list[dict[str, Any]] = [json.loads(line) for line in lines]
+            self.text = ""
+        self.logs: list[dict[str, Any]] = [json.loads(line) for line in self.text.splitlines()]
 
     def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
         return self.logs[log_number_from:]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         self.logs += logs
-        lines = (json.dumps(log, separators=(",", ":")) for log in self.logs)
+        # Only what is new is put into JSON: with the trials their entries grow to be thousands.
+        self.text += "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         try:
-            write_whole(self.file, "\n".join(lines) + "\n")
+            write_whole(self.file, self.text)
         except OSError as error:
             raise UsageError(
                 f"{self.file}: cannot be written ({reason(error)}); once it can be, the same "

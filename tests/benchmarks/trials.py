@@ -1,6 +1,7 @@
 """What a trial of a sweep costs beside its training and validation: worker groups that stay up,
-against a Ray Train run inside each Tune trial, and against Optuna with the loop in one process.
-Prints seconds per trial and ratios, measured in turn in one run (some minutes on two cores).
+against training inside the Tune trainable itself (which suffices where a trial has one worker), a
+Ray Train run inside each Tune trial, and Optuna with the loop in one process. Prints seconds per
+trial and ratios, each way measured in turn and all of them again (some minutes on two cores).
 
     python -m tests.benchmarks.trials
 """
@@ -26,19 +27,23 @@ from raymed.launch.trainer import fit
 from raymed.launch.watch import start_watch
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.loop import train
+from raymed.training.observer import Row
 from raymed.training.worker import Worker
+from raymed.tuning.search import StudySearch
 from raymed.tuning.space import propose
-from raymed.tuning.study import open_study
+from raymed.tuning.stopping import build_scheduler
+from raymed.tuning.study import make_study, objectives, open_study
 from raymed.tuning.sweep import run_sweep
+from raymed.tuning.trial import DECIDED, NUMBER, with_best
 from tests.told import Told
 
 STUDIES, PIXELS, EPOCHS = 120, 32, 2
-TRIALS, NESTED = 16, 4
+ROUNDS, TRIALS, NESTED = 3, 10, 3
 SPACE = {"loss.tag": {"log_uniform": [0.1, 10]}}
 
 
-def beside_training(trials: list[optuna.trial.FrozenTrial], runs: list[Path]) -> float:
-    """Median seconds from a trial's proposal to the next one's, less what its epochs took.
+def beside_training(trials: list[optuna.trial.FrozenTrial], runs: list[Path]) -> list[float]:
+    """Seconds from each trial's proposal to the next one's, less what its epochs took.
 
     The first trial, which waits for processes that serve all of them, is left out.
     """
@@ -48,17 +53,17 @@ def beside_training(trials: list[optuna.trial.FrozenTrial], runs: list[Path]) ->
         assert after.datetime_start is not None
         apart = (after.datetime_start - trial.datetime_start).total_seconds()
         spent.append(apart - sum(row["seconds"] for row in read_metrics(run / METRICS_FILE)))
-    return statistics.median(spent)
+    return spent
 
 
-def worker_groups(config: Config, folder: Path) -> float:
+def worker_groups(config: Config, folder: Path) -> list[float]:
     sweep = config.override({"run.folder": str(folder), "run.name": "sweep"})
     run_sweep(sweep, Console(quiet=True))
     trials = open_study(sweep, folder / "sweep").trials
     return beside_training(trials, [folder / f"sweep/trials/trial-{t.number:03d}" for t in trials])
 
 
-def in_process(config: Config, folder: Path) -> float:
+def in_process(config: Config, folder: Path) -> list[float]:
     def objective(trial: optuna.Trial) -> float:
         values = propose(trial, config.tune.space)
         one = config.override({**values, **NO_SWEEP})
@@ -68,6 +73,39 @@ def in_process(config: Config, folder: Path) -> float:
 
     study = optuna.create_study(direction="maximize")
     study.optimize(objective, TRIALS)
+    return beside_training(study.trials, [folder / str(t.number) for t in study.trials])
+
+
+def inside_trial(proposal: dict[str, Any], config: Config, folder: Path) -> None:
+    torch.set_num_threads(1)
+    values = {key: value for key, value in proposal.items() if key not in (NUMBER, DECIDED)}
+    rows: list[Row] = []
+
+    def report(row: Row) -> None:
+        rows.append(row)
+        tune.report(with_best(rows, objectives(config.tune)))
+
+    run = folder / str(proposal[NUMBER])
+    train(config.override({**values, **NO_SWEEP}), run, Worker(torch.device("cpu")), Told(report))
+
+
+def inside(config: Config, folder: Path) -> list[float]:
+    """Searched and stopped as a sweep's trials are, so that only who trains them differs."""
+    folder.mkdir(parents=True)
+    study = make_study(config, folder)
+    search = StudySearch(study, config.tune, EPOCHS, lambda _: [], lambda *_: None)
+    tuner = tune.Tuner(
+        tune.with_resources(partial(inside_trial, config=config, folder=folder), {"CPU": 1}),
+        tune_config=tune.TuneConfig(
+            search_alg=search,
+            scheduler=build_scheduler(config),
+            num_samples=TRIALS,
+            max_concurrent_trials=1,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(storage_path=str(folder / "ray"), verbose=0),
+    )
+    tuner.fit()
     return beside_training(study.trials, [folder / str(t.number) for t in study.trials])
 
 
@@ -81,7 +119,7 @@ def ask(trial: optuna.Trial, config: Config) -> dict[str, Any]:
     return {**propose(trial, config.tune.space), "number": trial.number}
 
 
-def nested(config: Config, folder: Path) -> float:
+def nested(config: Config, folder: Path) -> list[float]:
     storage = optuna.storages.InMemoryStorage()
     search = OptunaSearch(
         partial(ask, config=config),
@@ -98,6 +136,14 @@ def nested(config: Config, folder: Path) -> float:
     tuner.fit()
     trials = optuna.load_study(study_name="nested", storage=storage).trials
     return beside_training(trials, [folder / str(t.number) for t in trials])
+
+
+WAYS = {
+    "Optuna in one process": in_process,
+    "worker groups that stay up": worker_groups,
+    "inside the Tune trainable": inside,
+    "a Ray Train run in each trial": nested,
+}
 
 
 def main() -> None:
@@ -127,13 +173,18 @@ def main() -> None:
                 "tune.space": SPACE,
             }
         )
-        seconds = {"Optuna in one process": in_process(config, folder / "process")}
+        spent: dict[str, list[float]] = {way: [] for way in WAYS}
         with connected(None):
-            seconds["worker groups that stay up"] = worker_groups(config, folder / "groups")
-            seconds["a Ray Train run in each trial"] = nested(config, folder / "nested")
-    ours = seconds["worker groups that stay up"]
-    for way, value in seconds.items():
-        print(f"{way:32s} {value:8.3f} s beside training, a trial   {value / ours:6.2f} x")
+            for turn in range(ROUNDS):
+                for way, measure in WAYS.items():
+                    spent[way] += measure(config, folder / f"{measure.__name__}-{turn}")
+    ours = statistics.median(spent["worker groups that stay up"])
+    for way, seconds in spent.items():
+        value = statistics.median(seconds)
+        print(
+            f"{way:32s} {value:8.3f} s beside training, a trial   {value / ours:6.2f} x"
+            f"   ({len(seconds)} trials, {min(seconds):.3f} to {max(seconds):.3f} s)"
+        )
 
 
 if __name__ == "__main__":

@@ -234,10 +234,11 @@ def test_a_free_job_trains_on_without_leave() -> None:
         assert delivery.job.score == "test"
         for epoch in range(1, 4):
             assert await queue.report(1, {"epoch": epoch}) is True
-        (job,) = await queue.states()
+        (job,) = await queue.heard()
         assert [row["epoch"] for row in job.rows] == [1, 2, 3]
         assert not job.ended
         await queue.finish(0)
+        (job,) = await queue.heard()
         assert job.ended
         assert job.failure == ""
 
@@ -258,21 +259,98 @@ def test_a_free_job_whose_group_died_stays_free_and_keeps_its_rows() -> None:
     play(scene())
 
 
-def test_states_are_of_all_jobs_waiting_in_training_and_ended() -> None:
+def test_only_what_is_new_is_heard_of_free_jobs() -> None:
     async def scene() -> None:
         queue = JobQueue(1)
-        assert await queue.states() == []
         for number in (5, 6, 7):
             await queue.submit(Job(number, f"run-{number}", {}), free=True)
+        assert await queue.heard() == []
         assert await number_for(queue, 0) == 5
+        await queue.warn(5, "the disk is slow")
         await queue.finish(0, "diverged")
         assert await number_for(queue, 0) == 6
-        states = await queue.states()
-        assert [(j.folder, j.attempts, j.ended, j.failure) for j in states] == [
-            ("run-5", 1, True, "diverged"),
-            ("run-6", 1, False, ""),
-            ("run-7", 0, False, ""),
+        assert [(j.folder, j.ended, j.failure, j.warnings) for j in await queue.heard()] == [
+            ("run-5", True, "diverged", ["the disk is slow"]),
+            ("run-6", False, "", []),
         ]
+        assert await queue.heard() == []
+        await queue.warn(6, "the disk is slow")
+        await queue.report(6, {"epoch": 1})
+        assert [(j.number, j.warnings) for j in await queue.heard()] == [(6, ["the disk is slow"])]
+        await queue.report(6, {"epoch": 2})
+        assert [(j.number, j.rows, j.warnings) for j in await queue.heard()] == [
+            (6, [{"epoch": 1}, {"epoch": 2}], [])
+        ]
+
+    play(scene())
+
+
+def test_a_job_is_forgotten_once_everyone_knows_that_it_is_over() -> None:
+    async def scene() -> None:
+        queue = JobQueue(1)
+        # A trial that comes to its end, and one that is stopped early; each stop is the driver's.
+        for number in (1, 2):
+            await queue.submit(Job(number, "run", {}))
+            assert await number_for(queue, 0) == number
+            reported = asyncio.create_task(queue.report(number, {"epoch": 1}))
+            assert await queue.next_row(number, 0) == ({"epoch": 1}, "")
+            if number == 1:
+                last = asyncio.create_task(queue.next_row(1, 1))
+                assert await reported is True
+                await queue.finish(0)
+                assert await last == (None, "")
+                # Its trial may have died before it was told, and then it is asked for again.
+                assert await queue.next_row(1, 1) == (None, "")
+                await queue.stop(1)
+            else:
+                await queue.stop(2)
+                assert await reported is False
+                await queue.finish(0)
+        await queue.submit(Job(3, "run", {}), free=True)
+        assert await number_for(queue, 0) == 3
+        await queue.finish(0)
+        assert list(queue.jobs) == [3]
+        assert [job.number for job in await queue.heard()] == [3]
+        assert not queue.jobs
+        assert not queue.in_training
+        # What comes too late is of no consequence.
+        await queue.warn(1, "late")
+        assert await queue.report(2, {"epoch": 2}) is False
+        assert await queue.next_row(2, 1) == (None, "")
+
+    play(scene())
+
+
+def test_a_job_is_not_given_to_a_worker_that_died_while_it_asked() -> None:
+    async def scene() -> None:
+        queue = JobQueue(1)
+        dead = asyncio.create_task(queue.next_job(0))
+        assert await waits(dead)
+        alive = asyncio.create_task(queue.next_job(0))
+        assert await waits(alive)
+        for number in (1, 2):
+            await queue.submit(Job(number, "run", {}))
+        assert await dead == Delivery(None)
+        delivery = await alive
+        assert delivery.job is not None
+        assert (delivery.job.number, delivery.job.attempts) == (1, 1)
+        await queue.finish(0)
+        assert await number_for(queue, 0) == 2
+
+    play(scene())
+
+
+def test_a_job_that_a_dead_worker_was_given_goes_to_its_successor() -> None:
+    async def scene() -> None:
+        queue = JobQueue(1)
+        dead = asyncio.create_task(queue.next_job(0))
+        assert await waits(dead)
+        for number in (1, 2):
+            await queue.submit(Job(number, "run", {}))
+        assert (await dead).job is not None
+        assert await number_for(queue, 0) == 1
+        await queue.finish(0)
+        assert await number_for(queue, 0) == 2
 
     play(scene())
 
@@ -300,7 +378,7 @@ def test_free_jobs_end_with_the_reason_when_no_group_is_left() -> None:
         assert await number_for(queue, 0) == 1
         await queue.lose_group(0, "a node is gone")
         await queue.submit(Job(3, "run", {}), free=True)
-        states = [(job.ended, job.failure) for job in await queue.states()]
+        states = [(job.ended, job.failure) for job in await queue.heard()]
         assert states == [(True, "a node is gone")] * 3
 
     play(scene())

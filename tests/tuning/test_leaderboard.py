@@ -1,3 +1,4 @@
+import random
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,13 @@ from raymed.config import Config
 from raymed.evaluation import Baseline
 from raymed.training.log import write_metrics
 from raymed.training.observer import Row
-from raymed.tuning.leaderboard import leaderboard_table, ranked_trials, write_leaderboard
+from raymed.tuning import leaderboard
+from raymed.tuning.leaderboard import (
+    _dominates,
+    leaderboard_table,
+    ranked_trials,
+    write_leaderboard,
+)
 from raymed.tuning.space import propose
 from raymed.tuning.study import REASON, make_study
 
@@ -178,3 +185,23 @@ def test_table_on_the_terminal_shows_trials_and_baselines_in_order(tmp_path: Pat
         console.print(leaderboard_table(results * 5, baselines))
     assert "… 5 more" in captured.get()
     assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_the_front_is_what_comparing_all_pairs_gives(
+    axes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(axes)
+    points = [tuple(float(chance.randrange(6)) for _ in range(axes)) for _ in range(300)]
+    expected = {p for p in points if not any(_dominates(other, p) for other in points)}
+    compared = 0
+
+    def counted(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+        nonlocal compared
+        compared += 1
+        return _dominates(one, other)
+
+    monkeypatch.setattr(leaderboard, "_dominates", counted)
+    assert leaderboard._front(points) == expected
+    # Each at most with all of the front, not with all others.
+    assert compared <= len(set(points)) * len(expected)

@@ -1,5 +1,6 @@
 """The study on its own: samplers by name, storages, what a killed process leaves of a journal."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,16 @@ from optuna.trial import TrialState
 
 from raymed.config import Config
 from raymed.errors import UsageError
+from raymed.tuning import study as study_module
 from raymed.tuning.space import propose
-from raymed.tuning.study import STUDY_FILE, begun, build_sampler, make_study, open_study
+from raymed.tuning.study import (
+    STUDY_FILE,
+    _RemoteJournal,
+    begun,
+    build_sampler,
+    make_study,
+    open_study,
+)
 
 SPACE = {"loss.tag": {"log_uniform": [0.1, 10]}, "loss.sent": {"uniform": [0, 1]}}
 
@@ -122,3 +131,29 @@ def test_a_storage_that_cannot_be_opened_is_named(storage: str, words: str, tmp_
 def test_a_study_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"holds no sweep: it has no optuna\.journal"):
         open_study(config(), tmp_path)
+
+
+def test_an_entry_of_a_remote_journal_is_put_into_json_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class NotThere:
+        def read_text(self) -> str:
+            raise FileNotFoundError
+
+    dumped: list[dict[str, int]] = []
+    written: list[str] = []
+    dumps = json.dumps
+
+    def noted(log: dict[str, int], **options: Any) -> str:
+        dumped.append(log)
+        return dumps(log, **options)
+
+    monkeypatch.setattr(json, "dumps", noted)
+    monkeypatch.setattr(study_module, "write_whole", lambda _, text: written.append(text))
+    file: Any = NotThere()
+    journal = _RemoteJournal(file)
+    for number in range(50):
+        journal.append_logs([{"trial": number}, {"trial": -number}])
+    assert dumped == [{"trial": sign * number} for number in range(50) for sign in (1, -1)]
+    assert written[1] == '{"trial":0}\n{"trial":0}\n{"trial":1}\n{"trial":-1}\n'
+    assert journal.read_logs(98) == [{"trial": 49}, {"trial": -49}]
