@@ -57,7 +57,7 @@ def test_scores_are_those_of_the_predictions(evaluated):
 def test_the_predictions_are_the_split_in_order(evaluated, phantom):
     rows = columns(evaluated[1])
     train = PreparedDataset.open(phantom).split("train")
-    assert rows["image_id"] == train.image_ids
+    assert rows["image_id"] == list(train.image_ids)
     assert rows["reference"] == [" ".join(sentences) for sentences in train.sentences]
     assert rows["report"] == [" ".join(s for s in each if s) for each in rows["sentences"]]
 
