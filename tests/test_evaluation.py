@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
+from rich.console import Console
 
-from raymed.data.dataset import PreparedDataset
+from raymed import evaluation as evaluation_module
+from raymed.data.dataset import PreparedDataset, Split
+from raymed.data.phantom import draw
+from raymed.data.prepare import prepare
 from raymed.errors import UsageError
-from raymed.evaluation import evaluate
+from raymed.evaluation import baseline_scores, baselines, evaluate
 from raymed.training.checkpoint import Checkpoint
 
 
@@ -76,8 +81,67 @@ def test_the_baselines_come_from_the_training_split(evaluated, phantom):
     train = PreparedDataset.open(phantom).split("train")
     assert len(set(rows["constant_report"])) == 1
     assert rows["constant_report"][0] in train.references
-    # Of a training image, the nearest training image is itself.
-    assert rows["nearest_report"] == train.references
+    assert rows["nearest_report"] == [train.references[row] for row in nearest_of_others(train)]
+    assert rows["nearest_report"] != list(train.references)
+
+
+def nearest_of_others(train):
+    """Of each image the nearest that is of another study, at 32 x 32 pixels."""
+    flat = train.pixels(np.arange(len(train))).reshape(len(train), -1).astype(float)
+    flat = (flat - flat.mean(axis=1)[:, None]) / flat.std(axis=1)[:, None]
+    distance = ((flat[:, None] - flat) ** 2).sum(axis=2)
+    for row, study in enumerate(train.studies):
+        distance[row, [one == study for one in train.studies]] = np.inf
+    return distance.argmin(axis=1).tolist()
+
+
+def test_a_training_image_finds_no_other_view_of_its_own_study(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    drawn = list(draw(16, image_size=32))
+    # The second view of a study is darker, and by far the nearest to the first.
+    views = [
+        replace(one, image_id=f"{one.image_id}-{name}", image=one.image // dark)
+        for one in drawn
+        for name, dark in (("a", 1), ("b", 2))
+    ]
+    prepare(views, tmp_path / "data", source="x", image_size=32, console=Console(quiet=True))
+    dataset = PreparedDataset.open(tmp_path / "data")
+    train = dataset.split("train")
+    found = baselines(dataset, "train", None)["nearest image"]
+    wanted = nearest_of_others(train)
+    assert list(found.texts) == [train.references[row] for row in wanted]
+    assert [next(iter(tags)) for tags in found.tags] == [train.tags[row][0] for row in wanted]
+
+
+def test_without_another_study_the_nearest_image_has_no_report(phantom, monkeypatch):
+    dataset = PreparedDataset.open(phantom)
+    monkeypatch.setattr(evaluation_module, "nearest", lambda *of: np.full(of[2], -1))
+    found = baselines(dataset, "val", None)["nearest image"]
+    count = dataset.info.counts["val"]
+    assert list(found.texts) == [""] * count
+    assert list(found.tags) == [dataset.tags[:20]] * count
+
+
+def test_baselines_are_of_no_more_images_than_are_scored(phantom, monkeypatch):
+    dataset = PreparedDataset.open(phantom)
+    count = dataset.info.counts["val"]
+    asked, read = [], Split.pixels
+    assert count != dataset.info.counts["train"]
+
+    def pixels(self, rows):
+        asked.extend(rows.tolist() if len(self) == count else ())
+        return read(self, rows)
+
+    whole = baseline_scores(dataset, "val", None)
+    monkeypatch.setattr(Split, "pixels", pixels)
+    found = baseline_scores(dataset, "val", 2)
+    assert set(asked) == {0, 1}
+    split = dataset.split("val")
+    texts = list(baselines(dataset, "val", None)["nearest image"].texts)
+    truth = {i: [split.references[i]] for i in (0, 1)}
+    expected = Cider().compute_score(truth, {i: [texts[i]] for i in (0, 1)})[0]
+    assert found["nearest image"].cider == pytest.approx(expected)
+    assert baseline_scores(dataset, "val", 99) == whole
 
 
 def test_the_scores_are_left_as_json(evaluated):
