@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
 from raymed.errors import UsageError
 from raymed.evaluation import baseline_scores, baselines, evaluate
+from raymed.generation import Report
+from raymed.metrics import ngrams
 from raymed.training.checkpoint import Checkpoint
 
 
@@ -111,6 +114,28 @@ def test_a_training_image_finds_no_other_view_of_its_own_study(tmp_path, monkeyp
     wanted = nearest_of_others(train)
     assert list(found.texts) == [train.references[row] for row in wanted]
     assert [next(iter(tags)) for tags in found.tags] == [train.tags[row][0] for row in wanted]
+
+
+def test_predictions_are_written_as_they_come(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(ngrams, "CHUNK", 4)
+    alive, most = weakref.WeakSet(), [0]
+    real = evaluation_module.write_reports
+
+    def write_reports(*of):
+        for row, report in real(*of):
+            alive.add(report := replace(report))
+            most[0] = max(most[0], len(alive))
+            yield row, report
+            del report
+
+    # A frozen dataclass with lists has no hash of its own.
+    monkeypatch.setattr(Report, "__hash__", object.__hash__)
+    monkeypatch.setattr(evaluation_module, "write_reports", write_reports)
+    found = evaluate(checkpoint, checkpoint.config, "train", tmp_path)
+    assert found.images == 24
+    assert most[0] <= 4 + 4 + 1
+    file = pq.ParquetFile(tmp_path / "predictions.parquet")
+    assert file.num_row_groups == 6
 
 
 def test_without_another_study_the_nearest_image_has_no_report(phantom, monkeypatch):

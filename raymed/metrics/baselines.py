@@ -19,7 +19,7 @@ GRID = 32
 """Rows and columns of block means that images are compared by."""
 CHUNK = 256
 """How many training images are compared at a time."""
-QUERIES = 4096
+QUERIES = 2048
 """How many images the training images are compared with at a time."""
 NONE = -1
 """The nearest of no image."""
@@ -245,8 +245,12 @@ def _block_means(images: np.ndarray) -> np.ndarray:
     height, width = images.shape[1:]
     rows = np.arange(min(GRID, height)) * height // min(GRID, height)
     columns = np.arange(min(GRID, width)) * width // min(GRID, width)
-    sums = np.add.reduceat(images, rows, axis=1, dtype=np.int64)
-    sums = np.add.reduceat(sums, columns, axis=2)
+    # Row by row of blocks, which is several times as fast as `reduceat` along this axis.
+    ends = [*rows[1:], height]
+    blocks = [
+        images[:, top:end].sum(axis=1, dtype=np.uint32) for top, end in zip(rows, ends, strict=True)
+    ]
+    sums = np.add.reduceat(np.stack(blocks, axis=1), columns, axis=2, dtype=np.int64)
     pixels = np.outer(np.diff(rows, append=height), np.diff(columns, append=width))
     means = (sums / pixels).reshape(len(images), pixels.size)
     means -= means.mean(axis=1, keepdims=True)

@@ -1,11 +1,16 @@
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from rich.console import Console
 
 from raymed.data.batches import Batch, TokenisedSplit, steps_per_epoch
 from raymed.data.dataset import PreparedDataset, Split
+from raymed.data.examples import Example
+from raymed.data.prepare import prepare
 from raymed.data.vocabulary import Vocabulary
 from raymed.tokens import END, PAD, START, UNKNOWN
 
@@ -201,3 +206,40 @@ def test_steps_per_epoch() -> None:
 def test_a_batch_moves_whole(dataset: PreparedDataset, train: Split) -> None:
     moved = batch_of(tokenised(dataset, train), [0, 1]).to(torch.device("meta"))
     assert all(tensor.device.type == "meta" for tensor in vars(moved).values())
+
+
+def test_a_split_holds_next_to_nothing_for_an_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By tracemalloc, and Arrow's own count; what is mapped is in neither."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    held = {}
+    for count in (1500, 4000):
+        random = np.random.default_rng(0)
+        words = np.array([f"word{chr(97 + number)}" for number in range(26)])
+        prepare(
+            (
+                Example(
+                    f"i{number}",
+                    f"s{number}",
+                    np.full((4, 4), number % 256, np.uint8),
+                    ". ".join(" ".join(random.choice(words, 8)) for _ in range(5)),
+                    (f"tag {number % 7}", f"tag {number % 11}"),
+                )
+                for number in range(count)
+            ),
+            tmp_path / str(count),
+            source="x",
+            image_size=4,
+            console=Console(quiet=True),
+        )
+        opened = PreparedDataset.open(tmp_path / str(count))
+        opened.split("train")
+        before = pa.total_allocated_bytes()
+        tracemalloc.start()
+        split = tokenised(opened, opened.split("train"))
+        now, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        held[len(split)] = max(now, most) + pa.total_allocated_bytes() - before
+    (few, at_few), (many, at_many) = held.items()
+    assert (at_many - at_few) / (many - few) < 100
