@@ -214,7 +214,7 @@ def test_a_split_holds_next_to_nothing_for_an_image(
     """By tracemalloc, and Arrow's own count; what is mapped is in neither."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     held = {}
-    for count in (1500, 4000):
+    for count in (800, 2400):
         random = np.random.default_rng(0)
         words = np.array([f"word{chr(97 + number)}" for number in range(26)])
         prepare(

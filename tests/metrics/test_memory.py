@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from raymed.metrics import baselines, captions
+from raymed.metrics import baselines, captions, ngrams
 from raymed.metrics.baselines import best_constant, nearest
 from raymed.metrics.meteor import MeteorUnavailable
 
@@ -60,11 +60,11 @@ def cut(count: int) -> list[Reports]:
 @pytest.mark.parametrize(
     ("work", "few", "bytes_each"),
     [
-        (lambda count: best_constant(Reports(count)), 600, 150),
-        (lambda count: captions.ciders(Reports(count), cut(count)), 600, 100),
-        (lambda count: captions.caption_scores(Reports(count), Reports(count, 1)), 600, 100),
-        (lambda count: nearest(Images(count), Images(9), 9), 3000, 10),
-        (lambda count: nearest(Images(9), Images(count), count), 3000, 50),
+        (lambda count: best_constant(Reports(count)), 400, 300),
+        (lambda count: captions.ciders(Reports(count), cut(count)), 400, 100),
+        (lambda count: captions.caption_scores(Reports(count), Reports(count, 1)), 400, 100),
+        (lambda count: nearest(Images(count), Images(9), 9), 2000, 10),
+        (lambda count: nearest(Images(9), Images(count), count), 2000, 50),
     ],
     ids=["constant", "cider", "captions", "nearest in", "nearest of"],
 )
@@ -74,6 +74,9 @@ def test_memory_hardly_grows_with_the_images(
     monkeypatch.setattr(captions, "meteor", no_meteor)
     # Few enough at a time that the smaller number fills every buffer too.
     monkeypatch.setattr(baselines, "CANDIDATES", 20)
+    monkeypatch.setattr(baselines, "CHUNK", 64)
+    monkeypatch.setattr(baselines, "QUERIES", 256)
+    monkeypatch.setattr(ngrams, "CHUNK", 32)
     work(10)
     growth = peak(work, 2 * few) - peak(work, few)
     assert growth / few < bytes_each
