@@ -1,14 +1,17 @@
 """From a checkpoint and a split to predictions and scores, beside the two baselines.
 
 Decoding is free-running, references are the full preprocessed reports, and a whole split is
-scored at once.
+scored at once. Predictions are written as they come, and scored from what was written, so that
+memory holds those of a few hundred images at a time.
 """
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from itertools import chain, islice, repeat
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +23,15 @@ from rich.table import Table
 from raymed.config import Config
 from raymed.data.batches import TokenisedSplit
 from raymed.data.dataset import PreparedDataset, Split
+from raymed.data.mapped import Column
 from raymed.errors import UsageError
 from raymed.generation import Report
-from raymed.metrics.baselines import best_constant, nearest
+from raymed.metrics.baselines import NONE, best_constant, nearest
 from raymed.metrics.captions import caption_scores, cider
+from raymed.metrics.ngrams import chunks, distinct
 from raymed.metrics.normality import normality_share
 from raymed.metrics.tags import recall_at
-from raymed.storage import Place, output, reason, write_whole
+from raymed.storage import Place, fetched, output, reason, write_whole
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.validation import write_reports
 from raymed.training.worker import Worker, local_device
@@ -34,6 +39,27 @@ from raymed.training.worker import Worker, local_device
 RANKED_TAGS = 20
 PREDICTIONS_FILE = "predictions.parquet"
 SCORES_FILE = "scores.json"
+
+
+T = TypeVar("T", covariant=True)
+Other = TypeVar("Other")
+
+
+class Stream(Generic[T]):
+    """As many entries as a split has images, made anew each time they are gone through."""
+
+    def __init__(self, length: int, entries: Callable[[], Iterator[T]]) -> None:
+        self._length = length
+        self._entries = entries
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[T]:
+        return islice(self._entries(), self._length)
+
+    def map(self, function: Callable[[T], Other]) -> "Stream[Other]":
+        return Stream(self._length, lambda: map(function, self))
 
 
 @dataclass(frozen=True)
@@ -45,13 +71,13 @@ class Written:
         tags: of each image, the likeliest first; 20 of them, or the whole vocabulary if smaller.
     """
 
-    sentences: list[list[str]] | None
-    tags: list[list[str]]
+    sentences: Stream[list[str]] | None
+    tags: Stream[list[str]]
 
     @property
-    def texts(self) -> list[str]:
-        reports = self.sentences or []
-        return [" ".join(sentence for sentence in report if sentence) for report in reports]
+    def texts(self) -> Stream[str]:
+        assert self.sentences is not None
+        return self.sentences.map(lambda report: " ".join(filter(None, report)))
 
 
 @dataclass(frozen=True)
@@ -152,50 +178,69 @@ def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: Place
             f"image_size={checkpoint.image_size}"
         )
     split = dataset.split(split_name)
-    written = {
-        config.model.system: _by_model(checkpoint, config, split),
-        **baselines(dataset, split),
-    }
-    # One lexicon for all rows: METEOR's table of paraphrases is then made once per data set.
-    lexicon = [*dataset.words, *split.references]
-    meteor_missing = None
-    rows = {}
-    for name, reports in written.items():
-        rows[name], meteor_missing = _scores(split, reports, lexicon)
+    without_model = baselines(dataset, split_name, None)
+    writes, reports = _by_model(checkpoint, config, split)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be written ({reason(error)})") from error
+    _write_predictions(out / PREDICTIONS_FILE, split, writes, reports, without_model)
+    rows, meteor_missing = {}, None
+    with fetched(out / PREDICTIONS_FILE) as predictions:
+        sentences = Stream(len(split), lambda: _column(predictions, "sentences"))
+        tags = Stream(len(split), lambda: _column(predictions, "predicted_tags"))
+        system = Written(sentences if writes else None, tags)
+        for name, written in {config.model.system: system, **without_model}.items():
+            # One lexicon for all: METEOR's table of paraphrases is made once per data set.
+            lexicon = chain(dataset.words, split.references)
+            rows[name], meteor_missing = _scores(split, written, lexicon)
     evaluation = Evaluation(
         split=split_name,
         images=len(split),
         rows=rows,
-        truth_normality=normality_share(s for report in split.sentences for s in report),
-        truth_distinct=len(set(split.references)),
+        truth_normality=normality_share(chain.from_iterable(split.sentences)),
+        truth_distinct=distinct(split.references),
         meteor_missing=meteor_missing,
     )
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        _write_predictions(out / PREDICTIONS_FILE, split, written)
         write_whole(out / SCORES_FILE, json.dumps(_jsonable(asdict(evaluation)), indent=1))
     except OSError as error:
         raise UsageError(f"{out}: cannot be written ({reason(error)})") from error
     return evaluation
 
 
-def baselines(dataset: PreparedDataset, split: Split) -> dict[str, Written]:
-    """What needs no model: one fixed report for all images, and the nearest training image's.
+def baselines(dataset: PreparedDataset, split_name: str, images: int | None) -> dict[str, Written]:
+    """What needs no model, of the first ``images`` images of a split (None: of all).
 
-    The constant report, chosen on the training split, comes with the most frequent tags; the
-    nearest image's tags come before those.
+    One fixed report for all of them, and the nearest training image's. The constant report, chosen
+    on the training split, comes with the most frequent tags; the nearest image's tags come before
+    those. For a training image, images of its own study do not count: they would be its report
+    itself, which no image of another split can find where studies are kept together. Where there is
+    no other study, no report is written.
     """
-    train = dataset.split("train")
+    train, split = dataset.split("train"), dataset.split(split_name)
+    count = len(split) if images is None else min(images, len(split))
     constant = best_constant(train.references)
-    fixed = train.sentences[train.references.index(constant)]
-    frequent = dataset.tags[:RANKED_TAGS]
-    every = np.arange(len(train))
-    neighbours = nearest(train.pixels(every), split.pixels(np.arange(len(split))))
+    row = next(row for row, text in enumerate(train.references) if text == constant)
+    fixed, frequent = train.sentences[row], dataset.tags[:RANKED_TAGS]
+    apart = None
+    if split_name == "train":
+        studies = np.fromiter(map(hash, train.studies), np.int64, len(train))
+        apart = studies, studies
+    neighbours = nearest(train, split, count, apart)
+
+    def of_neighbours(column: Column[list[str]]) -> Stream[list[str]]:
+        return Stream(
+            count, lambda: (column[row] if row != NONE else [] for row in map(int, neighbours))
+        )
+
     return {
-        "constant report": Written([fixed] * len(split), [frequent] * len(split)),
+        "constant report": Written(
+            Stream(count, lambda: repeat(fixed)), Stream(count, lambda: repeat(frequent))
+        ),
         "nearest image": Written(
-            [train.sentences[row] for row in neighbours],
-            [_ranked([*train.tags[row], *frequent]) for row in neighbours],
+            of_neighbours(train.sentences),
+            of_neighbours(train.tags).map(lambda tags: _ranked([*tags, *frequent])),
         ),
     }
 
@@ -205,38 +250,33 @@ def baseline_scores(
 ) -> dict[str, Baseline]:
     """Scores of the two baselines on the first ``images`` images of a split (None: on all)."""
     split = dataset.split(split_name)
-    references = split.references[:images]
-    return {
-        name: Baseline(
-            cider(references, written.texts[:images]),
-            _recalls(split.tags[:images], written.tags[:images])[0],
-        )
-        for name, written in baselines(dataset, split).items()
-    }
+    scores = {}
+    for name, written in baselines(dataset, split_name, images).items():
+        references = Stream(len(written.tags), lambda: iter(split.references))
+        recall_5, *_ = _recalls(islice(split.tags, len(written.tags)), written.tags)
+        scores[name] = Baseline(cider(references, written.texts), recall_5)
+    return scores
 
 
-def _by_model(checkpoint: Checkpoint, config: Config, split: Split) -> Written:
+def _by_model(
+    checkpoint: Checkpoint, config: Config, split: Split
+) -> tuple[bool, Iterator[Report]]:
+    """Whether the model writes reports, and what it gives for each image, as it comes."""
     device = local_device()
     model = checkpoint.build_model(device)
     limits = config.generation.max_sentences, config.generation.max_words
     tokenised = TokenisedSplit(split, checkpoint.vocabulary, *limits)
     rows = np.arange(len(split))
-    reports: list[Report] = [
-        report
-        for _, report in track(
-            write_reports(model, tokenised, rows, checkpoint.vocabulary, config, Worker(device)),
-            total=len(rows),
-            description="writing reports",
-            transient=True,
-        )
-    ]
-    return Written(
-        [report.sentences for report in reports] if model.writer else None,
-        [[tag for tag, _ in report.tags[:RANKED_TAGS]] for report in reports],
+    written = track(
+        write_reports(model, tokenised, rows, checkpoint.vocabulary, config, Worker(device)),
+        total=len(rows),
+        description="writing reports",
+        transient=True,
     )
+    return model.writer is not None, (report for _, report in written)
 
 
-def _scores(split: Split, written: Written, lexicon: Sequence[str]) -> tuple[Scores, str | None]:
+def _scores(split: Split, written: Written, lexicon: Iterable[str]) -> tuple[Scores, str | None]:
     recalls = _recalls(split.tags, written.tags)
     if written.sentences is None:
         return Scores(*recalls), None
@@ -250,48 +290,81 @@ def _scores(split: Split, written: Written, lexicon: Sequence[str]) -> tuple[Sco
         meteor=captions.meteor,
         rouge_l=captions.rouge_l,
         cider=captions.cider,
-        normality=normality_share(s for report in written.sentences for s in report),
+        normality=normality_share(chain.from_iterable(written.sentences)),
         distinct=captions.distinct,
     )
     return scores, captions.meteor_missing
 
 
-def _recalls(
-    truth: Sequence[Sequence[str]], ranked: Sequence[Sequence[str]]
-) -> tuple[float, float, float]:
+def _recalls(truth: Iterable[list[str]], ranked: Iterable[list[str]]) -> tuple[float, float, float]:
     """Tag recall@5, @10 and @20."""
-    # Tags by number, so that one outside the ranking's vocabulary still counts as missed.
-    numbers: dict[str, int] = {}
-    ids = np.array([[numbers.setdefault(tag, len(numbers)) for tag in tags] for tags in ranked])
-    true_ids = [{numbers.setdefault(tag, len(numbers)) for tag in tags} for tags in truth]
-    return recall_at(5, ids, true_ids), recall_at(10, ids, true_ids), recall_at(20, ids, true_ids)
+    sums, images = np.zeros(3), 0
+    for some in chunks(zip(truth, ranked, strict=True)):
+        # Images without tags are left out. Tags by number, so that one outside the ranking's
+        # vocabulary still counts as missed.
+        numbers: dict[str, int] = {}
+        ids = np.array([[numbers.setdefault(t, len(numbers)) for t in tags] for _, tags in some])
+        true_ids = [{numbers.setdefault(t, len(numbers)) for t in tags} for tags, _ in some]
+        tagged = sum(map(bool, true_ids))
+        if tagged:
+            sums += [recall_at(k, ids, true_ids) * tagged for k in (5, 10, 20)]
+        images += tagged
+    at_5, at_10, at_20 = sums / images if images else [math.nan] * 3
+    return float(at_5), float(at_10), float(at_20)
 
 
-def _ranked(tags: Sequence[str]) -> list[str]:
-    unique = list(dict.fromkeys(tags))
-    return unique[: min(RANKED_TAGS, len(unique))]
+def _ranked(tags: list[str]) -> list[str]:
+    return list(dict.fromkeys(tags))[:RANKED_TAGS]
 
 
-def _write_predictions(path: Place, split: Split, written: dict[str, Written]) -> None:
-    system, constant, neighbour = written.values()
-    table = pa.table(
-        {
-            "image_id": split.image_ids,
-            "study": split.studies,
-            "reference": split.references,
-            **(
-                {"report": system.texts, "sentences": system.sentences}
-                if system.sentences is not None
-                else {}
-            ),
-            "tags": pa.array(split.tags, pa.list_(pa.string())),
-            "predicted_tags": system.tags,
-            "constant_report": constant.texts,
-            "nearest_report": neighbour.texts,
-        }
+def _write_predictions(
+    path: Place,
+    split: Split,
+    writes: bool,
+    reports: Iterator[Report],
+    without_model: dict[str, Written],
+) -> None:
+    """Write predictions in groups of rows as they come."""
+    text, texts = pa.string(), pa.list_(pa.string())
+    own = {"report": text, "sentences": texts} if writes else {}
+    names = {"image_id": text, "study": text, "reference": text, **own}
+    names |= {"tags": texts, "predicted_tags": texts}
+    names |= {"constant_report": text, "nearest_report": text}
+    schema = pa.schema(names.items())
+    rows = zip(
+        split.image_ids,
+        split.studies,
+        split.references,
+        split.tags,
+        reports,
+        *(written.texts for written in without_model.values()),
+        strict=True,
     )
-    with output(path) as partial:
-        pq.write_table(table, partial)
+    with output(path) as partial, pq.ParquetWriter(partial, schema) as writer:
+        for some in chunks(rows):
+            image_ids, studies, references, tags, by_model, constant, neighbour = zip(
+                *some, strict=True
+            )
+            columns = {
+                "image_id": image_ids,
+                "study": studies,
+                "reference": references,
+                "report": [report.text for report in by_model],
+                "sentences": [report.sentences for report in by_model],
+                "tags": tags,
+                "predicted_tags": [
+                    [tag for tag, _ in report.tags[:RANKED_TAGS]] for report in by_model
+                ],
+                "constant_report": constant,
+                "nearest_report": neighbour,
+            }
+            writer.write_table(pa.table({name: columns[name] for name in names}, schema))
+
+
+def _column(predictions: Path, name: str) -> Iterator[Any]:
+    with pq.ParquetFile(predictions) as file:
+        for batch in file.iter_batches(columns=[name]):
+            yield from batch.column(0).to_pylist()
 
 
 def _shown(value: float | None) -> str:

@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -158,7 +157,7 @@ def test_a_data_set_is_fetched_once_by_a_node_and_checked(
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         found = pool.map(references_of, [stored.data.path] * 2)
     dataset = PreparedDataset.open(stored.data.path)
-    assert found == [PreparedDataset.open(tiny.data.path).split("train").references] * 2
+    assert found == [references_of(tiny.data.path)] * 2
     parts = cache_folder(dataset.info.content_hash, "parts")
     copies = {file: file.stat().st_mtime_ns for file in parts.glob("*.parquet")}
     assert [file.name for file in copies] == ["train-00000.parquet"]
@@ -169,11 +168,12 @@ def test_a_data_set_is_fetched_once_by_a_node_and_checked(
     content = bytearray(copy.read_bytes())
     content[len(content) // 2] ^= 1
     copy.write_bytes(content)
-    shutil.rmtree(parts.parent / "train.arrow", ignore_errors=True)
+    (parts.parent / "train.arrow").unlink()
     rows = np.arange(24)
     fresh = PreparedDataset.open(tiny.data.path).split("train").pixels(rows)
     assert np.array_equal(dataset.split("train").pixels(rows), fresh)
     copy.unlink()
+    (parts.parent / "train.arrow").unlink()
     with written_whole(place(stored.data.path) / copy.name) as damaged:
         damaged.write_bytes(content)
     with pytest.raises(UsageError, match=r"train-00000.parquet is missing or damaged"):
@@ -185,7 +185,7 @@ def test_a_data_set_is_fetched_once_by_a_node_and_checked(
 
 
 def references_of(path: str) -> list[str]:
-    return PreparedDataset.open(path).split("train").references
+    return list(PreparedDataset.open(path).split("train").references)
 
 
 def test_a_run_in_a_store_is_the_one_on_disk(

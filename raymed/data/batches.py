@@ -14,8 +14,9 @@ from torch import Tensor
 
 from raymed.data.dataset import Split
 from raymed.data.features import SplitFeatures
+from raymed.data.numbers import Numbers
 from raymed.data.vocabulary import Vocabulary
-from raymed.tokens import END, PAD, START
+from raymed.tokens import END, PAD, START, UNKNOWN
 
 IGNORED = -1
 
@@ -97,15 +98,13 @@ class TokenisedSplit:
         self.split = split
         self.features = features
         self.tag_count = len(vocabulary.tags)
-        self.tag_ids = [
-            [vocabulary.tag_ids[tag] for tag in tags if tag in vocabulary.tag_ids]
-            for tags in split.tags
-        ]
-        self.lengths = [len(sentences) for sentences in split.sentences]
-        self.reports = [
-            [_marked(vocabulary.encode(text), max_words) for text in sentences[:max_sentences]]
-            for sentences in split.sentences
-        ]
+        self._max_sentences, self._max_words = max_sentences, max_words
+        words, tags = split.numbers.lists
+        self._word_ids = np.array([vocabulary.word_ids.get(word, UNKNOWN) for word in words])
+        self._tag_ids = np.array([vocabulary.tag_ids.get(tag, IGNORED) for tag in tags])
+        self.tag_ids = split.tags.map(
+            lambda tags: [vocabulary.tag_ids[tag] for tag in tags if tag in vocabulary.tag_ids]
+        )
 
     def __len__(self) -> int:
         return len(self.split)
@@ -119,17 +118,13 @@ class TokenisedSplit:
 
     def batch(self, rows: np.ndarray, seeds: np.ndarray, weights: np.ndarray) -> Batch:
         """The images and reports of ``rows`` [B], padded to the longest of them."""
-        reports = [self.reports[row] for row in rows]
-        sentences = max(len(report) for report in reports)
-        words = max(len(ids) for report in reports for ids in report)
-        ids = np.full((len(rows), sentences, words), PAD, dtype=np.int64)
-        stops = np.full((len(rows), sentences), IGNORED, dtype=np.int64)
+        numbers = [self.split.numbers[row] for row in rows.tolist()]
+        ids, stops = self._padded(numbers)
+        tag_ids = self._tag_ids[np.concatenate([one.tags for one in numbers])]
+        image = np.repeat(np.arange(len(rows)), [len(one.tags) for one in numbers])
+        known = tag_ids != IGNORED
         tags = np.zeros((len(rows), self.tag_count), dtype=np.float32)
-        for i, (row, report) in enumerate(zip(rows, reports, strict=True)):
-            for s, sentence in enumerate(report):
-                ids[i, s, : len(sentence)] = sentence
-                stops[i, s] = s + 1 == self.lengths[row]
-            tags[i, self.tag_ids[row]] = 1
+        tags[image[known], tag_ids[known]] = 1
         return Batch(
             images=self.images(rows),
             reports=torch.from_numpy(ids),
@@ -138,6 +133,35 @@ class TokenisedSplit:
             weights=torch.from_numpy(weights),
             seeds=torch.from_numpy(seeds),
         )
+
+    def _padded(self, images: list[Numbers]) -> tuple[np.ndarray, np.ndarray]:
+        """The ``reports`` and ``stops`` of a batch."""
+        reports = [(one.words, one.lengths) for one in images]
+        planned = np.array([len(lengths) for _, lengths in reports])
+        counts = np.minimum(planned, self._max_sentences)
+        for i in np.flatnonzero(counts < planned):
+            words, own = reports[i]
+            reports[i] = words[: own[: counts[i]].sum()], own[: counts[i]]
+        stops = np.full((len(images), counts.max()), IGNORED, dtype=np.int64)
+        present = np.arange(counts.max()) < counts[:, None]  # [B, S]
+        stops[present] = 0
+        whole = np.flatnonzero((counts == planned) & (counts > 0))
+        stops[whole, counts[whole] - 1] = 1
+
+        lengths = np.full(stops.shape, -1)  # [B, S]: words of each sentence, -1 where there is none
+        lengths[present] = np.concatenate([own for _, own in reports])
+        words = np.full((*stops.shape, lengths.max()), PAD, dtype=np.int64)
+        words[np.arange(words.shape[2]) < lengths[:, :, None]] = self._word_ids[
+            np.concatenate([own for own, _ in reports])
+        ]
+        cut = np.minimum(lengths, self._max_words)
+        has_end = present & (lengths <= self._max_words)
+        ids = np.full((*stops.shape, (1 + cut + has_end).max()), PAD, dtype=np.int64)
+        ids[present, 0] = START
+        ids[:, :, 1 : 1 + cut.max()] = words[:, :, : cut.max()]
+        image, sentence = np.nonzero(has_end)
+        ids[image, sentence, 1 + cut[has_end]] = END
+        return ids, stops
 
     def batches(
         self,
@@ -170,7 +194,3 @@ class TokenisedSplit:
 def steps_per_epoch(images: int, batch_size: int) -> int:
     """How many optimiser steps one epoch has: the last batch may be smaller."""
     return -(-images // batch_size)
-
-
-def _marked(ids: list[int], max_words: int) -> list[int]:
-    return [START, *ids, END] if len(ids) <= max_words else [START, *ids[:max_words]]

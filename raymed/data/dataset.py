@@ -1,10 +1,14 @@
-"""Opening a prepared dataset for training: text in memory, pixels mapped from a local cache."""
+"""Opening a prepared dataset: its texts and pixels, mapped from a local cache.
 
-import fcntl
+The cache holds each split as one Arrow file that all processes of a node map into memory, so a
+process holds next to nothing of its own for an image, and the kernel can drop what it does not use.
+"""
+
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +16,8 @@ import pyarrow.parquet as pq
 
 from raymed.cache import cache_folder
 from raymed.data.examples import Finding
-from raymed.data.mapped import gather, map_batches, rows_of
+from raymed.data.mapped import Column, gather, map_batches, rows_of
+from raymed.data.numbers import FIELDS, Lists, NumberedRows
 from raymed.data.schema import (
     INFO_FILE,
     SCHEMA_VERSION,
@@ -20,14 +25,18 @@ from raymed.data.schema import (
     WORDS_FILE,
     DatasetInfo,
     Part,
+    part_schema,
 )
 from raymed.errors import UsageError
+from raymed.locks import exclusive
 from raymed.storage import download, place, reason, stamp, written_whole
 
 _digests: dict[tuple[str, int, int], str] = {}
 """Hashes of local copies of parts, by what tells one file from another."""
 _BATCH_ROWS = 256
-"""Rows of every record batch of the pixel cache but the last, so a row is found by arithmetic."""
+"""Rows of every record batch of the cache but the last, so a row is found by arithmetic."""
+
+T = TypeVar("T")
 
 
 class PreparedDataset:
@@ -89,27 +98,68 @@ class PreparedDataset:
     def split(self, name: str) -> "Split":
         """Open the split ``train``, ``val`` or ``test``.
 
-        Its pixels are put into the local cache if they are not there yet.
+        It is put into the local cache if it is not there yet: by one process of a node, for which
+        the others wait.
 
         Raises:
-            UsageError: there is no such split, or a part of it is missing or damaged.
+            UsageError: there is no such split, a part of it is missing or damaged, or the cache
+                cannot be written.
         """
         if name not in self.info.parts:
             raise UsageError(f"{self.path}: no split {name!r}; it has {', '.join(self.info.parts)}")
-        tables = [self._read_part(part, Split.COLUMNS) for part in self.info.parts[name]]
-        for part, table in zip(self.info.parts[name], tables, strict=True):
-            if table.num_rows != part.rows:
-                raise _damaged(self.path, part.file)
-        return Split(pa.concat_tables(tables), self._pixels(name))
+        cached = cache_folder(self.info.content_hash) / f"{name}.arrow"
+        rows, size = self.info.counts[name], self.info.image_size
+        schema = pa.schema([*part_schema(size), *FIELDS])
+        lengths = [min(_BATCH_ROWS, rows - start) for start in range(0, rows, _BATCH_ROWS)]
+        batches = map_batches(cached, schema, lengths)
+        if batches is None:
+            try:
+                with exclusive(cached.with_suffix(".lock")):
+                    batches = map_batches(cached, schema, lengths)
+                    if batches is None:
+                        self._fill_cache(name, cached, schema)
+                        batches = map_batches(cached, schema, lengths)
+            except UsageError:
+                raise
+            except OSError as error:
+                raise UsageError(
+                    f"{cached.parent}: cannot write the cache of the data set ({reason(error)}); "
+                    f"its pixels need {rows * size * size / 2**20:,.0f} MiB. Make room, or set "
+                    "XDG_CACHE_HOME to a folder with room, on a disk that has file locks"
+                ) from error
+            assert batches is not None
+        return Split(batches, size)
 
-    def _read_part(self, part: Part, columns: Sequence[str]) -> pa.Table:
+    def _fill_cache(self, name: str, cached: Path, schema: pa.Schema) -> None:
+        # Of a process that was killed while it wrote this file.
+        for left in cached.parent.glob(f".{cached.name}.*.partial"):
+            left.unlink(missing_ok=True)
+        parts, columns = self.info.parts[name], part_schema(self.info.image_size)
+        texts = pa.schema([columns.field("sentences"), columns.field("tags")])
+        lists = Lists.of(self._read_part(part, texts) for part in parts)
+        schema = lists.kept_in(schema)
+        with written_whole(cached) as partial, pa.ipc.new_file(str(partial), schema) as writer:
+            waiting = schema.empty_table()
+            for part in parts:
+                read = self._read_part(part, columns)
+                read = pa.table([*read.columns, *lists.columns(read)], schema=schema)
+                waiting = pa.concat_tables([waiting, read])
+                whole = waiting.num_rows // _BATCH_ROWS * _BATCH_ROWS
+                _write_batches(writer, waiting.slice(0, whole))
+                waiting = waiting.slice(whole)
+            _write_batches(writer, waiting)
+
+    def _read_part(self, part: Part, schema: pa.Schema) -> pa.Table:
         file = self._local(part)
         try:
-            return pq.read_table(
-                file, columns=list(columns), page_checksum_verification=True, partitioning=None
-            )
-        except (OSError, pa.ArrowException) as error:
+            table = pq.read_table(
+                file, columns=schema.names, page_checksum_verification=True, partitioning=None
+            ).cast(schema)
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise _damaged(self.path, part.file) from error
+        if table.num_rows != part.rows:
+            raise _damaged(self.path, part.file)
+        return table
 
     def _local(self, part: Part) -> Path:
         """A part as a local file: of a data set at a URI, one in this node's cache.
@@ -122,9 +172,7 @@ class PreparedDataset:
             return source
         cached = cache_folder(self.info.content_hash, "parts") / part.file
         try:
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            with cached.with_suffix(".lock").open("a") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with exclusive(cached.with_suffix(".lock")):
                 if cached.exists() and _is(cached, part):
                     return cached
                 with written_whole(cached) as partial:
@@ -142,56 +190,29 @@ class PreparedDataset:
             ) from error
         return cached
 
-    def _pixels(self, name: str) -> list[np.ndarray]:
-        """Return uint8 views [rows, size, size] of the record batches of the pixel cache."""
-        cached = cache_folder(self.info.content_hash) / f"{name}.arrow"
-        rows, size = self.info.counts[name], self.info.image_size
-        schema = pa.schema([("pixels", pa.binary(size * size))])
-        lengths = [min(_BATCH_ROWS, rows - start) for start in range(0, rows, _BATCH_ROWS)]
-        batches = map_batches(cached, schema, lengths)
-        if batches is None:
-            try:
-                self._fill_cache(name, cached, schema)
-            except OSError as error:
-                raise UsageError(
-                    f"{cached.parent}: cannot write the pixel cache ({reason(error)}); "
-                    f"it needs {rows * size * size / 2**20:,.0f} MiB. Make room, or set "
-                    "XDG_CACHE_HOME to a folder with room"
-                ) from error
-            batches = map_batches(cached, schema, lengths)
-            assert batches is not None
-        return [rows_of(batch.column("pixels"), (size, size), np.uint8) for batch in batches]
-
-    def _fill_cache(self, name: str, cached: Path, schema: pa.Schema) -> None:
-        with written_whole(cached) as partial, pa.ipc.new_file(str(partial), schema) as writer:
-            waiting = schema.empty_table()
-            for part in self.info.parts[name]:
-                read = self._read_part(part, ["pixels"]).cast(schema)
-                waiting = pa.concat_tables([waiting, read])
-                whole = waiting.num_rows // _BATCH_ROWS * _BATCH_ROWS
-                _write_batches(writer, waiting.slice(0, whole))
-                waiting = waiting.slice(whole)
-            _write_batches(writer, waiting)
-
 
 class Split:
-    """One split: texts as lists, one entry per image, and pixels on demand."""
+    """One split: sequences with an entry for each image, decoded when asked for, and its pixels."""
 
-    COLUMNS = ("image_id", "study", "view", "sentences", "tags", "findings")
+    def __init__(self, batches: Sequence[pa.RecordBatch], size: int) -> None:
+        def column(name: str, decode: Callable[[Any], T]) -> Column[T]:
+            return Column([batch.column(name) for batch in batches], _BATCH_ROWS, decode)
 
-    def __init__(self, table: pa.Table, pixels: list[np.ndarray]) -> None:
-        self.image_ids: list[str] = table["image_id"].to_pylist()
-        self.studies: list[str] = table["study"].to_pylist()
-        self.views: list[str | None] = table["view"].to_pylist()
-        self.sentences: list[list[str]] = table["sentences"].to_pylist()
-        self.tags: list[list[str]] = table["tags"].to_pylist()
-        self.findings: list[list[Finding]] = [
-            [Finding(**finding) for finding in findings]
-            for findings in table["findings"].to_pylist()
-        ]
-        self.references: list[str] = [" ".join(sentences) for sentences in self.sentences]
+        self.image_ids: Column[str] = column("image_id", _as_it_is)
+        self.studies: Column[str] = column("study", _as_it_is)
+        self.views: Column[str | None] = column("view", _as_it_is)
+        self.sentences: Column[list[str]] = column("sentences", _as_it_is)
+        self.tags: Column[list[str]] = column("tags", _as_it_is)
+        self.findings: Column[list[Finding]] = column(
+            "findings", lambda findings: [Finding(**finding) for finding in findings]
+        )
+        self.references: Column[str] = self.sentences.map(" ".join)
         """The full preprocessed text of each image's report."""
-        self._pixels = pixels
+        self.numbers = NumberedRows(batches, _BATCH_ROWS)
+        """The reports and tags as numbers."""
+        self._pixels = [
+            rows_of(batch.column("pixels"), (size, size), np.uint8) for batch in batches
+        ]
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -209,6 +230,10 @@ class Split:
             IndexError: a row number is out of range.
         """
         return gather(self._pixels, _BATCH_ROWS, rows)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 def _write_batches(writer: pa.ipc.RecordBatchFileWriter, table: pa.Table) -> None:

@@ -1,11 +1,55 @@
-"""Rows of a fixed size in Arrow files of the local cache, mapped into memory."""
+"""Columns and fixed-size rows in Arrow files of the local cache, mapped into memory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import pyarrow as pa
+
+T = TypeVar("T", covariant=True)
+Other = TypeVar("Other")
+
+
+class Column(Sequence[T]):
+    """A column of a mapped file as a sequence; an entry is decoded each time it is asked for.
+
+    Args:
+        blocks: the column's arrays, one of each record batch.
+        block_rows: entries of every block but the last, which may have fewer.
+        decode: makes an entry from its Python value.
+    """
+
+    def __init__(
+        self, blocks: Sequence[pa.Array], block_rows: int, decode: Callable[[Any], T]
+    ) -> None:
+        self._blocks = blocks
+        self._block_rows = block_rows
+        self._decode = decode
+
+    def __len__(self) -> int:
+        return (len(self._blocks) - 1) * self._block_rows + len(self._blocks[-1])
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        if isinstance(index, slice):
+            return [self[row] for row in range(*index.indices(len(self)))]
+        row = index + len(self) if index < 0 else index
+        if not 0 <= row < len(self):
+            raise IndexError(f"row numbers must be from 0 to {len(self) - 1}, got {index}")
+        return self._decode(self._blocks[row // self._block_rows][row % self._block_rows].as_py())
+
+    def __iter__(self) -> Iterator[T]:
+        for block in self._blocks:
+            yield from map(self._decode, block.to_pylist())
+
+    def map(self, function: Callable[[T], Other]) -> "Column[Other]":
+        """The column of what a function makes of each entry, each time it is asked for."""
+        decode = self._decode
+        return Column(self._blocks, self._block_rows, lambda value: function(decode(value)))
 
 
 def map_batches(
@@ -37,7 +81,7 @@ def gather(blocks: Sequence[np.ndarray], block_rows: int, rows: np.ndarray) -> n
         IndexError: a row number is out of range.
     """
     rows = np.asarray(rows)
-    count = sum(map(len, blocks))
+    count = (len(blocks) - 1) * block_rows + len(blocks[-1])
     if rows.size and not 0 <= rows.min() <= rows.max() < count:
         raise IndexError(f"row numbers must be from 0 to {count - 1}")
     gathered = np.empty((len(rows), *blocks[0].shape[1:]), blocks[0].dtype)

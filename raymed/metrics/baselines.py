@@ -1,23 +1,31 @@
-"""What a model must beat: the best constant report, and the nearest training image's report."""
+"""What a model must beat: the best constant report, and the nearest training image's report.
 
-from collections import Counter
-from collections.abc import Sequence
+Both go through the training split a few hundred images at a time, so it can be of any size.
+"""
+
+from collections.abc import Iterator
+from itertools import compress
+from typing import NamedTuple, Protocol
 
 import numpy as np
+from scipy import sparse
 
-CIDER_N = 4
-"""CIDEr counts n-grams of 1 to 4 words."""
-CIDER_SIGMA = 6.0
-"""Width of CIDEr-D's Gaussian penalty on a difference in length."""
+from raymed.metrics.captions import SIGMA
+from raymed.metrics.ngrams import Counts, Frequencies, NGrams, Texts, chunks, mapped
+
 CANDIDATES = 500
 """How many most frequent, and how many most central, reports may become the constant one."""
 GRID = 32
 """Rows and columns of block means that images are compared by."""
 CHUNK = 256
 """How many training images are compared at a time."""
+QUERIES = 2048
+"""How many images the training images are compared with at a time."""
+NONE = -1
+"""The nearest of no image."""
 
 
-def best_constant(train_references: Sequence[str]) -> str:
+def best_constant(train_references: Texts) -> str:
     """The training report that, written for every training image, has the highest CIDEr.
 
     The CIDEr-D of candidate c is the mean over images i and lengths n of::
@@ -25,109 +33,211 @@ def best_constant(train_references: Sequence[str]) -> str:
         10 exp(-(l_c - l_i)² / 2 sigma²) sum_g min(c_g, i_g) i_g / (|c|_n |i|_n)
 
     where g are the n-grams of n words, c_g and i_g their tf-idf in the two reports, and l is the
-    number of a report's 2-grams (so in pycocoevalcap, whose value this is). It is computed from an
-    inverted index: of each n-gram, the reports that have it.
+    number of a report's 2-grams (so in pycocoevalcap, whose value this is).
 
     Candidates are the most frequent reports, and the most central: those of the highest CIDEr
     without clipping and penalty, which is a product with the mean report. Of equals, the first to
     occur is chosen.
 
+    Takes some 50 bytes of memory for a report and, in temporary files that are mapped into it,
+    some 2 KB for a report of 40 words.
+
     Args:
-        train_references: the report of each training image: lower-case words separated by spaces.
+        train_references: the report of each training image.
 
     Raises:
         ValueError: there is no report.
+        UsageError: the disk of the temporary files is full.
     """
-    if not train_references:
+    if not len(train_references):
         raise ValueError("the best constant report is one of the training reports, got none")
-    occurrences = Counter(train_references)
-    reports = list(occurrences)
-    images = np.array(list(occurrences.values()), dtype=np.float64)  # [R]: images per report
-
-    # One posting says that a report has an n-gram, and how often; postings are sorted by n-gram.
-    ids: dict[tuple[str, ...], int] = {}
-    rows = [np.empty((0, 3), dtype=np.int64)]
-    for number, report in enumerate(reports):
-        counts = _ngrams(report.split()).items()
-        row = [(ids.setdefault(ngram, len(ids)), number, count) for ngram, count in counts]
-        rows.append(np.array(row, dtype=np.int64).reshape(-1, 3))
-    postings = np.concatenate(rows)
-    gram, report_of, count_in = postings[np.argsort(postings[:, 0], kind="stable")].T
-    words = np.array([len(ngram) for ngram in ids], dtype=np.int64)  # [n-grams]: n
-    first = np.searchsorted(gram, np.arange(len(ids) + 1))  # [n-grams + 1]: the first posting
-
-    frequency = np.bincount(gram, weights=images[report_of])
-    tf_idf = count_in * (np.log(len(train_references)) - np.log(frequency))[gram]
-    part = report_of * CIDER_N + words[gram] - 1  # the part of a report's vector with one n
-    norm = np.sqrt(np.bincount(part, weights=tf_idf**2))[part]
-    unit = np.divide(tf_idf, norm, out=np.zeros_like(tf_idf), where=norm > 0)  # g_c / |c|_n
-
-    mean = np.bincount(gram, weights=unit * images[report_of])
-    centrality = np.bincount(report_of, weights=unit * mean[gram], minlength=len(reports))
-    frequent = np.argsort(-images, kind="stable")[:CANDIDATES]
+    reports = _Reports(train_references)
+    of_images = reports.images.astype(np.float64)
+    mean = mapped(_zeros(len(reports.frequencies)), np.dtype(np.float64))
+    for rows, counts, place, unit in reports.weighed():
+        np.add.at(mean, place, unit * of_images[rows][counts.text])
+    centrality = np.empty(len(of_images))
+    for rows, counts, place, unit in reports.weighed():
+        centrality[rows] = np.bincount(counts.text, unit * mean[place], rows.stop - rows.start)
+    frequent = np.argsort(-of_images, kind="stable")[:CANDIDATES]
     central = np.argsort(-centrality, kind="stable")[:CANDIDATES]
+    chosen = np.union1d(frequent, central)
+    candidates = reports.texts_of(chosen)
 
-    length = np.bincount(report_of, weights=count_in * (words[gram] == 2), minlength=len(reports))
-    best, best_total = "", -1.0
-    for candidate in np.union1d(frequent, central):
-        penalty = np.exp(-((length - length[candidate]) ** 2) / (2 * CIDER_SIGMA**2)) * images
-        total = 0.0  # CIDEr up to a factor that all candidates share
-        for own in np.flatnonzero(report_of == candidate):
-            same = slice(first[gram[own]], first[gram[own] + 1])
-            # min(c_g, i_g) i_g / (|c| |i|), with c_g = count idf: the idf falls out of the minimum.
-            clipped = unit[own] * np.minimum(1.0, count_in[same] / count_in[own]) * unit[same]
-            total += clipped @ penalty[report_of[same]]
-        if total > best_total:
-            best, best_total = reports[candidate], total
-    return best
+    similarity = _Similarity(reports, candidates)
+    total = np.zeros(len(candidates))  # CIDEr up to a factor that all candidates share
+    for rows, counts, _, unit in reports.weighed():
+        total += similarity(counts, unit, rows.stop - rows.start) @ of_images[rows]
+    # Sums in another order differ in their last digits.
+    return candidates[int(np.argmax(total >= total.max() * (1 - 1e-9)))]
 
 
-def _ngrams(words: list[str]) -> Counter[tuple[str, ...]]:
-    return Counter(
-        tuple(words[start : start + n])
-        for n in range(1, CIDER_N + 1)
-        for start in range(len(words) - n + 1)
-    )
+class _Weighed(NamedTuple):
+    """The n-grams of some reports, P in all."""
+
+    rows: slice
+    """Of the reports among all."""
+    counts: Counts
+    place: np.ndarray
+    """int64 [P]: the n-gram's, among those of all reports."""
+    unit: np.ndarray
+    """float64 [P]: its tf-idf, by the norm of all n-grams of n words of its report."""
 
 
-def nearest(train: np.ndarray, images: np.ndarray) -> np.ndarray:
+class _Reports:
+    """The different reports of a split, in the order of their first images."""
+
+    def __init__(self, references: Texts) -> None:
+        self._references = references
+        hashes = np.fromiter(map(hash, references), np.int64, len(references))
+        _, first, images = np.unique(hashes, return_index=True, return_counts=True)
+        self.images = images[np.argsort(first)]
+        """How many images have each report."""
+        self._is_first = np.zeros(len(references), bool)
+        self._is_first[first] = True
+        self.ngrams = NGrams()
+        self.frequencies = Frequencies(self.ngrams, references)
+
+    def __iter__(self) -> Iterator[str]:
+        return compress(self._references, self._is_first)
+
+    def texts_of(self, rows: np.ndarray) -> list[str]:
+        """The texts of some reports, whose numbers ascend."""
+        wanted = np.zeros(len(self.images), bool)
+        wanted[rows] = True
+        return list(compress(self, wanted))
+
+    def weighed(self) -> Iterator[_Weighed]:
+        """All n-grams, some reports at a time."""
+        start = 0
+        for texts in chunks(self):
+            rows = slice(start, start + len(texts))
+            yield _Weighed(rows, *self.weigh(texts))
+            start = rows.stop
+
+    def weigh(self, texts: list[str]) -> tuple[Counts, np.ndarray, np.ndarray]:
+        """The n-grams of some texts, as in `_Weighed`."""
+        counts = self.ngrams.count(texts)
+        place, idf = self.frequencies.look_up(counts.key)
+        tf_idf = counts.times * idf
+        norm = counts.norms(tf_idf, len(texts))[counts.part]
+        unit = np.divide(tf_idf, norm, out=np.zeros_like(tf_idf), where=norm > 0)
+        return counts, place, unit
+
+
+class _Similarity:
+    """CIDEr-D of each candidate and each of some reports.
+
+    min(c_g, i_g) i_g / (|c| |i|) of an n-gram that the two have k and m times is the idf, which
+    falls out of the minimum, times min(k, m): a sum of products over the levels 1, 2, ..., of
+    which those count that neither k nor m is below.
+    """
+
+    def __init__(self, reports: _Reports, candidates: list[str]) -> None:
+        counts, _, unit = reports.weigh(candidates)
+        self._keys, column = np.unique(counts.key, return_inverse=True)
+        self._lengths = counts.lengths(len(candidates))
+        shape = len(candidates), len(self._keys)
+        self._levels = []
+        for level in range(1, int(counts.times.max(initial=0)) + 1):
+            has = counts.times >= level
+            values = unit[has] / counts.times[has]
+            places = counts.text[has], column[has]
+            self._levels.append(sparse.csr_array((values, places), shape))
+
+    def __call__(self, counts: Counts, unit: np.ndarray, texts: int) -> np.ndarray:
+        """Of C candidates and texts that were weighed: float64 [C, texts]."""
+        lengths = counts.lengths(texts)
+        similarity = np.zeros((len(self._lengths), texts))
+        row = np.minimum(np.searchsorted(self._keys, counts.key), max(0, len(self._keys) - 1))
+        for level, candidates in enumerate(self._levels, start=1):
+            has = (self._keys[row] == counts.key) & (counts.times >= level)
+            places = row[has], counts.text[has]
+            reports = sparse.csr_array((unit[has], places), (len(self._keys), texts))
+            similarity += (candidates @ reports).toarray()
+        penalty: np.ndarray = np.exp(-((self._lengths[:, None] - lengths) ** 2) / (2 * SIGMA**2))
+        return similarity * penalty
+
+
+def _zeros(count: int) -> Iterator[np.ndarray]:
+    for start in range(0, count, 2**16):
+        yield np.zeros(min(2**16, count - start))
+
+
+class Images(Protocol):
+    """A split's images."""
+
+    def __len__(self) -> int: ...
+    def pixels(self, rows: np.ndarray) -> np.ndarray:
+        """uint8 [n, H, W] of rows [n]."""
+
+
+def nearest(
+    train: Images,
+    images: Images,
+    count: int,
+    apart: tuple[np.ndarray, np.ndarray] | None = None,
+) -> np.ndarray:
     """The training image most like each image: the least Euclidean distance of their block means.
 
     An image is reduced to at most 32 x 32 block means, which are then given zero mean and unit
     variance (an image of one grey stays zero). Of equally near ones, the first is chosen.
 
     Args:
-        train: uint8 [n, H, W]; may be memory-mapped, ``CHUNK`` images are read at a time.
-        images: uint8 [m, H, W]; takes 8 KB of memory each.
+        train: the training images; ``CHUNK`` are read at a time.
+        images: those to find the nearest of; ``QUERIES`` are held at a time, as block means.
+        count: how many of ``images``, from the first.
+        apart: numbers of the training images and of ``images``, int64; those of equal numbers are
+            not compared.
 
     Returns:
-        int64 [m]: indices into ``train``.
+        int64 [count]: rows of ``train``, or `NONE` where it has none to compare with.
 
     Raises:
         ValueError: ``train`` is empty, or the images are not of one size.
     """
     if not len(train):
         raise ValueError("the nearest training image needs training images, got none")
-    if train.shape[1:] != images.shape[1:]:
+    sizes = [list(each.pixels(np.arange(min(1, len(each)))).shape[1:]) for each in (train, images)]
+    if sizes[0] != sizes[1]:
         raise ValueError(
-            f"images to compare must be of one size, got {list(train.shape[1:])} "
-            f"in training and {list(images.shape[1:])}"
+            f"images to compare must be of one size, got {sizes[0]} in training and {sizes[1]}"
         )
-    starts = range(0, max(len(images), 1), CHUNK)
-    queries = np.concatenate([_block_means(images[start : start + CHUNK]) for start in starts])
-    nearest_index = np.zeros(len(images), dtype=np.int64)
-    nearest_distance = np.full(len(images), np.inf)
+    found = [np.empty(0, np.int64)]
+    for start in range(0, count, QUERIES):
+        stop = min(start + QUERIES, count)
+        starts = range(start, stop, CHUNK)
+        queries = np.concatenate(
+            [_block_means(images.pixels(np.arange(s, min(s + CHUNK, stop)))) for s in starts]
+        )
+        own = None if apart is None else (apart[0], apart[1][start:stop])
+        found.append(_nearest(train, queries, own))
+    return np.concatenate(found)
+
+
+def _nearest(
+    train: Images, queries: np.ndarray, apart: tuple[np.ndarray, np.ndarray] | None
+) -> np.ndarray:
+    nearest_row = np.full(len(queries), NONE)
+    nearest_distance = np.full(len(queries), np.inf)
+    squares = (queries**2).sum(axis=1)[:, None]
     for start in range(0, len(train), CHUNK):
-        keys = _block_means(train[start : start + CHUNK])
-        squares = (queries**2).sum(axis=1)[:, None] + (keys**2).sum(axis=1)
+        stop = min(start + CHUNK, len(train))
+        keys = _block_means(train.pixels(np.arange(start, stop)))
+        distance = queries @ keys.T
+        distance *= -2
+        distance += squares
+        distance += (keys**2).sum(axis=1)
         # Rounded, because a matrix product of equal images need not be equal in the last digits.
-        distance = np.round(squares - 2 * queries @ keys.T, 6)
+        np.round(distance, 6, out=distance)
+        if apart is not None:
+            distance[apart[1][:, None] == apart[0][start:stop]] = np.inf
         index = distance.argmin(axis=1)
-        least = distance.min(axis=1)
+        least = distance[np.arange(len(queries)), index]
         closer = least < nearest_distance
-        nearest_index[closer] = start + index[closer]
+        nearest_row[closer] = start + index[closer]
         nearest_distance[closer] = least[closer]
-    return nearest_index
+    return nearest_row
 
 
 def _block_means(images: np.ndarray) -> np.ndarray:
@@ -135,8 +245,12 @@ def _block_means(images: np.ndarray) -> np.ndarray:
     height, width = images.shape[1:]
     rows = np.arange(min(GRID, height)) * height // min(GRID, height)
     columns = np.arange(min(GRID, width)) * width // min(GRID, width)
-    sums = np.add.reduceat(images, columns, axis=2, dtype=np.int64)
-    sums = np.add.reduceat(sums, rows, axis=1)
+    # Row by row of blocks, which is several times as fast as `reduceat` along this axis.
+    ends = [*rows[1:], height]
+    blocks = [
+        images[:, top:end].sum(axis=1, dtype=np.uint32) for top, end in zip(rows, ends, strict=True)
+    ]
+    sums = np.add.reduceat(np.stack(blocks, axis=1), columns, axis=2, dtype=np.int64)
     pixels = np.outer(np.diff(rows, append=height), np.diff(columns, append=width))
     means = (sums / pixels).reshape(len(images), pixels.size)
     means -= means.mean(axis=1, keepdims=True)

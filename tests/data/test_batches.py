@@ -1,11 +1,16 @@
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from rich.console import Console
 
 from raymed.data.batches import Batch, TokenisedSplit, steps_per_epoch
 from raymed.data.dataset import PreparedDataset, Split
+from raymed.data.examples import Example
+from raymed.data.prepare import prepare
 from raymed.data.vocabulary import Vocabulary
 from raymed.tokens import END, PAD, START, UNKNOWN
 
@@ -77,28 +82,47 @@ def test_a_report_cut_in_its_sentences_has_no_stop(dataset: PreparedDataset, tra
 def test_a_sentence_cut_in_its_words_has_no_end(dataset: PreparedDataset, train: Split) -> None:
     cut = 7
     split = tokenised(dataset, train, length=cut)
-    whole = tokenised(dataset, train)
-    batch = batch_of(split, list(range(len(train))))
+    rows = list(range(len(train)))
+    batch, whole = batch_of(split, rows), batch_of(tokenised(dataset, train), rows)
     assert batch.reports.shape[2] == cut + 2
     cuts = 0
     for row, sentences in enumerate(train.sentences):
         for s, text in enumerate(sentences):
-            ids = [i for i in batch.reports[row, s].tolist() if i != PAD]
+            ids, uncut = (
+                [i for i in one.reports[row, s].tolist() if i != PAD] for one in (batch, whole)
+            )
             if len(text.split()) > cut:
                 cuts += 1
-                assert ids == whole.reports[row][s][: cut + 1]
+                assert ids == uncut[: cut + 1]
                 assert END not in ids
             else:
-                assert ids == whole.reports[row][s]
+                assert ids == uncut
     assert cuts
     # Only the text that is learned from is cut; what is scored against never is.
-    assert split.split.references == [" ".join(sentences) for sentences in train.sentences]
+    assert list(split.split.references) == [" ".join(sentences) for sentences in train.sentences]
+
+
+def test_a_vocabulary_without_some_words_and_tags(dataset: PreparedDataset, train: Split) -> None:
+    """As a checkpoint of another data set has it: its order is another, and words are missing."""
+    words, tags = list(dataset.words)[5:0:-1], ["not here", *dataset.tags[:1:-1]]
+    vocabulary = Vocabulary(tuple(words), tuple(tags))
+    split = TokenisedSplit(train, vocabulary, 12, 30)
+    batch = batch_of(split, list(range(len(train))))
+    assert UNKNOWN in batch.reports
+    for row, sentences in enumerate(train.sentences):
+        for s, text in enumerate(sentences):
+            ids = [words.index(word) + 4 if word in words else UNKNOWN for word in text.split()]
+            found = [i for i in batch.reports[row, s].tolist() if i != PAD]
+            assert found == [START, *ids, END]
+        known = sorted(tags.index(tag) for tag in train.tags[row] if tag in tags)
+        assert batch.tags[row].nonzero().flatten().tolist() == known
+        assert sorted(split.tag_ids[row]) == known
 
 
 def test_words_outside_the_vocabulary_are_unknown(dataset: PreparedDataset, train: Split) -> None:
     split = tokenised(dataset, train, words=5)
     known = set(list(dataset.words)[:5])
-    unknown = sum(ids.count(UNKNOWN) for report in split.reports for ids in report)
+    unknown = int((batch_of(split, list(range(len(train)))).reports == UNKNOWN).sum())
     words = [word for reference in train.references for word in reference.split()]
     assert unknown == sum(word not in known for word in words) > 0
 
@@ -182,3 +206,40 @@ def test_steps_per_epoch() -> None:
 def test_a_batch_moves_whole(dataset: PreparedDataset, train: Split) -> None:
     moved = batch_of(tokenised(dataset, train), [0, 1]).to(torch.device("meta"))
     assert all(tensor.device.type == "meta" for tensor in vars(moved).values())
+
+
+def test_a_split_holds_next_to_nothing_for_an_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By tracemalloc, and Arrow's own count; what is mapped is in neither."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    held = {}
+    for count in (800, 2400):
+        random = np.random.default_rng(0)
+        words = np.array([f"word{chr(97 + number)}" for number in range(26)])
+        prepare(
+            (
+                Example(
+                    f"i{number}",
+                    f"s{number}",
+                    np.full((4, 4), number % 256, np.uint8),
+                    ". ".join(" ".join(random.choice(words, 8)) for _ in range(5)),
+                    (f"tag {number % 7}", f"tag {number % 11}"),
+                )
+                for number in range(count)
+            ),
+            tmp_path / str(count),
+            source="x",
+            image_size=4,
+            console=Console(quiet=True),
+        )
+        opened = PreparedDataset.open(tmp_path / str(count))
+        opened.split("train")
+        before = pa.total_allocated_bytes()
+        tracemalloc.start()
+        split = tokenised(opened, opened.split("train"))
+        now, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        held[len(split)] = max(now, most) + pa.total_allocated_bytes() - before
+    (few, at_few), (many, at_many) = held.items()
+    assert (at_many - at_few) / (many - few) < 100

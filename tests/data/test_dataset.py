@@ -3,7 +3,9 @@ import os
 import shutil
 from collections.abc import Callable
 from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,6 +75,10 @@ def test_splits_hold_what_was_prepared(folder: Path) -> None:
             assert part.references[row] == given.report.lower().replace(".", "")
             assert part.sentences[row] == given.report.lower().rstrip(".").split(". ")
         seen += part.image_ids
+        assert part.image_ids[-1] == list(part.image_ids)[-1]
+        assert part.sentences[1:4] == list(part.sentences)[1:4]
+        with pytest.raises(IndexError):
+            part.tags[count]
     assert sorted(seen) == sorted(f"i{number}" for number in range(60))
     assert opened.tags == ["heart", "lung"]
     assert opened.words == json.loads((folder / "words.json").read_text())
@@ -97,7 +103,7 @@ def test_cache_is_built_once(folder: Path, tmp_path: Path) -> None:
     before = cached.stat().st_mtime_ns
     PreparedDataset.open(folder).split("val")
     assert cached.stat().st_mtime_ns == before
-    assert [path.name for path in cached.parent.iterdir()] == ["val.arrow"]
+    assert sorted(path.name for path in cached.parent.iterdir()) == ["val.arrow", "val.lock"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "other"])
@@ -115,21 +121,54 @@ def test_damaged_cache_is_built_again(folder: Path, tmp_path: Path, damage: str)
     np.testing.assert_array_equal(again, expected)
 
 
-def open_train(folder: str) -> bytes:
-    return PreparedDataset.open(folder).split("train").pixels(np.arange(3)).tobytes()
+def use(barrier: Barrier) -> None:
+    """Let no process of a pool go on before all have found that there is no cache."""
+    look, fill = dataset.map_batches, PreparedDataset._fill_cache
+
+    def look_together(*of: Any) -> Any:
+        found = look(*of)
+        dataset.map_batches = look
+        barrier.wait()
+        return found
+
+    def count(self: PreparedDataset, *of: Any) -> None:
+        fills.append(os.getpid())
+        fill(self, *of)
+
+    fills.clear()
+    dataset.map_batches, PreparedDataset._fill_cache = look_together, count  # type: ignore
 
 
-def test_two_processes_open_it_at_once(folder: Path, tmp_path: Path) -> None:
-    with get_context("spawn").Pool(2) as pool:
-        first, second = pool.map(open_train, [str(folder)] * 2, chunksize=1)
-    assert first == second == open_train(str(folder))
+fills: list[int] = []
+
+
+def open_train(folder: str) -> tuple[bytes, list[str], list[int]]:
+    part = PreparedDataset.open(folder).split("train")
+    return part.pixels(np.arange(len(part))).tobytes(), list(part.references), fills
+
+
+def test_of_four_processes_that_open_it_at_once_one_fills(folder: Path, tmp_path: Path) -> None:
+    context = get_context("spawn")
+    with context.Pool(4, use, (context.Barrier(4),)) as pool:
+        opened = pool.map(open_train, [str(folder)] * 4, chunksize=1)
+    assert len([each for *_, filled in opened for each in filled]) == 1
+    expected = open_train(str(folder))[:2]
+    assert [each[:2] for each in opened] == [expected] * 4
     assert not list((tmp_path / "cache").rglob(".*.partial"))
+
+
+def test_what_a_killed_process_left_is_removed(folder: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache/raymed" / PreparedDataset.open(folder).info.content_hash
+    cache.mkdir(parents=True)
+    (cache / ".val.arrow.0123.partial").write_text("half of it")
+    PreparedDataset.open(folder).split("val")
+    assert sorted(path.name for path in cache.iterdir()) == ["val.arrow", "val.lock"]
 
 
 def test_unwritable_cache(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(UsageError, match=r"cannot write the pixel cache.*XDG_CACHE_HOME"):
+    with pytest.raises(UsageError, match=r"cannot write the cache.*XDG_CACHE_HOME"):
         PreparedDataset.open(folder).split("val")
 
 

@@ -3,7 +3,7 @@ import pytest
 from pycocoevalcap.cider.cider import Cider
 
 from raymed.metrics import baselines
-from raymed.metrics.baselines import best_constant, nearest
+from raymed.metrics.baselines import best_constant
 
 SENTENCES = (
     "the heart is normal in size",
@@ -60,6 +60,24 @@ def test_of_equal_reports_the_first_is_the_constant():
         best_constant([])
 
 
+class Pixels:
+    """A split's images; at most as many are read at a time as may be."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self._pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def pixels(self, rows: np.ndarray) -> np.ndarray:
+        assert len(rows) <= baselines.CHUNK
+        return self._pixels[rows]
+
+
+def nearest(train: np.ndarray, images: np.ndarray, *apart: np.ndarray) -> np.ndarray:
+    return baselines.nearest(Pixels(train), Pixels(images), len(images), apart or None)
+
+
 def loop_block_means(image: np.ndarray) -> np.ndarray:
     height, width = image.shape
     rows, columns = min(32, height), min(32, width)
@@ -77,6 +95,7 @@ def loop_block_means(image: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("size", [(32, 32), (64, 96), (50, 37), (40, 9), (5, 7)])
 def test_nearest_equals_a_loop(size, monkeypatch):
     monkeypatch.setattr(baselines, "CHUNK", 5)  # several chunks, the last not full
+    monkeypatch.setattr(baselines, "QUERIES", 4)
     random = np.random.default_rng(0)
     train = random.integers(0, 256, (13, *size), dtype=np.uint8)
     noise = random.integers(-60, 61, (7, *size))
@@ -98,6 +117,19 @@ def test_of_equally_near_images_the_first_is_nearest(monkeypatch):
     random = np.random.default_rng(1)
     few = random.integers(0, 256, (3, 48, 48), dtype=np.uint8)
     assert nearest(few[[2, 0, 1, 0, 1, 2, 0]], few).tolist() == [1, 2, 0]
+
+
+def test_images_of_equal_numbers_are_not_compared(monkeypatch):
+    monkeypatch.setattr(baselines, "CHUNK", 2)
+    random = np.random.default_rng(4)
+    train = random.integers(0, 256, (5, 32, 32), dtype=np.uint8)
+    train[[3, 4]] = train[0]
+    study = np.array([7, 8, 9, 7, 5])
+    assert nearest(train, train).tolist() == [0, 1, 2, 0, 0]
+    found = nearest(train, train, study, study)
+    assert found[[0, 3, 4]].tolist() == [4, 4, 0]
+    assert not (study[found] == study).any()
+    assert nearest(train, train, study * 0, study * 0).tolist() == [-1] * 5
 
 
 def test_brightness_and_contrast_do_not_matter():

@@ -7,7 +7,7 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
-from raymed.metrics import captions
+from raymed.metrics import captions, ngrams
 from raymed.metrics.captions import caption_scores, cider, ciders
 from raymed.metrics.meteor import MeteorUnavailable
 
@@ -46,7 +46,7 @@ def test_scores_equal_pycocoevalcap_called_directly(empty, capsys):
     bleu = Bleu(4).compute_score(truth, generated)[0]
     assert [scores.bleu_1, scores.bleu_2, scores.bleu_3, scores.bleu_4] == bleu
     assert scores.rouge_l == Rouge().compute_score(truth, generated)[0]
-    assert scores.cider == Cider().compute_score(truth, generated)[0]
+    assert scores.cider == pytest.approx(Cider().compute_score(truth, generated)[0], rel=1e-12)
     assert cider(REFERENCES, hypotheses) == scores.cider
     assert (scores.cider > 0) == (len(empty) < 5)
 
@@ -113,10 +113,16 @@ def many(seed):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_cider_of_many_sets_is_cider_of_each(seed):
+def test_cider_of_many_sets_is_cider_of_each(seed, monkeypatch):
     references, sets = many(seed)
     sets += [["unknown words only"] * 30, references, [f"  {text} \n" for text in sets[3]]]
-    expected = [cider(references, hypotheses) for hypotheses in sets]
+    truth = {image: [text] for image, text in enumerate(references)}
+    expected = [
+        Cider().compute_score(truth, {i: [" ".join(h.split())] for i, h in enumerate(one)})[0]
+        for one in sets
+    ]
+    monkeypatch.setattr(ngrams, "CHUNK", 7)
+    assert [cider(references, one) for one in sets] == ciders(references, sets)
     assert ciders(references, sets) == pytest.approx(expected, rel=1e-9, abs=1e-12)
     assert len({round(score, 6) for score in expected}) > 5
 
