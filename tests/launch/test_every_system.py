@@ -22,14 +22,18 @@ from raymed.training.checkpoint import Checkpoint
 from raymed.training.log import METRICS_FILE, read_metrics
 
 
-@pytest.fixture(scope="module", params=SYSTEMS)
+@pytest.fixture(
+    scope="module", params=[(s, p) for p in ("float32", "bfloat16") for s in SYSTEMS], ids="-".join
+)
 def checkpoint(
     request: pytest.FixtureRequest, tiny: Config, tmp_path_factory: pytest.TempPathFactory
 ) -> Checkpoint:
     """Of a run of one epoch."""
+    system, precision = request.param
     changes = {
-        "model.system": request.param,
-        "run.folder": str(tmp_path_factory.mktemp(request.param)),
+        "model.system": system,
+        "training.precision": precision,
+        "run.folder": str(tmp_path_factory.mktemp(system)),
         "training.epochs": 1,
         "training.batch_size": 2,
         "training.learning_rate": 0.01,
