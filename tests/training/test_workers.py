@@ -2,8 +2,10 @@
 
 import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from unittest.mock import patch
 
 import pytest
 import safetensors.torch
@@ -16,11 +18,13 @@ from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
+from raymed.errors import UsageError
 from raymed.training import features, loop
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest
 from raymed.training.loop import train
 from raymed.training.observer import Status
 from raymed.training.saving import TrainingEnded, TrainingStopped
+from raymed.training.setup import set_up
 from raymed.training.worker import Worker
 from tests.rows import TIMES
 from tests.told import Told
@@ -225,14 +229,46 @@ def interrupted_worker(rank: int, world: int, config: Config, folder: Path) -> N
         with pytest.raises(TrainingEnded):
             train(config, folder / "interrupted", place, told)
     train(config, folder / "interrupted", place, Told())
+
+    with pytest.raises(TrainingEnded):
+        train(config, folder / "stale", place, Told(at_step=lambda status: status.epoch == 2))
+    # Another node may see the folder as it was: without checkpoints, say.
+    old_state = patch("raymed.training.setup.latest", lambda _: None) if rank else nullcontext()
+    with old_state:
+        train(config, folder / "stale", place, Told())
     dist.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_three_workers_taken_up_again_end_bit_for_bit(tiny: Config, tmp_path: Path) -> None:
-    # The sum of two numbers is the same in any order, that of three is not.
-    wide = tiny.override({"model.hidden_size": 64, "model.embedding_size": 64})
-    mp.spawn(interrupted_worker, args=(3, wide, tmp_path), nprocs=3)
-    folders = latest(tmp_path / "interrupted"), latest(tmp_path / "whole")
+@pytest.mark.parametrize("name", ["interrupted", "stale"])
+def test_three_workers_that_are_resumed_end_bit_for_bit(resumed_by_three: Path, name: str) -> None:
+    folders = latest(resumed_by_three / name), latest(resumed_by_three / "whole")
     ours, expected = (safetensors.torch.load_file(f / MODEL_FILE) for f in folders if f)
     assert all(torch.equal(ours[name], expected[name]) for name in expected)
+
+
+@pytest.fixture(scope="module")
+def resumed_by_three(tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("three")
+    # The sum of two numbers is the same in any order, that of three is not.
+    wide = tiny.override({"model.hidden_size": 64, "model.embedding_size": 64})
+    mp.spawn(interrupted_worker, args=(3, wide, folder), nprocs=3)
+    return folder
+
+
+class SecondWorker(Worker):
+    """One that is told what the first one found."""
+
+    answer: ClassVar[Any] = None
+
+    def first(self, ask: Any) -> Any:
+        return self.answer if self.answer is not None else ask()
+
+
+def test_another_data_set_on_another_node_is_said(
+    tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SecondWorker, "answer", "0123456789abcdef")
+    second = SecondWorker(torch.device("cpu"), rank=1, world=2)
+    with pytest.raises(UsageError, match=r"worker 1 finds another content there .*0123456789ab"):
+        set_up(tiny, tmp_path, second, Told())

@@ -1,0 +1,126 @@
+"""What a run reserves of a cluster's GPUs, and how long its workers wait for each other."""
+
+import json
+import subprocess
+import sys
+from datetime import timedelta
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from raymed.config import Config
+from raymed.errors import UsageError
+from raymed.launch.trainer import check_room, describe_workers, run_workers, scaling
+
+CLUSTER = "raymed.launch.trainer.ray.cluster_resources"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "workers", "words"),
+    [
+        (0.25, 2, r"launch.*a part of a GPU \(0.25\) is for runs of one worker"),
+        (0.25, [1, 2], "a part of a GPU"),
+        (1.5, 1, "must be a whole number above 1, not 1.5"),
+        (-1, 1, "greater than or equal to 0"),
+    ],
+)
+def test_parts_of_gpus_that_cannot_be_are_refused(
+    tiny: Config, gpus: float, workers: object, words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        tiny.override({"launch.gpus_per_worker": gpus, "launch.workers": workers})
+
+
+@pytest.mark.parametrize(
+    ("gpus", "there", "room", "words"),
+    [
+        (0.25, 1, 4, "training on 1 worker(s), each with 1 CPU and 0.25 GPU"),
+        (0.2, 1, 5, "training on 1 worker(s), each with 1 CPU and 0.2 GPU"),
+        (None, 2, 2, "training on 1 worker(s), each with 1 CPU and 1 GPU"),
+        (None, 0, 9, "training on 1 worker(s), each with 1 CPU and no GPU"),
+        (0, 2, 9, "training on 1 worker(s), each with 1 CPU and no GPU"),
+    ],
+)
+def test_room_for_runs_of_one_worker(
+    tiny: Config, gpus: float | None, there: int, room: int, words: str
+) -> None:
+    config = tiny.override({"launch.gpus_per_worker": gpus, "launch.workers": 1})
+    with patch(CLUSTER, lambda: {"CPU": 9.0, "GPU": float(there)}):
+        assert check_room(config) == room
+        assert describe_workers(config) == words
+        assert scaling(config).use_gpu == (gpus != 0 and there > 0)
+
+
+def test_fewer_gpus_than_workers_are_no_reason_to_train_on_cpus_without_a_word(
+    tiny: Config,
+) -> None:
+    config = tiny.override({"launch.workers": 4})
+    with (
+        patch(CLUSTER, lambda: {"CPU": 9.0, "GPU": 2.0}),
+        pytest.raises(UsageError, match=r"4 workers need 4 GPU, and the cluster has 2: .*0 trains"),
+    ):
+        check_room(config)
+
+
+def patience(_: dict[str, Any]) -> float:
+    """Seconds that this worker waits for the others."""
+    group: Any = dist.group.WORLD
+    waits: timedelta = group._get_backend(torch.device("cpu")).options._timeout
+    return waits.total_seconds()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_workers_wait_as_long_as_one_of_them_is_busy(tiny: Config, ray: None) -> None:  # noqa: ARG001
+    waits = run_workers(patience, {}, tiny.override({"launch.workers": 1}), max_failures=0)
+    assert waits > timedelta(days=365).total_seconds()
+
+
+SHARING = """
+import json, threading
+from unittest.mock import patch
+import ray, torch
+from ray.train.torch import TorchConfig
+from raymed.config import Config
+from raymed.launch import trainer
+
+@ray.remote(num_cpus=0, max_concurrency=9)
+class Meeting:
+    def __init__(self):
+        self.barrier = threading.Barrier(4)
+    def meet(self):
+        self.barrier.wait()
+
+def work(settings):
+    # Left by none before all four are there at the same time.
+    ray.get(settings["meeting"].meet.remote())
+    return ray.get_gpu_ids()
+
+ray.init("local", num_cpus=4, num_gpus=1, include_dashboard=True, log_to_driver=False)
+config = Config().override({"launch.gpus_per_worker": 0.25})
+meeting = Meeting.remote()
+found = []
+# NCCL asks for a GPU that is there; where the workers are placed does not depend on it.
+with patch.object(trainer, "_NotingConfig", lambda **_: TorchConfig(backend="gloo")):
+    def run():
+        found.append(trainer.run_workers(work, {"meeting": meeting}, config, 0))
+    threads = [threading.Thread(target=run) for _ in range(trainer.check_room(config))]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+print(json.dumps(found))
+ray.shutdown()
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_four_groups_share_a_gpu() -> None:
+    """On a Ray of their own, which is told that this machine has one."""
+    result = subprocess.run(
+        [sys.executable, "-c", SHARING], capture_output=True, text=True, timeout=280, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout.splitlines()[-1]) == [[0]] * 4
