@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test setup lint
+.PHONY: demo test test-gpu setup lint
 
 # Everything below .venv: uv itself, then the project with what it needs. torch and torchvision
 # are resolved together, so that they are a matching pair, and importing both proves it. Certificates
@@ -20,7 +20,11 @@ demo: setup
 
 # Two files at a time: the tests of many processes wait for them half of their time.
 test: setup
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 20
+	$(BIN)/python -m pytest -m 'not gpu' --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 20
+
+# On a machine with a GPU; on others pytest says of each test that there is none.
+test-gpu: setup
+	$(BIN)/python -m pytest tests/gpu
 
 lint: setup
 	$(BIN)/ruff check .
