@@ -274,7 +274,10 @@ def _chunks(
 
 
 def _write_encoder(file: Path, encoder: Encoder) -> None:
-    state = {f"{ENCODER}{name}": tensor.cpu() for name, tensor in encoder.state_dict().items()}
+    state = {
+        f"{ENCODER}{name}": tensor.cpu().contiguous()
+        for name, tensor in encoder.state_dict().items()
+    }
     with written_whole(file) as partial:
         safetensors.torch.save_file(state, partial)
 

@@ -93,7 +93,6 @@ def set_up(config: Config, folder: Place, worker: Worker, observer: Observer) ->
             model,
             find_unused_parameters=True,
             gradient_as_bucket_view=True,
-            broadcast_buffers=False,
         )
         _give_state(optimizer, worker)
     limits = config.generation.max_sentences, config.generation.max_words

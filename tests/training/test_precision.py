@@ -11,6 +11,7 @@ from torch import nn
 
 from raymed.config import Config
 from raymed.errors import UsageError
+from raymed.evaluation import evaluate
 from raymed.generation import generate
 from raymed.model.precision import LSTM, Linear, LSTMCell, computing_in
 from raymed.training import loop, worker
@@ -94,6 +95,18 @@ def test_a_run_keeps_its_precision(
     assert any("bfloat16" in text and "emulates" in text for text in told.warnings)
     with pytest.raises(UsageError, match=r"training.precision: is float32, .* in bfloat16"):
         train(mixed.override({"training.precision": "float32"}), tmp_path, ALONE, Told())
+
+
+def test_features_of_each_precision_are_their_own(mixed: Config, tmp_path: Path) -> None:
+    frozen = mixed.override({"model.train_encoder": False, "training.epochs": 1})
+    (row,) = trained(frozen, tmp_path / "mixed")
+    (other,) = trained(frozen.override({"training.precision": "float32"}), tmp_path / "full")
+    assert row["loss"] != other["loss"]
+    assert row["loss"] == pytest.approx(other["loss"], rel=0.03)
+    # What was cached in training is what the checkpoint itself makes of an image.
+    checkpoint = Checkpoint.open(tmp_path / "mixed")
+    evaluation = evaluate(checkpoint, checkpoint.config, "val", tmp_path)
+    assert evaluation.rows["co_attention"].recall_5 == pytest.approx(row["recall_5"])
 
 
 def test_a_checkpoint_writes_in_its_own_precision(undisturbed: tuple[Path, list[Row]]) -> None:
