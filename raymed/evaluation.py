@@ -8,7 +8,7 @@ memory holds those of a few hundred images at a time.
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -261,7 +261,10 @@ def baseline_scores(
 def _by_model(
     checkpoint: Checkpoint, config: Config, split: Split
 ) -> tuple[bool, Iterator[Report]]:
-    """Whether the model writes reports, and what it gives for each image, as it comes."""
+    """Whether the model writes reports, and what it gives for each image, as it comes.
+
+    Of a report's tags, those that are ranked are left.
+    """
     device = local_device()
     model = checkpoint.build_model(device)
     limits = config.generation.max_sentences, config.generation.max_words
@@ -273,7 +276,10 @@ def _by_model(
         description="writing reports",
         transient=True,
     )
-    return model.writer is not None, (report for _, report in written)
+    # With its probability, every tag of a vocabulary of 1,000 takes 80 KB.
+    return model.writer is not None, (
+        replace(report, tags=report.tags[:RANKED_TAGS]) for _, report in written
+    )
 
 
 def _scores(split: Split, written: Written, lexicon: Iterable[str]) -> tuple[Scores, str | None]:
@@ -352,9 +358,7 @@ def _write_predictions(
                 "report": [report.text for report in by_model],
                 "sentences": [report.sentences for report in by_model],
                 "tags": tags,
-                "predicted_tags": [
-                    [tag for tag, _ in report.tags[:RANKED_TAGS]] for report in by_model
-                ],
+                "predicted_tags": [[tag for tag, _ in report.tags] for report in by_model],
                 "constant_report": constant,
                 "nearest_report": neighbour,
             }

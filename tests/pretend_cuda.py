@@ -121,8 +121,11 @@ class _Factories(TorchDispatchMode):
 
 def _tensor(data: Any, device: Any = None, _made: Any = torch.tensor, **others: Any) -> Tensor:
     """`torch.tensor`, which moves what it made past all that could pretend."""
+    if device is None or torch.device(device).type != "cuda":
+        plain: Tensor = _made(data, device=device, **others)
+        return plain
     made: Tensor = _made(data, **others)
-    return made if device is None else made.to(device)
+    return made.to(device)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ GRID = 32
 """Rows and columns of block means that images are compared by."""
 CHUNK = 256
 """How many training images are compared at a time."""
-QUERIES = 2048
+QUERIES = 1024
 """How many images the training images are compared with at a time."""
 NONE = -1
 """The nearest of no image."""

@@ -62,7 +62,8 @@ def test_ctrl_c_ends_training_and_its_ray_and_the_run_goes_on_later(
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert out.startswith("epoch 1/100000  loss ")
+    assert out.startswith("training on 1 worker(s), ")
+    assert "\nepoch 1/100000  loss " in out
     assert error.startswith("raymed: interrupted; ")
     assert error.count("\n") == 1
     until = time.monotonic() + 20
