@@ -12,6 +12,7 @@ from raymed.config import NO_SWEEP, Config
 from raymed.errors import UsageError
 from raymed.launch.run import run_training
 from raymed.training.checkpoint import Checkpoint
+from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.tuning.finetune import fine_tune
 from raymed.tuning.space import propose
 from raymed.tuning.study import make_study
@@ -61,7 +62,13 @@ def test_the_best_trials_go_on_with_their_encoder(sweep: Path, ray: None) -> Non
         "tune.groups=1",
     ]
     done = fine_tune(sweep, 5, settings, QUIET)
-    assert [one.trial.trial for one in done] == ["trial-001", "trial-000"]
+    reached = {
+        folder.name: max(row["score"] for row in read_metrics(folder / METRICS_FILE))
+        for folder in (sweep / "trials").iterdir()
+    }
+    ranked = sorted(reached, key=lambda trial: (-reached[trial], trial))
+    assert [one.trial.trial for one in done] == ranked
+    assert len(ranked) == 2
     for one in done:
         start, end = (
             Checkpoint.open(sweep / "trials" / one.trial.trial),
