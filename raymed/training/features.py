@@ -2,11 +2,11 @@
 
 They lie in a folder of the local cache whose name is a hash of all that they depend on: the
 encoder's weights, the data set's content, how pixels become the encoder's input, and the precision
-that it computes in. Files are
-small (`raymed.data.features`), and each is computed by whoever first locks it: the workers of one
-run share the work, and so do runs that want the same features at the same time. Workers that see
-other caches, on other nodes, find nothing there and compute it all. A lock is the operating
-system's and ends with its process, so a killed worker's file is computed by another.
+that it computes in. Files are small (`raymed.data.features`), and each is computed by whoever first
+locks it: the workers of one run share the work, and so do runs that want the same features at the
+same time. Workers that see other caches, on other nodes, find nothing there and compute it all. A
+lock is the operating system's and ends with its process, so a killed worker's file is computed by
+another.
 
 Where `data.features` names a place that all nodes see, what one node has computed is put there and
 fetched from there by the others.

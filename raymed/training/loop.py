@@ -85,10 +85,10 @@ def train_epoch(
     run.model.train()
     order = config.training.batch_size, config.training.seed, epoch
     batches = run.training.batches(*order, worker.rank, worker.world, first=so_far.step)
-    with closing(fed(batches, run.model, worker.device)) as taught:
-        for step, (batch, passages) in enumerate(taught, start=so_far.step + 1):
+    with closing(fed(batches, run.model, worker.device)) as feed:
+        for step, taught in enumerate(feed, start=so_far.step + 1):
             set_rates(run.optimizer, config.training, (epoch - 1) * steps + step - 1, steps)
-            reader.add(step, *train_step(run, Taught(batch, passages), worker.world))
+            reader.add(step, *train_step(run, taught, worker.world))
             to_save = step % config.launch.checkpoint_steps == 0
             if not (step % every == 0 or step == steps or to_save):
                 continue
@@ -105,9 +105,11 @@ def train_epoch(
 
 
 def train_step(run: Setup, taught: Taught, world: int) -> tuple[Tensor, Tensor]:
-    """One optimiser step: what the images' losses sum to, [1 + images counted], and the norm.
+    """One optimiser step, in which nothing waits for the device.
 
-    Nothing in it waits for the device.
+    Returns:
+        The sums over this worker's images of their loss and its terms, and how many they are,
+        [1 + terms + 1]; and the gradient's norm before clipping.
     """
     batch, passages = taught
     with run.model.computing():

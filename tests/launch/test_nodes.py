@@ -14,6 +14,7 @@ from threading import Thread
 import pytest
 import torch
 from ray.cluster_utils import Cluster
+from ray.experimental import internal_kv
 
 from raymed.config import Config
 from raymed.training.loop import train
@@ -27,7 +28,7 @@ from tests.enduring import (
     position,
     wait_for,
 )
-from tests.faults import alive
+from tests.faults import processes
 from tests.rows import rows_of
 from tests.told import Told
 
@@ -42,6 +43,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    # The cluster's end would take it from the Ray that this process may be connected to.
+    monkeypatch.setattr(internal_kv, "global_gcs_client", internal_kv.global_gcs_client)
     cluster = Cluster(
         initialize_head=True,
         head_node_args={
@@ -93,8 +96,7 @@ def test_killed_workers_and_nodes(tiny: Config, tmp_path: Path, cluster: Cluster
             cluster.remove_node(nodes.pop(chance.randrange(2)), allow_graceful=False)
             cluster.add_node(num_cpus=1)
         else:
-            # Ray's list of what is alive lags a little behind.
-            while len(pids := set(alive("RayTrainWorker", cluster.address)) - killed) < 2:
+            while len(pids := set(processes("RayTrainWorker", cluster.address)) - killed) < 2:
                 assert process.poll() is None, process.communicate()
                 time.sleep(0.05)
             killed.add(chance.choice(sorted(pids)))

@@ -22,7 +22,7 @@ from raymed.training.worker import Worker
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 INT, TERM = SIGNALS
-SOON_S = 60.0
+SOON_S = 200.0
 """Long for coming to rest on a busy machine, and short beside what is interrupted."""
 HANG = """
 import sys, time
@@ -61,8 +61,19 @@ def printed(process: "subprocess.Popen[str]", words: str) -> None:
 
 def start(command: list[str], **environment: str) -> "subprocess.Popen[str]":
     env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=env | environment)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env | environment,
+        # What a shell starts in the background ignores Ctrl-C, and so would all below it.
+        preexec_fn=restore_interrupt,
+    )
+
+
+def restore_interrupt() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.mark.slow
