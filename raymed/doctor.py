@@ -13,12 +13,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from packaging.requirements import Requirement
@@ -89,16 +90,18 @@ def examine(config: Config) -> list[Finding]:
         "ray": _ray,
         "Java": _java,
     }
+    _over.clear()
     with ThreadPoolExecutor(len(looks)) as pool:
-        found = [pool.submit(_seen, name, look) for name, look in looks.items()]
         try:
+            found = [pool.submit(_seen, name, look) for name, look in looks.items()]
             return [finding for each in found for finding in each.result()]
-        finally:
-            # Where this is interrupted, the threads would go on waiting for their processes.
-            while wait(found, timeout=0).not_done:
-                for probe in [*_probes]:
-                    probe.kill()
-                wait(found, timeout=0.1)
+        except BaseException:
+            # Interrupted: the threads would go on waiting for their processes. A probe is among
+            # these here, or sees by itself that all is over; which, is not to be known.
+            _over.set()
+            for probe in [*_probes]:
+                probe.kill()
+            raise
 
 
 def _seen(name: str, look: Callable[[], Iterable[Finding]]) -> list[Finding]:
@@ -269,6 +272,8 @@ def _java() -> Iterator[Finding]:
 
 _probes: set[subprocess.Popen[str]] = set()
 """Processes that are being waited for."""
+_over = Event()
+"""Set once nobody wants to hear of them."""
 
 
 class _Broken(Exception):
@@ -286,6 +291,8 @@ def _told(code: str) -> Any:
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as probe:
         _probes.add(probe)
+        if _over.is_set():
+            probe.kill()
         try:
             out, error = probe.communicate(timeout=PATIENCE_S)
         except subprocess.TimeoutExpired:

@@ -120,6 +120,9 @@ def cluster(
     assert phantom.is_relative_to(tmp_path_factory.getbasetemp())
     # What is seen on all hosts: data sets and runs, and Python with its packages.
     kept = [tmp_path_factory.getbasetemp(), ROOT, Path(sys.prefix), Path(sys.base_prefix)]
+    # Another test's Ray might write it meanwhile, which is no trace of this cluster's.
+    ray = Path(sys.executable).with_name("ray")
+    subprocess.run([ray, "get-auth-token", "--generate"], check=True, capture_output=True)
     before = traces()
     with hosts((HEAD, ONE, TWO), tmp_path / "hosts", kept) as there:
         file = tmp_path / "onprem.yaml"

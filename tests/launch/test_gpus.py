@@ -110,8 +110,8 @@ with patch.object(trainer, "_NotingConfig", lambda **_: TorchConfig(backend="glo
     threads = [threading.Thread(target=run) for _ in range(trainer.check_room(config))]
     for thread in threads: thread.start()
     for thread in threads: thread.join()
-print(json.dumps(found))
 ray.shutdown()
+print("found", json.dumps(found))
 """
 
 
@@ -123,4 +123,5 @@ def test_four_groups_share_a_gpu() -> None:
         [sys.executable, "-c", SHARING], capture_output=True, text=True, timeout=280, check=False
     )
     assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout.splitlines()[-1]) == [[0]] * 4
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("found ")]
+    assert json.loads(line.removeprefix("found ")) == [[0]] * 4

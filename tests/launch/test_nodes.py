@@ -78,6 +78,7 @@ def start(config: Config, folder: Path, cluster: Cluster) -> "subprocess.Popen[s
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(3 * ENDLESS_S)
 def test_killed_workers_and_nodes(tiny: Config, tmp_path: Path, cluster: Cluster) -> None:
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     undisturbed = enduring(tiny, tmp_path, run__name="undisturbed", launch__workers=2)

@@ -22,7 +22,7 @@ from raymed.training.worker import Worker
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 INT, TERM = SIGNALS
-SOON_S = 200.0
+SOON_S = 60.0
 """Long for coming to rest on a busy machine, and short beside what is interrupted."""
 HANG = """
 import sys, time
@@ -35,6 +35,13 @@ from raymed.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 """The command with a function that takes ten minutes."""
+LISTENING = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+"""What a shell starts in the background ignores Ctrl-C, and so would all below it. (A function that
+`Popen` calls in the child would have this process forked, which Ray's connection does not bear.)"""
 
 
 def ended(process: "subprocess.Popen[str]", number: int, code: int) -> str:
@@ -62,18 +69,12 @@ def printed(process: "subprocess.Popen[str]", words: str) -> None:
 def start(command: list[str], **environment: str) -> "subprocess.Popen[str]":
     env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     return subprocess.Popen(
-        command,
+        [sys.executable, "-c", LISTENING, *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=env | environment,
-        # What a shell starts in the background ignores Ctrl-C, and so would all below it.
-        preexec_fn=restore_interrupt,
     )
-
-
-def restore_interrupt() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.mark.slow
