@@ -154,8 +154,9 @@ def ray_files() -> Iterator[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), SIGNALS)
-@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.ray)])
+@pytest.mark.parametrize(
+    ("workers", "number", "code"), [(0, *INT), (0, *TERM), pytest.param(1, *TERM, marks=pytest.mark.ray)]
+)
 def test_while_the_features_are_computed(
     tiny: Config,
     tmp_path: Path,
