@@ -1,6 +1,6 @@
 """SIGKILL to drivers at random steps: the run ends as the undisturbed one.
 
-With the workers and nodes of `test_nodes` there are 20 kills, at places that a seed draws.
+With the worker and the node of `test_nodes` there are 20 kills, at places that a seed draws.
 """
 
 import subprocess
@@ -55,8 +55,8 @@ def test_killed_drivers(tiny: Config, tmp_path: Path) -> None:
     run_training(undisturbed, Console(quiet=True))
     config = enduring(tiny, tmp_path, run__name="killed")
     (tmp_path / "run.yaml").write_text(config.to_yaml())
-    command = [sys.executable, "-c", DRIVER, str(tmp_path / "run.yaml"), "1", "17"]
+    command = [sys.executable, "-c", DRIVER, str(tmp_path / "run.yaml"), "1", "18"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=ENDLESS_S)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["-9"] * 17
+    assert done.stdout.split() == ["-9"] * 18
     assert_the_same(tmp_path / "killed", tmp_path / "undisturbed")

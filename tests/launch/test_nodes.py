@@ -90,7 +90,7 @@ def test_killed_workers_and_nodes(tiny: Config, tmp_path: Path, cluster: Cluster
     )
     chance = random.Random(3)
     killed: set[int] = set()
-    for epochs, what in zip((1, 4, 7), chance.sample(["worker", "worker", "node"], 3), strict=True):
+    for epochs, what in zip((1, 5), chance.sample(["worker", "node"], 2), strict=True):
         place = chance.randrange(epochs, epochs + 2), chance.randrange(0, STEPS, 5)
         wait_for(folder, *place, process)
         if what == "node":
@@ -104,9 +104,9 @@ def test_killed_workers_and_nodes(tiny: Config, tmp_path: Path, cluster: Cluster
             os.kill(max(killed & pids), signal.SIGKILL)
     out, error = process.communicate(timeout=ENDLESS_S)
     assert process.returncode == 0, (out, error)
-    assert len(killed) == 2
+    assert len(killed) == 1
     # Each start of the first worker leaves a file of its own.
-    assert len(list((folder / "tensorboard").iterdir())) == 1 + 3
+    assert len(list((folder / "tensorboard").iterdir())) == 1 + 2
     assert_the_same(folder, tmp_path / "undisturbed")
 
 
