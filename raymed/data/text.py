@@ -39,9 +39,7 @@ _UNSPACED = _of_blocks("L", *_SOUTH_EAST) + (
 _MARKS = _of_blocks("M", *_SOUTH_EAST) + "\u3099\u309a\u200c\u200d"
 # After these two the next consonant is written below the last one.
 _STACKERS = "\u1039\u17d2"
-_TOKEN = re.compile(
-    rf"[{_UNSPACED}](?:[{_STACKERS}][{_UNSPACED}]|[{_MARKS}])*|[^\s{_UNSPACED}]+"
-)
+_TOKEN = re.compile(rf"[{_UNSPACED}](?:[{_STACKERS}][{_UNSPACED}]|[{_MARKS}])*|[^\s{_UNSPACED}]+")
 
 # The same letters and stops in other widths, ligatures and positions; no other compatible sign,
 # which would make a "no" of the Spanish abbreviation for a number.
@@ -56,6 +54,7 @@ _ABBREVIATIONS = (
     "bzw ggf evtl vgl inkl sog"
 )
 _BEFORE_NUMBERS = "No no NO Nos nos Nr nr Nro nro Núm núm Fig fig Figs figs Abb ca Ca approx"
+_LETTER = r"[^\W\d_]"
 # A number such as 1.5 is not two sentences. The rest is Unicode's Sentence_Terminal, in use today.
 _STOP = r"(?<!\d)[.!?]|[.!?](?!\d)|[…‼⁇⁈⁉‽。؝؞؟۔।॥։።፧፨།༎၊။។៕᠃᠉꓿]"
 _MARK = (
@@ -66,8 +65,9 @@ _BOUNDARY = re.compile(rf"{_MARK}|\n\s*\n|(?P<stop>{_STOP})", re.MULTILINE)
 _NO_STOP = re.compile(
     rf"(?<![\w'’])(?:{'|'.join(_ABBREVIATIONS.split())}"
     rf"|(?:{'|'.join(_BEFORE_NUMBERS.split())})(?=\.\s*\d)"
-    # One letter: an initial, or e.g.; but "at 10 a.m. The heart" is two sentences.
-    r"|(?!(?<=[AaPp]\.)[Mm]\.\s+[A-Z])[^\W\d_])\."
+    # One letter: an initial, or a part of e.g.; but "at 10 a.m. The heart" is two sentences.
+    rf"|(?!(?<=[AaPp]\.)[Mm]\.\s+[A-Z])(?:[^\W\d_a-zß-ÿ]|{_LETTER}(?=\.\s?{_LETTER}\.)"
+    rf"|(?:(?<=\b{_LETTER}\.)|(?<=\b{_LETTER}\.\s)){_LETTER}))\."
 )
 
 _ELIDED = (
@@ -99,10 +99,10 @@ def preprocess(text: str) -> Text:
 
     The text is split into sentences first: at a stop (``. ! ?`` and those of other scripts) and at
     a blank line; and a line that begins with a bullet or list mark (``- • 1. 2) II.``) begins a
-    sentence, without the mark. No stop is one between two digits, after one letter (initials,
-    ``e.g.``), after an abbreviation such as ``Dr.`` or ``vs.``, or in ``No. 3``. Where a report has
-    no stop, or fewer than half as many as lines, line ends end sentences too; not before a small
-    letter, if other lines begin with a capital.
+    sentence, without the mark. No stop is one between two digits, after one capital or a row of
+    single letters (``J. Doe``, ``e.g.``), after an abbreviation such as ``Dr.`` or ``vs.``, or in
+    ``No. 3``. Where a report has no stop, or fewer than half as many as lines, line ends end
+    sentences too; not before a small letter, if other lines begin with a capital.
 
     Then every token is dropped that is not purely alphabetic once the punctuation around it is
     stripped (``x-ray``, ``1.5``, ``doesn't``), as in the paper. Combining marks belong to their
