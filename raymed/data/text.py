@@ -55,6 +55,7 @@ _ABBREVIATIONS = (
 )
 _BEFORE_NUMBERS = "No no NO Nos nos Nr nr Nro nro Núm núm Fig fig Figs figs Abb ca Ca approx"
 _LETTER = r"[^\W\d_]"
+_BEGINS = r"(?<![^\s.,;:/([\"“„–-])"
 # A number such as 1.5 is not two sentences. The rest is Unicode's Sentence_Terminal, in use today.
 _STOP = r"(?<!\d)[.!?]|[.!?](?!\d)|[…‼⁇⁈⁉‽。؝؞؟۔।॥։።፧፨།༎၊။។៕᠃᠉꓿]"
 _MARK = (
@@ -63,11 +64,11 @@ _MARK = (
 )
 _BOUNDARY = re.compile(rf"{_MARK}|\n\s*\n|(?P<stop>{_STOP})", re.MULTILINE)
 _NO_STOP = re.compile(
-    rf"(?<![\w'’])(?:{'|'.join(_ABBREVIATIONS.split())}"
+    rf"{_BEGINS}(?:{'|'.join(_ABBREVIATIONS.split())}"
     rf"|(?:{'|'.join(_BEFORE_NUMBERS.split())})(?=\.\s*\d)"
     # One letter: an initial, or a part of e.g.; but "at 10 a.m. The heart" is two sentences.
     rf"|(?!(?<=[AaPp]\.)[Mm]\.\s+[A-Z])(?:[^\W\d_a-zß-ÿ]|{_LETTER}(?=\.\s?{_LETTER}\.)"
-    rf"|(?:(?<=\b{_LETTER}\.)|(?<=\b{_LETTER}\.\s)){_LETTER}))\."
+    rf"|(?:(?<={_BEGINS}{_LETTER}\.)|(?<={_BEGINS}{_LETTER}\.\s)){_LETTER}))\."
 )
 
 _ELIDED = (
