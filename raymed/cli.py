@@ -14,6 +14,7 @@ from rich.console import Console
 from raymed import config as configuration
 from raymed.errors import UsageError
 from raymed.launch.termination import STATUS, Terminated, leaving
+from raymed.sections import LANGUAGES
 from raymed.storage import Place, is_uri, place
 
 if TYPE_CHECKING:
@@ -75,19 +76,21 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("settings", nargs="*", metavar="key=value", help=OVERRIDES)
 
     sub = add("prepare", _prepare, "make a prepared data set of images and reports")
-    sources = ("iu-xray", "peir-gross", "table", "phantom")
+    sources = ("iu-xray", "peir-gross", "r2gen", "table", "phantom")
     sub.add_argument("source", choices=sources, help="what to read")
     sub.add_argument(
         "settings",
         nargs="*",
         metavar="PATH|key=value",
-        help="the folder of iu-xray or peir-gross, or the table's file (the phantom has none), and "
-        "settings: "
+        help="the folder of iu-xray or peir-gross, r2gen's annotation.json, or the table's file "
+        "(the phantom has none), and settings: "
         + "; ".join(
             f"{name}: {field.description}"
             for name, field in configuration.PrepareConfig.model_fields.items()
         ).replace("%", "%%"),
     )
+
+    sub.epilog = LANGUAGES
 
     sub = add("train", _train, "train one run, or take it up where it stopped")
     sub.add_argument("file", metavar="FILE", help="a YAML file, such as those in tune_configs/")

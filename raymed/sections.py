@@ -321,6 +321,16 @@ class TableConfig(Section):
     """Folders of finished runs that are taken for a system, instead of training it."""
 
 
+LANGUAGES = (
+    "Reports may be in any script: letters keep their combining marks, and each character of Han, "
+    "Kana, Thai, Lao, Khmer, Burmese and Tibetan is a word; French and Italian elisions are two "
+    "words. Tokens that are not of letters alone (x-ray, 1.5, doesn't) are dropped, as in the "
+    "paper, and their share is printed. METEOR and the normality share are made for English; the "
+    "other scores are not."
+)
+"""Which texts `raymed prepare` reads."""
+
+
 class PrepareConfig(Section):
     """What `raymed prepare` is told beside the source and its path."""
 
@@ -329,7 +339,7 @@ class PrepareConfig(Section):
     image_size: Annotated[int, Field(ge=8)] = 224
     """Side of the square images, in pixels: the longer side is scaled to it, the rest padded."""
     split: Literal["study", "paper", "given", "r2gen"] = "study"
-    """Split protocol; `given` takes the source's own split column."""
+    """Split protocol; `given`, as r2gen has unless told otherwise, takes the source's own split."""
     seed: Seed = 0
     """Decides the random split, and the phantom's studies."""
     views: Literal["all", "frontal", "lateral"] = "all"
@@ -337,7 +347,8 @@ class PrepareConfig(Section):
     overwrite: bool = False
     """Replace a prepared data set that is already there."""
     images: str | None = None
-    """Folder of the images; empty: where the reports, the table or the captions lie."""
+    """Folder of the images; empty: where the reports, the table or the captions lie, or in `images`
+    beside r2gen's file."""
     split_file: str | None = None
     """Study ids per split, for the protocol `r2gen`."""
     studies: Count = 1200

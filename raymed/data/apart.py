@@ -6,6 +6,7 @@ import subprocess
 import sys
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydicom.pixels import pixel_array
@@ -41,15 +42,18 @@ def _child() -> _Child:
     return child
 
 
-def decode_apart(path: Path, frame: int) -> np.ndarray:
+def decode_apart(path: Path, frame: int, options: dict[str, Any]) -> np.ndarray:
     """Decode one frame of a DICOM file with GDCM; the process stays for the next one.
+
+    Args:
+        options: of pydicom, for what the file's header does not say.
 
     Raises:
         ImageError: it cannot be decoded, or the process died of it.
     """
     child = _child()
     try:
-        child.connection.send((path, frame))
+        child.connection.send((path, frame, options))
         in_time = child.connection.poll(PATIENCE_S)
         answer = child.connection.recv() if in_time else "it takes too long"
     except (EOFError, OSError):
@@ -67,14 +71,14 @@ def decode_apart(path: Path, frame: int) -> np.ndarray:
 def _serve(connection: Connection) -> None:
     while True:
         try:
-            path, frame = connection.recv()
+            path, frame, options = connection.recv()
         except EOFError:
             return
         answer: np.ndarray | str
         try:
-            answer = pixel_array(path, index=frame, decoding_plugin="gdcm")
-        except Exception as error:
-            answer = type(error).__name__
+            answer = pixel_array(path, index=frame, decoding_plugin="gdcm", **options)
+        except Exception:
+            answer = "its header or its pixels are damaged"
         connection.send(answer)
 
 

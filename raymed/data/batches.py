@@ -109,6 +109,10 @@ class TokenisedSplit:
     def __len__(self) -> int:
         return len(self.split)
 
+    def cut_share(self) -> float:
+        """Share of all words (0 to 1) that is left out; nothing but lengths is read for it."""
+        return self.split.numbers.share_beyond(self._max_sentences, self._max_words)
+
     def images(self, rows: np.ndarray) -> Images:
         """The pixels of ``rows`` [B], or their features where those are known."""
         if self.features is None:

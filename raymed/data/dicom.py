@@ -5,6 +5,8 @@ and no text of the file enters an error's message: a reason is written into the 
 """
 
 import logging
+import math
+import os
 import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,11 +16,12 @@ from PIL import Image
 from pydicom import config, dcmread
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
-from pydicom.filereader import read_file_meta_info
+from pydicom.filereader import read_dataset, read_preamble
 from pydicom.pixels import apply_color_lut, pixel_array
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
+    UID,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     HTJ2KLossless,
@@ -67,10 +70,10 @@ _PLUGINS = {
     ),
     RLELossless: "pydicom",
 }
+_META_GROUP = 2
 _LOSSLESS_JPEG = (JPEGLossless, JPEGLosslessSV1)
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
-_PIXEL_ELEMENT_BYTES = 12
-"""Tag, type and length before encapsulated pixel data, which is always explicit."""
+_UNDEFINED_LENGTH = 0xFFFFFFFF
 _JP2 = b"\0\0\0\x0cjP  \r\n\x87\n"
 _START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 
@@ -79,8 +82,13 @@ def read_dicom(path: Path) -> Image.Image:
     """Return the image of a DICOM file in mode L, black 0 and white 255.
 
     Stored values go through the modality's lookup table or rescale slope and intercept, then
-    through the (first) VOI lookup table or window; without one, the least value is black and the
-    greatest white. MONOCHROME1 is inverted, padding is black. Colours are reduced to their luma.
+    through the (first) VOI lookup table or window; without one, or with a width that the standard
+    does not allow, the least value is black and the greatest white. MONOCHROME1 is inverted,
+    padding is black. Colours are reduced to their luma.
+
+    What a header lacks is taken as the standard's readers do: no preamble, no transfer syntax
+    (little-endian, or as the first element looks), no photometric interpretation (MONOCHROME2 or
+    RGB), a slope of 0 (1).
 
     Of several frames the middle one is taken: a series begins and ends at the edge of what is
     examined, a film loop before and after it, and the middle shows it.
@@ -97,40 +105,105 @@ def read_dicom(path: Path) -> Image.Image:
 def _read(path: Path) -> Image.Image:
     name = "unknown transfer syntax"
     try:
-        syntax = read_file_meta_info(path).TransferSyntaxUID
-        # A name of the standard's list; an unlisted one would be the file's own text.
-        name = syntax.name if syntax.is_transfer_syntax else name
-        if syntax not in (*_LOSSLESS_JPEG, *_PLUGINS, *_PLAIN):
-            raise ImageError(f"DICOM transfer syntax is not read: {name}")
         with path.open("rb") as file:
-            header = dcmread(file, stop_before_pixels=True, specific_tags=list(_ELEMENTS))
+            syntax = _syntax(file)
+            # A name of the standard's list; an unlisted one would be the file's own text.
+            name = syntax.name if syntax and syntax.is_transfer_syntax else name
+            if syntax and syntax not in (*_LOSSLESS_JPEG, *_PLUGINS, *_PLAIN):
+                raise ImageError(f"DICOM transfer syntax is not read: {name}")
+            file.seek(0)
+            header = dcmread(
+                file, stop_before_pixels=True, specific_tags=list(_ELEMENTS), force=True
+            )
             if "Rows" not in header or "Columns" not in header:
                 raise ImageError("DICOM file has no image")
+            length = _pixel_bytes(header, file, syntax)
+            syntax = syntax or _guessed_syntax(header, length)
+            options = {"transfer_syntax_uid": syntax, **_completed(header)}
             frames = int(header.get("NumberOfFrames") or 1)
             frame = frames // 2
-            _see_sizes(header, file, frame, frames)
+            _see_sizes(header, file, syntax, frame, frames)
             if syntax in _LOSSLESS_JPEG:
-                pixels = decode_apart(path, frame)
+                pixels = decode_apart(path, frame, options)
             else:
                 plugin = _PLUGINS[syntax] if syntax.is_encapsulated else ""
-                pixels = pixel_array(file, index=frame, decoding_plugin=plugin)
+                pixels = pixel_array(file, index=frame, decoding_plugin=plugin, **options)
         return _shown(pixels, header, frame)
     except (ImageError, FileNotFoundError):
         raise
     # Damaged files make pydicom and its decoders raise almost anything, with the file's text in it.
-    except Exception as error:
-        raise ImageError(f"DICOM image cannot be decoded: {name}: {type(error).__name__}") from None
+    except Exception:
+        raise ImageError(
+            f"DICOM image cannot be decoded: its header or its pixels are damaged ({name})"
+        ) from None
 
 
-def _see_sizes(header: Dataset, file: BinaryIO, frame: int, frames: int) -> None:
-    """Refuse what would decode to too much; ``file`` stands before the pixels.
+def _syntax(file: BinaryIO) -> UID | None:
+    """The transfer syntax that a file names; nothing but its first group of elements is read."""
+    read_preamble(file, force=True)
+    meta = read_dataset(
+        file, False, True, stop_when=lambda tag, _type, _length: tag >> 16 != _META_GROUP
+    )
+    return meta.get("TransferSyntaxUID") or None
+
+
+def _guessed_syntax(header: Dataset, length: int) -> UID:
+    """The syntax of a file that names none, from how its elements are written."""
+    if length == _UNDEFINED_LENGTH:
+        raise ImageError("DICOM file names no transfer syntax, and its pixels are compressed")
+    implicit, little = header.original_encoding
+    if implicit:
+        return ImplicitVRLittleEndian
+    return ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+
+
+def _pixel_bytes(header: Dataset, file: BinaryIO, syntax: UID | None) -> int:
+    """Length of the pixels as their element says; ``file`` stands before it, and then after."""
+    implicit, little = header.original_encoding
+    start = file.read(8 if implicit else 12)
+    length = int.from_bytes(start[-4:], "little" if little else "big")
+    if len(start) < 8 or length == 0:
+        raise ImageError("DICOM file has no pixels")
+    left = os.fstat(file.fileno()).st_size - file.tell()
+    if left < length and not (length == _UNDEFINED_LENGTH or (syntax and syntax.is_encapsulated)):
+        raise ImageError(
+            f"DICOM image is cut off: {left:,} of {length:,} bytes of pixels are there"
+        )
+    return length
+
+
+def _completed(header: Dataset) -> dict[str, Any]:
+    """Put what readers take for granted into a header; also as pydicom's options."""
+    if header.get("BitsAllocated") is None:
+        raise ImageError("DICOM header does not say how many bits a pixel has (BitsAllocated)")
+    samples = header.get("SamplesPerPixel") or 1
+    values = {
+        "SamplesPerPixel": samples,
+        "PhotometricInterpretation": "MONOCHROME2" if samples == 1 else "RGB",
+        "PlanarConfiguration": 0,
+        "BitsStored": header.BitsAllocated,
+        "PixelRepresentation": 0,
+    }
+    options = {}
+    for name, value in values.items():
+        if header.get(name) in (None, ""):
+            setattr(header, name, value)
+            options[_snake(name)] = value
+    return options
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{char.lower()}" if char.isupper() else char for char in name)[1:]
+
+
+def _see_sizes(header: Dataset, file: BinaryIO, syntax: UID, frame: int, frames: int) -> None:
+    """Refuse what would decode to too much; ``file`` stands at the pixels.
 
     A compressed frame has a header of its own, and decoders believe that one.
     """
-    said = header.Columns, header.Rows, header.get("SamplesPerPixel", 1)
+    said = header.Columns, header.Rows, header.SamplesPerPixel
     refuse_bomb(*said)
-    if header.file_meta.TransferSyntaxUID.is_encapsulated:
-        file.seek(_PIXEL_ELEMENT_BYTES, 1)
+    if syntax.is_encapsulated:
         offsets = None
         if "ExtendedOffsetTable" in header and "ExtendedOffsetTableLengths" in header:
             offsets = (header.ExtendedOffsetTable, header.ExtendedOffsetTableLengths)
@@ -228,14 +301,12 @@ def _grey(values: np.ndarray, header: Dataset) -> np.ndarray:
         values = _look_up(values, header.ModalityLUTSequence[0])[0]
     else:
         slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
-        values = values * float(1 if slope is None else slope) + float(intercept or 0)
+        values = values * float(slope or 1) + float(intercept or 0)
     if header.get("VOILUTSequence"):
         entries, bits = _look_up(values, header.VOILUTSequence[0])
         shown = np.clip(entries / (2.0**bits - 1), 0, 1)
-    elif header.get("WindowCenter") is not None and header.get("WindowWidth") is not None:
-        function = str(header.get("VOILUTFunction") or "LINEAR").upper()
-        centre, width = _first(header.WindowCenter), _first(header.WindowWidth)
-        shown = _window(values, centre, width, function)
+    elif window := _allowed_window(header):
+        shown = _window(values, *window)
     else:
         low, high = values.min(), values.max()
         if low == high:
@@ -259,10 +330,17 @@ def _look_up(values: np.ndarray, item: Dataset) -> tuple[np.ndarray, int]:
     return entries[places], bits
 
 
+def _allowed_window(header: Dataset) -> tuple[float, float, str] | None:
+    """Centre, width and function of the first window, if there is one as PS3.3 C.11.2.1 allows."""
+    centre, width = (_first(header, f"Window{name}") for name in ("Center", "Width"))
+    function = str(header.get("VOILUTFunction") or "LINEAR").upper()
+    if centre is None or width is None or width <= 0 or (function == "LINEAR" and width < 1):
+        return None
+    return centre, width, function
+
+
 def _window(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:
     """Values through a window, 0 to 1."""
-    if width < 1 and (width <= 0 or function == "LINEAR"):
-        raise ImageError(f"DICOM window has a width that is not allowed: {width:g}")
     if function == "LINEAR":
         if width == 1:
             return (values > centre - 0.5).astype(np.float64)
@@ -274,5 +352,11 @@ def _window(values: np.ndarray, centre: float, width: float, function: str) -> n
     raise ImageError("DICOM window has an unknown function")
 
 
-def _first(value: Any) -> float:
-    return float(value if isinstance(value, str | int | float) else value[0])
+def _first(header: Dataset, name: str) -> float | None:
+    """The first number of an element; None if it has none that is finite."""
+    try:
+        value = header.get(name)
+        number = float(value if isinstance(value, str | int | float) else value[0])
+    except (ValueError, TypeError, IndexError):
+        return None
+    return number if math.isfinite(number) else None

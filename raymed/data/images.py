@@ -1,5 +1,6 @@
 """Decoding one image to square greyscale pixels."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,11 @@ from raymed.data.limits import ImageError, refuse_bomb
 
 _FORMATS = ("PNG", "JPEG", "TIFF")
 _DICOM_MARK = slice(128, 132)
+# Without a preamble it begins with an element of group 2 or 8: tag, then its type in two letters
+# or its length.
+_BARE_DICOM = re.compile(
+    rb"[\x02\x08]\0.\0(?:[A-Z]{2}|.[\0-\x03]\0\0)|\0[\x02\x08]\0.[A-Z]{2}", re.DOTALL
+)
 _TIFF_PHOTOMETRIC = 262
 _TIFF_WHITE_IS_ZERO = 0
 
@@ -39,8 +45,8 @@ def read_image(image: Path | np.ndarray, size: int) -> np.ndarray:
         return _fit(Image.fromarray(image), size)
     try:
         with image.open("rb") as file:
-            marked = file.read(_DICOM_MARK.stop)[_DICOM_MARK] == b"DICM"
-        if marked:
+            start = file.read(_DICOM_MARK.stop)
+        if start[_DICOM_MARK] == b"DICM" or _BARE_DICOM.match(start):
             # Here, for pydicom takes most of a second to load and only DICOM needs it.
             from raymed.data.dicom import read_dicom
 

@@ -92,3 +92,14 @@ class NumberedRows:
         return Numbers(
             *(values[ends[place] : ends[place + 1]] for ends, values in self._blocks[block])
         )
+
+    def share_beyond(self, max_sentences: int, max_words: int) -> float:
+        """Share of all words (0 to 1) past ``max_sentences`` of a report, ``max_words`` of one."""
+        words = kept = 0
+        for block in self._blocks:
+            ends, lengths = block[1]
+            lengths = lengths[ends[0] : ends[-1]]
+            place = np.arange(len(lengths)) - np.repeat(ends[:-1] - ends[0], np.diff(ends))
+            words += int(lengths.sum())
+            kept += int(np.minimum(lengths, max_words)[place < max_sentences].sum())
+        return (words - kept) / max(1, words)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from raymed.data.examples import Example, Rejected
 from raymed.data.table import examples, read_text
-from raymed.data.text import sentences
+from raymed.data.text import one_sentence
 from raymed.errors import UsageError
 
 IMAGES_FOLDER = "peir_gross_images"
@@ -56,8 +56,7 @@ def read(folder: Path, images: Path | None = None) -> Iterator[Example | Rejecte
         )
     # A caption without words stays as it is, for the reason why it is left out is to say so.
     rows = [
-        {"image": name, "report": " ".join(sentences(caption)) or caption}
-        for name, caption in captions
+        {"image": name, "report": one_sentence(caption) or caption} for name, caption in captions
     ]
     return chain(rejected, examples(rows, images, {"image": ["image"], "report": ["report"]}))
 

@@ -36,7 +36,7 @@ from raymed.data.schema import (
 )
 from raymed.data.shards import Decoded, PartWork, Shard, Spread, Written, in_process
 from raymed.data.target import Target, new_dataset
-from raymed.data.text import sentences, tag_name
+from raymed.data.text import preprocess, tag_name
 from raymed.data.views import view_fault
 from raymed.errors import UsageError
 
@@ -114,6 +114,8 @@ def prepare(
             found = writer.found.statistics()
             if found.images:
                 console.print(statistics.table({"found": found}, source))
+                for line in writer.left_out.shares().lines():
+                    _say(console, line)
             raise
         finally:
             writer.rows.close()
@@ -154,6 +156,7 @@ class _Writer:
         self.good: Sequence[int] = ()
         """The rows whose images could be decoded."""
         self.found = statistics.Counts()
+        self.left_out = statistics.LeftOutCounts()
         self.names: set[str] = set()
         """The ids of all images and studies found, usable or not; with ``keep_names`` only."""
         self._keep_names = keep_names
@@ -217,12 +220,13 @@ class _Writer:
             else:
                 seen.add(example.image_id)
                 tags = [tag_name(tag) for tag in example.tags]
-                text = sentences(example.report)
-                self.found.add(example.study, text, tags)
+                text = preprocess(example.report)
+                self.found.add(example.study, text.sentences, tags)
+                self.left_out.add(text)
                 fault = view_fault(example.view, self.views)
                 if not fault and not example.report.strip():
                     fault = "report is empty"
-                elif not fault and not text:
+                elif not fault and not text.sentences:
                     fault = "report has no sentence with a word in it"
             if self._keep_names:
                 self.names |= {example.image_id, example.study}
@@ -235,7 +239,7 @@ class _Writer:
                     "image_id": example.image_id,
                     "study": example.study,
                     "view": example.view,
-                    "sentences": text,
+                    "sentences": text.sentences,
                     "tags": list(dict.fromkeys(tags)),
                     "findings": [
                         {**asdict(finding), "tag": tag_name(finding.tag)}
@@ -303,6 +307,7 @@ class _Writer:
             parts=parts,
             content_hash=content.hexdigest(),
             views=self.views,
+            left_out=self.left_out.shares(),
         )
         # Last of all: a folder without it is no prepared dataset.
         final.write(INFO_FILE, info.to_json().encode())
@@ -371,6 +376,8 @@ def _say(console: Console, line: str) -> None:
 
 def _summarise(info: DatasetInfo, out: str | Path, coverage: str, console: Console) -> None:
     console.print(statistics.table({"found": info.found, "prepared": info.prepared}, info.source))
+    for line in info.left_out.lines() if info.left_out else ():
+        _say(console, line)
     counts = ", ".join(f"{side} {count:,}" for side, count in info.counts.items())
     _say(console, f"Images per split (protocol {info.protocol}, seed {info.seed}): {counts}")
     if coverage:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from raymed.data.statistics import Statistics
+from raymed.data.statistics import LeftOut, Statistics
 
 SCHEMA_VERSION = 2
 INFO_FILE = "dataset.json"
@@ -78,6 +78,8 @@ class DatasetInfo:
     """SHA-256 over the rows of each split, the words and the tags; nothing else goes in."""
     views: str = "all"
     """Views that were kept: all, frontal or lateral."""
+    left_out: LeftOut | None = None
+    """Of every report found; None of a data set that was prepared before this was counted."""
 
     def to_json(self) -> str:
         """Return the text of ``dataset.json``."""
@@ -86,9 +88,11 @@ class DatasetInfo:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "DatasetInfo":
         """Return what a parsed ``dataset.json`` says; KeyError or TypeError if it is damaged."""
+        left_out = content.get("left_out")
         return cls(
             **{
                 **content,
+                "left_out": LeftOut(**left_out) if left_out else None,
                 "found": Statistics(**content["found"]),
                 "prepared": Statistics(**content["prepared"]),
                 "parts": {

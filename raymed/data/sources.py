@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from raymed.data import iu_xray, peir_gross, phantom, table
+from raymed.data import iu_xray, peir_gross, phantom, r2gen, table
 from raymed.data.examples import Example, Rejected
 from raymed.data.prepare import prepare
 from raymed.data.schema import DatasetInfo
@@ -21,24 +21,24 @@ def prepare_source(
     console: Console,
     spread: Spread = in_process,
 ) -> DatasetInfo:
-    """Prepare ``iu-xray``, ``peir-gross``, ``table`` or ``phantom`` as the settings say.
+    """Prepare ``iu-xray``, ``peir-gross``, ``r2gen``, ``table`` or ``phantom`` as settings say.
 
     Args:
-        path: the source's folder, or the table; None for the phantom, which has none.
+        path: the source's folder or file, or the table; None for the phantom, which has none.
         spread: how the work is spread; `settings.workers` and `settings.address` are not looked at.
 
     Raises:
-        UsageError: a view is asked of a source without views, or as the source and
-            `raymed.data.prepare.prepare` raise it.
+        UsageError: a view is asked of a source without views, a table is R2Gen's file, or as the
+            source and `raymed.data.prepare.prepare` raise it.
     """
     need_views = settings.views != "all"
-    if need_views and source in ("phantom", "peir-gross"):
+    if need_views and source in ("phantom", "peir-gross", "r2gen"):
         raise UsageError(
             f"views={settings.views}: the images of {source} have no views to choose by; only "
             "iu-xray and a table with a view column have. Leave it out, or give views=all"
         )
     images = Path(settings.images) if settings.images else None
-    total = None
+    total, protocol = None, settings.split
     examples: Iterator[Example | Rejected]
     if source == "phantom":
         total = settings.studies
@@ -49,8 +49,19 @@ def prepare_source(
     elif source == "peir-gross":
         assert path is not None
         examples = peir_gross.read(Path(path), images)
+    elif source == "r2gen":
+        assert path is not None
+        examples = r2gen.read(Path(path), images)
+        if "split" not in settings.model_fields_set:
+            protocol = "given"
     else:
         assert path is not None
+        if Path(path).suffix.lower() == ".json":
+            raise UsageError(
+                f"{path}: a .json file is no table. If it is R2Gen's annotation file, with the "
+                f"lists train, val and test: raymed prepare r2gen {path} ...; if it has a row in "
+                "each line, name it .jsonl"
+            )
         columns: dict[str, str | list[str]] = {
             field: name.split(",") if field == "tags" else name
             for field, name in settings.columns.items()
@@ -64,7 +75,7 @@ def prepare_source(
         settings.out,
         source=source,
         image_size=settings.image_size,
-        protocol=settings.split,
+        protocol=protocol,
         seed=settings.seed,
         views=settings.views,
         split_file=Path(settings.split_file) if settings.split_file else None,

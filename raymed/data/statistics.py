@@ -1,10 +1,13 @@
-"""The statistics of section 4.1 of the paper, counted over images."""
+"""The statistics of section 4.1 of the paper, and what is left out of texts, over images."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
 from rich.table import Table
+
+from raymed.data.text import Text
+from raymed.sections import GenerationConfig
 
 TOP_WORDS = 1000
 """The paper's dictionary: this many of the most frequent words."""
@@ -94,6 +97,77 @@ class Counts:
             words_per_sentence=words / max(1, self._sentences),
             unique_words=len(self.words),
             top_words_share=top / max(1, words),
+        )
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What preprocessing, and then the default limits, leave out of the reports. Shares: 0 to 1."""
+
+    tokens: float
+    """Share of the tokens with a letter or digit that are no words, so that they are dropped."""
+    frequent: dict[str, float]
+    """The most frequent dropped tokens -> their share of all tokens; see `raymed.data.text`."""
+    sentences: float
+    """Share of the sentences that come after a report's first `max_sentences`."""
+    words: float
+    """Share of the words in those, and after a sentence's first `max_words`."""
+    max_sentences: int
+    max_words: int
+
+    def lines(self) -> list[str]:
+        """What there is to say of it; nothing where nothing is left out."""
+        said = []
+        if self.tokens:
+            most = ", ".join(f"{token} {share:.1%}" for token, share in self.frequent.items())
+            said.append(f"Dropped: {self.tokens:.1%} of the tokens are no words ({most})")
+        if self.words:
+            said.append(
+                f"Longer than the default limits (generation.max_sentences={self.max_sentences}, "
+                f"generation.max_words={self.max_words}): {self.sentences:.1%} of the sentences, "
+                f"{self.words:.1%} of the words; they are not learned from unless the limits are "
+                "raised"
+            )
+        return said
+
+
+class LeftOutCounts:
+    """Collects what is left out, one image's report at a time."""
+
+    SHOWN = 5
+    KEPT = 10_000
+    """Different dropped tokens that are counted; the rarest go where there are twice as many."""
+
+    def __init__(self) -> None:
+        self._limits = GenerationConfig()
+        self._dropped: Counter[str] = Counter()
+        self._sums = dict.fromkeys(("dropped", "sentences", "late", "words", "kept"), 0)
+
+    def add(self, text: Text) -> None:
+        """Count the preprocessed report of one image."""
+        lengths = [sentence.count(" ") + 1 for sentence in text.sentences]
+        self._sums["dropped"] += len(text.dropped)
+        self._sums["sentences"] += len(lengths)
+        self._sums["late"] += max(0, len(lengths) - self._limits.max_sentences)
+        self._sums["words"] += sum(lengths)
+        learned = lengths[: self._limits.max_sentences]
+        self._sums["kept"] += sum(min(length, self._limits.max_words) for length in learned)
+        self._dropped.update(text.dropped)
+        if len(self._dropped) > 2 * self.KEPT:
+            self._dropped = Counter(dict(self._dropped.most_common(self.KEPT)))
+
+    def shares(self) -> LeftOut:
+        """Return the shares of what was added; a share of nothing is 0."""
+        sums = self._sums
+        tokens = max(1, sums["words"] + sums["dropped"])
+        frequent = list(by_frequency(self._dropped).items())[: self.SHOWN]
+        return LeftOut(
+            tokens=sums["dropped"] / tokens,
+            frequent={token: count / tokens for token, count in frequent},
+            sentences=sums["late"] / max(1, sums["sentences"]),
+            words=(sums["words"] - sums["kept"]) / max(1, sums["words"]),
+            max_sentences=self._limits.max_sentences,
+            max_words=self._limits.max_words,
         )
 
 

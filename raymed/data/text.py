@@ -1,37 +1,200 @@
-"""Preprocessing of reports and tags, as in section 4.1 of the paper."""
+"""Preprocessing of reports and tags, as in section 4.1 of the paper, for any script.
+
+The paper's rule is made for English. What other languages need beside it, and what real reports
+need in any language, is named in the lists below.
+"""
 
 import re
 import unicodedata
+from functools import lru_cache
+from typing import NamedTuple
 
-# A number such as 1.5 is not two sentences; a blank line ends one that has no full stop.
-_SENTENCE_END = re.compile(r"(?<!\d)[.!?]|[.!?](?!\d)|\n\s*\n")
-_INSIDE_PUNCTUATION = re.compile(r"[^\W_](?:.*[^\W_])?", re.DOTALL)
+WITH_DIGITS = "with digits"
+"""What stands for every dropped token that has a digit: those may be numbers of patients."""
+TOO_LONG = "too long"
+"""What stands for every token of more than `_LONGEST` characters."""
 _LONGEST = 1000
 """Characters of a token; normalising takes a time that grows with their square."""
 
 
-def sentences(text: str) -> list[str]:
-    """Return the sentences of a report: lower-case alphabetic words joined by one space.
+def _of_blocks(kind: str, *blocks: tuple[int, int]) -> str:
+    return "".join(
+        chr(point)
+        for first, last in blocks
+        for point in range(first, last + 1)
+        if unicodedata.category(chr(point))[0] == kind
+    )
 
-    The text is split into sentences first: at a full stop, exclamation or question mark that
-    does not stand between two digits, and at a blank line. Then every token is dropped that is
-    not purely alphabetic once the punctuation around it is stripped (``x-ray``, ``1.5``). A
-    sentence left without words is dropped. A token of more than 1,000 characters is no word.
+
+# Thai, Lao, Tibetan, Burmese, Khmer, and the extensions of Burmese.
+_SOUTH_EAST = (
+    *((0x0E00, 0x0EFF), (0x0F00, 0x0FFF), (0x1000, 0x109F)),
+    *((0x1780, 0x17FF), (0xA9E0, 0xA9FF), (0xAA60, 0xAA7F)),
+)
+# Then Han, Kana and Bopomofo.
+_UNSPACED = _of_blocks("L", *_SOUTH_EAST) + (
+    "\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u312f\u31a0-\u31bf\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
+)
+_MARKS = _of_blocks("M", *_SOUTH_EAST) + "\u3099\u309a\u200c\u200d"
+# After these two the next consonant is written below the last one.
+_STACKERS = "\u1039\u17d2"
+_TOKEN = re.compile(rf"[{_UNSPACED}](?:[{_STACKERS}][{_UNSPACED}]|[{_MARKS}])*|[^\s{_UNSPACED}]+")
+
+# The same letters and stops in other widths, ligatures and positions; no other compatible sign,
+# which would make a "no" of the Spanish abbreviation for a number.
+_FORMS = re.compile("[\ufb00-\ufb06\ufb50-\ufdf9\ufe70-\ufefc\uff01-\uffef]+")
+_INVISIBLE = dict.fromkeys(
+    (0xAD, 0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF)
+) | dict.fromkeys((0x200B, 0x1361), " ")
+"""Signs that are no part of a word, and two that stand between words: zero width and Ethiopic."""
+
+_ABBREVIATIONS = (
+    "Dr dr DR Drs Mr Mrs mrs Ms Prof prof Dra Sra Dott dott vs Vs VS cf Cf viz resp incl "
+    "bzw ggf evtl vgl inkl sog"
+)
+_BEFORE_NUMBERS = "No no NO Nos nos Nr nr Nro nro Núm núm Fig fig Figs figs Abb ca Ca approx"
+_LETTER = r"[^\W\d_]"
+_BEGINS = r"(?<![^\s.,;:/([\"“„–-])"
+# A number such as 1.5 is not two sentences. The rest is Unicode's Sentence_Terminal, in use today.
+_STOP = r"(?<!\d)[.!?]|[.!?](?!\d)|[…‼⁇⁈⁉‽。؝؞؟۔।॥։።፧፨།༎၊။។៕᠃᠉꓿]"
+_MARK = (
+    r"^[^\S\n]*(?:[•‣◦▪●○■□·*–—]|-(?!\d)|\(?\d{1,2}(?:\.(?!\d)|\))"
+    r"|\(?[A-Za-z]\)|(?:III?|IV|VI{1,3}|IX)[.)](?=\s))"
+)
+_BOUNDARY = re.compile(rf"{_MARK}|\n\s*\n|(?P<stop>{_STOP})", re.MULTILINE)
+_NO_STOP = re.compile(
+    rf"{_BEGINS}(?:{'|'.join(_ABBREVIATIONS.split())}"
+    rf"|(?:{'|'.join(_BEFORE_NUMBERS.split())})(?=\.\s*\d)"
+    # One letter: an initial, or a part of e.g.; but "at 10 a.m. The heart" is two sentences.
+    rf"|(?!(?<=[AaPp]\.)[Mm]\.\s+[A-Z])(?:[^\W\d_a-zß-ÿ]|{_LETTER}(?=\.\s?{_LETTER}\.)"
+    rf"|(?:(?<={_BEGINS}{_LETTER}\.)|(?<={_BEGINS}{_LETTER}\.\s)){_LETTER}))\."
+)
+
+_ELIDED = (
+    # French, and Catalan
+    "aujourd c d j jusqu l lorsqu m n presqu puisqu qu quelqu quoiqu s t "
+    # Italian
+    "agl all anch bell coll dagl dall degl dell gl nell nessun quell quest sant senz sugl sull "
+    "tutt un v"
+)
+_ELISION = re.compile(
+    rf"(?<![^\W_])({'|'.join(_ELIDED.split())})['’ʼ‘`´′](?=[haeiouyàáâäãèéêëìíîïòóôöùúûüœæ])",
+    re.IGNORECASE,
+)
+_JOINERS = "\u200c\u200d"
+_INSIDE_PUNCTUATION = re.compile(r"[^\W_](?:.*[^\W_])?", re.DOTALL)
+
+
+class Text(NamedTuple):
+    """A preprocessed report."""
+
+    sentences: list[str]
+    """Words in lower case, joined by one space."""
+    dropped: list[str]
+    """Each token with a letter or digit that is no word, in lower case; or what stands for it."""
+
+
+def preprocess(text: str) -> Text:
+    """Return the sentences of a report, and the tokens that are in none of them.
+
+    The text is split into sentences first: at a stop (``. ! ?`` and those of other scripts) and at
+    a blank line; and a line that begins with a bullet or list mark (``- • 1. 2) II.``) begins a
+    sentence, without the mark. No stop is one between two digits, after one capital or a row of
+    single letters (``J. Doe``, ``e.g.``), after an abbreviation such as ``Dr.`` or ``vs.``, or in
+    ``No. 3``. Where a report has no stop, or fewer than half as many as lines, line ends end
+    sentences too; not before a small letter, if other lines begin with a capital.
+
+    Then every token is dropped that is not purely alphabetic once the punctuation around it is
+    stripped (``x-ray``, ``1.5``, ``doesn't``), as in the paper. Combining marks belong to their
+    letters, so words of all scripts stay whole. In scripts that put no spaces between words (Han,
+    Kana, Thai, Lao, Khmer, Burmese, Tibetan) each character is a word, with its marks. French and
+    Italian elisions are two words (``d'épanchement``, ``dell'aorta``). A sentence left without
+    words is dropped. A token of more than 1,000 characters is no word.
     """
-    found = []
-    for sentence in _SENTENCE_END.split(text):
-        tokens = (token for token in sentence.split() if len(token) <= _LONGEST)
-        words = [word for word in map(_word, tokens) if word.isalpha()]
+    found: list[str] = []
+    dropped: list[str] = []
+    for sentence in _split(text):
+        words: list[str] = []
+        for token in sentence.split() if sentence.isascii() else _TOKEN.findall(sentence):
+            if len(token) > _LONGEST:
+                dropped.append(TOO_LONG)
+                continue
+            for word, is_word in _words(token):
+                (words if is_word else dropped).append(word)
         if words:
             found.append(" ".join(words))
-    return found
+    return Text(found, dropped)
 
 
-def _word(token: str) -> str:
-    match = _INSIDE_PUNCTUATION.search(unicodedata.normalize("NFC", token).lower())
-    return match[0] if match else ""
+def sentences(text: str) -> list[str]:
+    """Return the sentences of a report, as `preprocess` does."""
+    return preprocess(text).sentences
+
+
+def one_sentence(text: str) -> str:
+    """Return a text with the same words and tokens that `preprocess` takes for one sentence."""
+    return " ".join(" ".join(_split(text)).split())
 
 
 def tag_name(text: str) -> str:
     """Return a tag in lower case with one space between its words."""
     return " ".join(text.lower().split())
+
+
+def _split(text: str) -> list[str]:
+    """The sentences of a text, as they are written but for what no word has."""
+    text = "\n".join(text.splitlines())
+    if not text.isascii():
+        text = _FORMS.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
+        text = text.translate(_INVISIBLE)
+    text = _NO_STOP.sub(lambda match: f"{match[0][:-1]} ", text)
+    pieces, stops = _pieces(text)
+    lines = [line.lstrip() for line in text.split("\n") if line.strip()]
+    capitals = text != text.upper() and any(line[0].isupper() for line in lines)
+    if len(lines) > 1 and (stops == 0 or (capitals and 2 * stops < len(lines))):
+        ended = [line if capitals and line[0].islower() else f"\n{line}" for line in lines]
+        pieces, _ = _pieces("\n".join(ended))
+    return pieces
+
+
+def _pieces(text: str) -> tuple[list[str], int]:
+    """What lies between a text's boundaries, and how many of these are stops."""
+    pieces, stops, start = [], 0, 0
+    for match in _BOUNDARY.finditer(text):
+        pieces.append(text[start : match.start()])
+        stops += match["stop"] is not None
+        start = match.end()
+    return [*pieces, text[start:]], stops
+
+
+@lru_cache(maxsize=2**14)
+def _words(token: str) -> tuple[tuple[str, bool], ...]:
+    """Each word in a token, or what is none, and whether it is one; nothing for punctuation."""
+    found = []
+    for part in _ELISION.sub(r"\1 ", token).split():
+        # A small i with another dot over it is all that lower() has for the Turkish capital.
+        lower = unicodedata.normalize("NFC", part).replace("\u0130", "i").lower()
+        word = _inside(lower)
+        if not word:
+            continue
+        is_word = all(char.isalpha() or _is_mark(char) or char in _JOINERS for char in word)
+        if not is_word and any(char.isdecimal() for char in word):
+            word = WITH_DIGITS
+        found.append((word, is_word))
+    return tuple(found)
+
+
+def _inside(token: str) -> str:
+    """A token without the punctuation around it, its last letter with all its marks."""
+    match = _INSIDE_PUNCTUATION.search(token)
+    if not match:
+        return ""
+    end = match.end()
+    while end < len(token) and _is_mark(token[end]):
+        end += 1
+    return token[match.start() : end]
+
+
+def _is_mark(char: str) -> bool:
+    return unicodedata.category(char)[0] == "M"

@@ -20,7 +20,7 @@ from raymed.data.vocabulary import Vocabulary
 from raymed.errors import UsageError
 from raymed.model.system import System
 from raymed.model.systems import build_system
-from raymed.sections import TrainingConfig
+from raymed.sections import TAGS_ONLY, TrainingConfig
 from raymed.storage import Place
 from raymed.training.checkpoint import Checkpoint, checkpoints_of, latest
 from raymed.training.features import Frozen, freeze
@@ -100,6 +100,8 @@ def set_up(config: Config, folder: Place, worker: Worker, observer: Observer) ->
         TokenisedSplit(splits[name], vocabulary, *limits, frozen.features[name] if frozen else None)
         for name in ("train", "val")
     )
+    if worker.rank == 0 and last is None:
+        _warn_of_cut(training, config, observer)
     template = Checkpoint(
         config=config,
         vocabulary=vocabulary,
@@ -205,6 +207,17 @@ def _with_run_precision(
             f"{worker.device.type.upper()} only emulates: it goes on, but slowly"
         )
     return config
+
+
+def _warn_of_cut(training: TokenisedSplit, config: Config, observer: Observer) -> None:
+    if config.model.system not in TAGS_ONLY and (share := training.cut_share()):
+        limits = config.generation
+        observer.warn(
+            f"{max(share, 0.001):.1%} of the training reports' words lie beyond "
+            f"generation.max_sentences={limits.max_sentences} or "
+            f"generation.max_words={limits.max_words}, and are neither learned nor written: raise "
+            "these to have them"
+        )
 
 
 def _freeze(

@@ -279,7 +279,7 @@ def test_a_box_without_length_is_no_endless_loop(tmp_path: Path) -> None:
     made = dcmread(file("JPEG2000.dcm"))
     boxes = b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0\0\0\x08free"
     frame = get_frame(made.PixelData, 0, number_of_frames=1)
-    for length, reason in ((8, "RuntimeError"), (0, "a box of it has no length")):
+    for length, reason in ((8, "or its pixels are damaged"), (0, "a box of it has no length")):
         last = length.to_bytes(4, "big") + b"free" + b"\0\0\0\0jp2c"
         made.PixelData = encapsulate([boxes + last + frame])
         with pytest.raises(ImageError, match=reason):
@@ -314,13 +314,12 @@ def test_a_deflated_file_is_not_inflated(tmp_path: Path) -> None:
     ("elements", "reason"),
     [
         ({"Rows": None}, "DICOM file has no image"),
-        ({"WindowCenter": 1, "WindowWidth": 0}, "width that is not allowed: 0"),
-        ({"WindowCenter": 1, "WindowWidth": 0.5}, "width that is not allowed: 0.5"),
         ({"WindowCenter": 1, "WindowWidth": 9, "VOILUTFunction": "Zebrowski"}, "unknown function"),
         ({"PhotometricInterpretation": "Zebrowski"}, "cannot be decoded"),
         ({"PhotometricInterpretation": "YBR_PARTIAL_420"}, "neither monochrome nor"),
         ({"SamplesPerPixel": 9}, "too large"),
-        ({"BitsAllocated": 7}, "cannot be decoded: Explicit VR Little Endian: ValueError"),
+        ({"BitsAllocated": 7}, r"or its pixels are damaged \(Explicit VR Little Endian\)"),
+        ({"BitsAllocated": None, "BitsStored": None}, "does not say how many bits a pixel has"),
     ],
 )
 def test_what_cannot_be_shown_says_why(

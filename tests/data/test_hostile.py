@@ -46,7 +46,7 @@ def corpus(folder: Path) -> tuple[Path, dict[str, str]]:
     bad = {"../outside.png": "image path leaves the images folder"}
     for name, content, reason in (
         ("cut.dcm", whole[: len(whole) - 200], "DICOM image cannot be decoded"),
-        ("head.dcm", whole[:180], "DICOM image cannot be decoded"),
+        ("head.dcm", whole[:180], "DICOM file has no image"),
         ("text.dcm", b"Zebrowski, no image", "not a PNG, JPEG, TIFF or DICOM image"),
         ("bomb.png", png_bomb(), "image is too large"),
         ("empty.png", b"", "not a PNG, JPEG, TIFF or DICOM image"),
@@ -55,8 +55,8 @@ def corpus(folder: Path) -> tuple[Path, dict[str, str]]:
         bad[name] = reason
     saved(folder / "bomb.dcm", dataset(PIXELS, Rows=50_000, Columns=50_000))
     bad["bomb.dcm"] = "image is too large"
-    saved(folder / "window.dcm", dataset(PIXELS, WindowCenter=1, WindowWidth=0))
-    bad["window.dcm"] = "DICOM window has a width that is not allowed"
+    saved(folder / "window.dcm", dataset(PIXELS, WindowCenter=1, WindowWidth=9, VOILUTFunction="X"))
+    bad["window.dcm"] = "DICOM window has an unknown function"
     saved(folder / "report.dcm", dataset(PIXELS, Rows=None))
     bad["report.dcm"] = "DICOM file has no image"
     good = [*(f"good{number}.dcm" for number in range(8)), "no_suffix", "compressed.dcm"]

@@ -10,6 +10,7 @@ from rich.console import Console
 from raymed.data import peir_gross
 from raymed.data.examples import Example, Rejected
 from raymed.data.sources import prepare_source
+from raymed.data.text import sentences
 from raymed.errors import UsageError
 from raymed.sections import PrepareConfig
 
@@ -49,15 +50,18 @@ def test_the_two_layouts_agree(tmp_path: Path, form: str) -> None:
     assert pairs[-1] == Rejected(
         "../outside.jpg", "../outside.jpg", "image path leaves the images folder"
     )
-    first, second = "heart infarct gross fixed tissue excellent example dr smith", "123 4.5"
+    words = "heart infarct gross fixed tissue excellent example dr smith"
     for pair, (name, caption) in zip(pairs[:-1], CAPTIONS.items(), strict=False):
         assert isinstance(pair, Example)
         assert (pair.image_id, pair.study) == (name, name)
         assert pair.image == tmp_path / "peir_gross_images" / name
-        assert pair.report == (" ".join(words_of(caption)) or caption)
+        assert sentences(pair.report) == [" ".join(words_of(caption))][: bool(words_of(caption))]
         assert pair.tags == tuple(dict.fromkeys(words_of(caption)))
         assert (pair.split, pair.view) == (None, None)
-    assert [getattr(pairs[index], "report", None) for index in (0, 3)] == [first, second]
+    first, fourth = pairs[0], pairs[3]
+    assert isinstance(first, Example)
+    assert isinstance(fourth, Example)
+    assert (sentences(first.report), fourth.report) == ([words], "123 4.5")
 
 
 def test_prepared_beside_the_figures_of_the_paper(tmp_path: Path) -> None:
@@ -83,6 +87,9 @@ def test_prepared_beside_the_figures_of_the_paper(tmp_path: Path) -> None:
         word for name, text in CAPTIONS.items() if name[0] != "." for word in words_of(text)
     )
     assert info.found.unique_words == len(words)
+    # Captions with numbers: 1.5, 123 and 4.5; a caption is one sentence with them too.
+    assert info.left_out is not None
+    assert info.left_out.tokens == pytest.approx(3 / (words.total() + 3))
     assert info.found.words_per_image == pytest.approx(words.total() / 6)
     assert info.prepared.sentences_per_image == 1
     shown = {
@@ -125,7 +132,7 @@ def test_a_line_without_a_tab_is_left_out_with_its_place(tmp_path: Path) -> None
     assert rejected == Rejected("", "", "line has no tab: peir_gross.tsv, line 3")
     assert isinstance(first, Example)
     assert isinstance(second, Example)
-    assert (first.report, second.report) == ("liver", "heart muscle wall")
+    assert (first.report, second.report) == ("Liver", "Heart muscle wall")
 
 
 @pytest.mark.parametrize(

@@ -292,3 +292,24 @@ def test_a_command_fine_tunes(
         "run.folder": str(tmp_path),
     }
     assert run_training(frozen.override(settings), Console(quiet=True)).epoch == 1
+
+
+def test_what_the_limits_cut_is_said_once_at_the_start(tiny: Config, tmp_path: Path) -> None:
+    short = tiny.override({"generation.max_sentences": 1, "training.epochs": 1})
+    for config, folder, epochs, warned in (
+        (tiny, "whole", 1, False),
+        (short, "cut", 1, True),
+        (short, "cut", 2, False),  # goes on
+        (short.override({"model.system": "vgg19_tags"}), "tags", 1, False),
+    ):
+        told = Told()
+        train(config.override({"training.epochs": epochs}), tmp_path / folder, ALONE, told)
+        said = [text for text in told.warnings if "generation.max_sentences=1 " in text]
+        assert len(said) == warned
+        assert told.warnings == said
+    split = PreparedDataset.open(tiny.data.path).split("train")
+    words = [[len(sentence.split()) for sentence in report] for report in split.sentences]
+    share = 1 - sum(report[0] for report in words) / sum(map(sum, words))
+    told = Told()
+    train(short, tmp_path / "again", ALONE, told)
+    assert told.warnings[0].startswith(f"{share:.1%} of the training reports' words")
