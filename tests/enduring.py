@@ -12,7 +12,7 @@ from raymed.training.checkpoint import MODEL_FILE, latest
 from tests.rows import rows_of
 
 EPOCHS, STEPS = 12, 12
-ENDLESS_S = 240.0
+ENDLESS_S = 480.0
 
 
 def enduring(tiny: Config, folder: Path, **changes: object) -> Config:

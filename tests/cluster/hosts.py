@@ -16,7 +16,7 @@ from pathlib import Path
 
 NETWORK = "10.213.77"
 DESK = "desk"
-START_S = 20.0
+START_S = 60.0
 UNSHARE = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 OUTER = """

@@ -30,7 +30,7 @@ SETTINGS = [
     *("model.hidden_size=16", "model.embedding_size=12", "model.dropout=0"),
     *("launch.workers=2", f"launch.cpus_per_worker={CPUS}"),
 ]
-LIMIT_S = 150
+LIMIT_S = 600
 
 
 class Cluster:
@@ -134,7 +134,7 @@ def cluster(
 
 @pytest.mark.cluster
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_up_a_training_a_sweep_and_down(cluster: Cluster, phantom: Path) -> None:
     cluster.run(RAY, "get-auth-token", "--generate")
     cluster.run(RAY, "up", "--yes", "--no-config-cache", cluster.file)

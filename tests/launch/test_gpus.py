@@ -120,7 +120,7 @@ print("found", json.dumps(found))
 def test_four_groups_share_a_gpu() -> None:
     """On a Ray of their own, which is told that this machine has one."""
     result = subprocess.run(
-        [sys.executable, "-c", SHARING], capture_output=True, text=True, timeout=280, check=False
+        [sys.executable, "-c", SHARING], capture_output=True, text=True, timeout=560, check=False
     )
     assert result.returncode == 0, result.stderr
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("found ")]

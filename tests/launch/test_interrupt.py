@@ -15,7 +15,7 @@ from raymed.config import Config
 from raymed.training.checkpoint import Checkpoint, latest
 from raymed.training.log import METRICS_FILE, read_metrics
 
-START_S = 120.0
+START_S = 300.0
 
 
 def processes_of(ray_files: Path) -> list[str]:

@@ -22,7 +22,7 @@ from raymed.launch.watch import here
 from raymed.training.worker import Worker
 
 JOBS = 3000
-ENDLESS_S = 240.0
+ENDLESS_S = 480.0
 
 pytestmark = pytest.mark.ray
 
