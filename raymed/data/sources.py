@@ -1,6 +1,7 @@
 """From a source's name and the user's settings to a prepared data set."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -51,14 +52,16 @@ def prepare_source(
         examples = peir_gross.read(Path(path), images)
     else:
         assert path is not None
-        columns: dict[str, str | list[str]] = {
-            field: name.split(",") if field == "tags" else name
-            for field, name in settings.columns.items()
-        }
-        if need_views:
-            # A column that may be absent becomes one that must be there.
-            columns.setdefault("view", "view")
-        examples = table.read(Path(path), images, columns)
+        examples = table.read(
+            Path(path),
+            images,
+            settings.columns,
+            needed=("view",) if need_views else (),
+            unused=() if settings.split in ("auto", "given") else ("split",),
+            tag_separator=settings.tag_separator,
+            uncertain=settings.uncertain,
+            say=partial(console.print, highlight=False, markup=False, soft_wrap=True),
+        )
     return prepare(
         examples,
         settings.out,
