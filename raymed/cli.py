@@ -14,6 +14,7 @@ from rich.console import Console
 from raymed import config as configuration
 from raymed.errors import UsageError
 from raymed.launch.termination import STATUS, Terminated, leaving
+from raymed.prepare_help import SOURCES, prepare_help
 from raymed.storage import Place, is_uri, place
 
 if TYPE_CHECKING:
@@ -75,18 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("settings", nargs="*", metavar="key=value", help=OVERRIDES)
 
     sub = add("prepare", _prepare, "make a prepared data set of images and reports")
-    sources = ("iu-xray", "peir-gross", "table", "phantom")
-    sub.add_argument("source", choices=sources, help="what to read")
+    sub.formatter_class = argparse.RawDescriptionHelpFormatter
+    sub.epilog = prepare_help()
+    sub.add_argument("source", choices=tuple(SOURCES), metavar="SOURCE", help=", ".join(SOURCES))
     sub.add_argument(
-        "settings",
-        nargs="*",
-        metavar="PATH|key=value",
-        help="the folder of iu-xray or peir-gross, or the table's file (the phantom has none), and "
-        "settings: "
-        + "; ".join(
-            f"{name}: {field.description}"
-            for name, field in configuration.PrepareConfig.model_fields.items()
-        ).replace("%", "%%"),
+        "settings", nargs="*", metavar="PATH|key=value", help="the source's path, and settings"
     )
 
     sub = add("train", _train, "train one run, or take it up where it stopped")
@@ -173,7 +167,14 @@ def _of_file_or_defaults(options: argparse.Namespace) -> configuration.Config:
 
 def _prepare(options: argparse.Namespace, console: Console) -> None:
     paths = [text for text in options.settings if not _is_setting(text)]
-    settings = configuration.load_prepare([s for s in options.settings if _is_setting(s)])
+    given = [text for text in options.settings if _is_setting(text)]
+    if options.source == "table" and len(paths) == 1 and not any(map(_is_out, given)):
+        from raymed.data.propose import propose
+
+        path = Path(paths[0])
+        settings = configuration.load_prepare([*given, f"out=data/{path.stem}"])
+        return _say(console, "\n".join(propose(path, settings)))
+    settings = configuration.load_prepare(given)
     wanted = 0 if options.source == "phantom" else 1
     if len(paths) != wanted:
         raise UsageError(
@@ -328,6 +329,10 @@ def _demo(options: argparse.Namespace, console: Console) -> None:
     from raymed.demo import run_demo
 
     run_demo(config, console)
+
+
+def _is_out(text: str) -> bool:
+    return text.startswith("out=")
 
 
 def _is_setting(text: str) -> bool:

@@ -13,7 +13,7 @@ from raymed.data.views import view_of
 SAMPLE = 1000
 """Rows of which every column is looked at; only those that are asked for are in all rows."""
 _DISTINCT = 20
-_LONGEST = 80
+_LONGEST = 300
 """Characters of a value that are kept to be shown."""
 
 
@@ -60,6 +60,11 @@ class Column:
     def is_label(self) -> bool:
         """Whether every cell is a label or missing."""
         return 0 < self.filled == self.labels
+
+    @property
+    def seems_undivided(self) -> bool:
+        """Whether one cell in ten or more has commas, and none has what else separates values."""
+        return 10 * self.commas >= self.filled > 0 and not self.divided
 
     @property
     def is_split(self) -> bool:

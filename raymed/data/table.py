@@ -76,7 +76,7 @@ def read(
     there = survey(rows, _candidates(columns))
     if not there:
         raise UsageError(f"{path}: the table has no rows")
-    fields = _fields(path, list(there), columns, {*_REQUIRED, *needed})
+    fields = chosen_columns(path, list(there), columns, {*_REQUIRED, *needed})
     for field in unused:
         fields.pop(field, None)
     _check_split(path, [there[name] for name in fields.get("split", [])])
@@ -181,13 +181,19 @@ def _candidates(columns: Columns) -> Callable[[str], bool]:
     return lambda name: name in names or name.strip().lower() in ("tags", "split")
 
 
-def _fields(
+def chosen_columns(
     path: Path,
     there: Sequence[str],
     columns: Columns,
     needed: Collection[str],
 ) -> dict[str, list[str]]:
-    """Return field -> its columns, all of which are in the table; UsageError otherwise."""
+    """Return field -> its columns in a table, for those it has; UsageError as `read`.
+
+    Args:
+        there: all columns of the table.
+        columns: field -> the column or columns that the user names.
+        needed: fields that must be there.
+    """
     fields: dict[str, list[str]] = {}
     for field in FIELDS:
         named = columns.get(field)
@@ -273,7 +279,7 @@ def _notes(
             yield f"Column {found[0]} holds {values}: columns.{field}={found[0]} would take it"
     for name in fields.get("tags", ()):
         column = there[name]
-        if tag_separator is None and 10 * column.commas > column.filled and not column.divided:
+        if tag_separator is None and column.seems_undivided:
             yield (
                 f"Column {name}: {column.commas:,} of {column.filled:,} cells hold commas, and "
                 "none is a list or holds ; or |: a cell is one tag. If commas separate tags, give "
