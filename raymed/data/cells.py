@@ -99,7 +99,7 @@ def label(value: Any) -> int | None:
 
     A label is 1, 0 or -1, with or without decimals, or true, false, yes or no, in any case.
     """
-    cell = text(value).lower()
+    cell = "" if isinstance(value, list) else text(value).lower()
     if cell in _LABELS:
         return _LABELS[cell]
     try:

@@ -101,6 +101,14 @@ def test_prepared_beside_the_figures_of_the_paper(tmp_path: Path) -> None:
     ]
 
 
+def test_captions_that_are_missing(tmp_path: Path) -> None:
+    folder_of(tmp_path)
+    captions = {"a": None, "b": "nan", "c": " NULL ", "d": "None.", "e": ""}
+    (tmp_path / "peir_gross_captions.json").write_text(json.dumps(captions))
+    read = {pair.image_id: getattr(pair, "report", None) for pair in peir_gross.read(tmp_path)}
+    assert read == {"a": "", "b": "", "c": "", "d": "none.", "e": ""}
+
+
 def test_the_json_is_taken_where_both_lie(tmp_path: Path) -> None:
     folder_of(tmp_path, "json")
     (tmp_path / "peir_gross.tsv").write_text("other.jpg\tOther.\n")

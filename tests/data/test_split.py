@@ -69,7 +69,7 @@ def test_given_protocol() -> None:
     given = ["train", " Validation", "valid", "TEST", None, "", "validate", "dev", "Training"]
     expected = ["train", "val", "val", "test", None, None, "val", "val", "train"]
     assert split.as_given(list("abcdefghi"), given) == expected
-    with pytest.raises(UsageError, match="image b: split is 'fold 1'.*split=study"):
+    with pytest.raises(UsageError, match=r"image b: split is 'fold 1'.*split=study"):
         split.as_given(["a", "b"], ["train", "fold 1"])
     with pytest.raises(UsageError, match="names none"):
         split.as_given(["a"], [None])
@@ -90,6 +90,14 @@ def test_split_file_with_ids_and_with_objects(tmp_path: Path) -> None:
     ids = ["CXR2384_IM-0942-1001", "CXR1_IM-0001-3001", "image-7", "image-8", "other"]
     studies = ["CXR2384", "CXR1", "x", "study-9", "CXR23"]
     assert split.by_file(ids, studies, listed) == ["train", "val", "test", "test", None]
+
+
+def test_split_file_with_other_names_numbers_and_missing_ids(tmp_path: Path) -> None:
+    path = tmp_path / "split.json"
+    content = {"Training": [1, 2.0], "validate": [{"id": "3"}, None, "nan"], "TEST": ["04"], "x": 1}
+    path.write_text("\ufeff" + json.dumps(content))
+    listed = split.read_split_file(path)
+    assert listed == {"1": "train", "2": "train", "3": "val", "04": "test"}
 
 
 @pytest.mark.parametrize(
