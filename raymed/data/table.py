@@ -216,7 +216,8 @@ def chosen_columns(
             if name not in there:
                 raise UsageError(
                     f"{path}: no column {name!r} for field {field}{_nearest(name, there)}; the "
-                    f"columns are {', '.join(there)}"
+                    f"columns are {', '.join(there)}. `raymed prepare table {path}`, with no out=, "
+                    "proposes which to take"
                 )
         fields[field] = names
     return fields

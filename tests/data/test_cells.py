@@ -25,6 +25,10 @@ def test_missing_values_that_are_no_text(missing: object) -> None:
     assert cells.label(missing) is None
 
 
+def test_a_list_where_one_text_is_wanted_is_its_paragraphs() -> None:
+    assert cells.text(["Heart normal", None, " nan", "Clear."]) == "Heart normal\n\nClear."
+
+
 @pytest.mark.parametrize("value", [12, 12.0, "12", " 12.0 ", "12.000"])
 def test_a_whole_number_is_one_id(value: object) -> None:
     assert cells.identifier(value) == "12"
