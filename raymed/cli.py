@@ -14,7 +14,7 @@ from rich.console import Console
 from raymed import config as configuration
 from raymed.errors import UsageError
 from raymed.launch.termination import STATUS, Terminated, leaving
-from raymed.prepare_help import SOURCES, prepare_help
+from raymed.prepare_help import SOURCES, prepare_help, sources_of
 from raymed.storage import Place, is_uri, place
 
 if TYPE_CHECKING:
@@ -181,6 +181,12 @@ def _prepare(options: argparse.Namespace, console: Console) -> None:
             f"prepare {options.source}: takes {wanted or 'no'} path, not {len(paths)} "
             f"({' '.join(paths) or 'none given'})"
         )
+    for name in sorted(settings.model_fields_set):
+        if options.source not in sources_of(name):
+            raise UsageError(
+                f"{name}: is a setting of {' and '.join(sources_of(name))}, and {options.source} "
+                "would ignore it: leave it out"
+            )
     from raymed.launch.prepare import run_prepare
 
     run_prepare(options.source, paths[0] if paths else None, settings, console)

@@ -35,3 +35,22 @@ def test_each_source_takes_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert "studies" not in table
     assert "tag_separator" in table
     assert "tag_separator" not in phantom
+
+
+@pytest.mark.parametrize(
+    ("source", "setting"),
+    [
+        (["phantom"], "columns.report=text"),
+        (["iu-xray", "FOLDER"], "tag_separator=,"),
+        (["peir-gross", "FOLDER"], "studies=9"),
+        (["table", "t.csv"], "studies=9"),
+    ],
+)
+def test_a_setting_of_another_source_is_refused(
+    source: list[str], setting: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["prepare", *source, "out=nowhere", setting]) == 2
+    name = setting.partition("=")[0].partition(".")[0]
+    error = capsys.readouterr().err
+    assert error.startswith(f"raymed: {name}: is a setting of ")
+    assert f"and {source[0]} would ignore it" in error

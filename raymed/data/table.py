@@ -24,7 +24,7 @@ Columns = Mapping[Any, str | Sequence[str]]
 _REQUIRED = ("image", "report")
 _SEVERAL = ("report", "tags")
 """Fields that may take several columns."""
-_MOST_LABELS = 0.9
+_MOST_LABELS = 0.5
 """A column with a greater share of labels is meant to hold nothing else."""
 
 
@@ -280,6 +280,11 @@ def _notes(
             yield f"Column {found[0]} holds {values}: columns.{field}={found[0]} would take it"
     for name in fields.get("tags", ()):
         column = there[name]
+        if column.labels and not column.is_label:
+            yield (
+                f"Column {name}: {column.labels:,} of {column.filled:,} cells hold 1, 0 or -1; as "
+                "others do not, these are no labels, but tags that are called so"
+            )
         if tag_separator is None and column.seems_undivided:
             yield (
                 f"Column {name}: {column.commas:,} of {column.filled:,} cells hold commas, and "

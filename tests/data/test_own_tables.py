@@ -163,6 +163,15 @@ def test_a_stray_value_in_a_column_of_labels_is_refused(tmp_path: Path) -> None:
         Prepared(table(tmp_path, rows))
 
 
+def test_numbers_that_are_no_labels_are_pointed_out(tmp_path: Path) -> None:
+    rows = [{**row, "tags": str(n % 4)} for n, row in enumerate(ROWS)]
+    rows[0]["tags"] = "5"
+    made = Prepared(table(tmp_path, rows))
+    assert made.tags()["1.png"] == ["1"]
+    (note,) = [line for line in made.said if line.startswith("Column tags: ")]
+    assert note.startswith("Column tags: 5 of 12 cells hold 1, 0 or -1; as others do not")
+
+
 MISSING = [None, "nan", "NaN", "N/A", "NULL", " none", "<NA>", ""]
 
 
