@@ -146,6 +146,15 @@ def test_a_column_for_each_label(tmp_path: Path, kind: str, uncertain: str) -> N
     assert f"Labels, each a tag where it is 1: {names}" in made.said
 
 
+def test_label_columns_joined_by_commas(tmp_path: Path) -> None:
+    rows = [
+        {"image": r["image"], "report": r["report"], "Edema": float(n % 2), "Mass": 1 - n % 2}
+        for n, r in enumerate(ROWS)
+    ]
+    made = Prepared(table(tmp_path, rows, "csv"), "columns.tags=Edema, Mass")
+    assert made.tags() == {f"{n}.png": [("mass", "edema")[n % 2]] for n in range(12)}
+
+
 def test_labels_that_nobody_asked_for_are_pointed_out(tmp_path: Path) -> None:
     rows = [
         {"image": r["image"], "report": r["report"], "Edema": n % 2, "Mass": 1 - n % 2}
