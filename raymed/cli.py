@@ -14,7 +14,7 @@ from rich.console import Console
 from raymed import config as configuration
 from raymed.errors import UsageError
 from raymed.launch.termination import STATUS, Terminated, leaving
-from raymed.sections import LANGUAGES
+from raymed.prepare_help import SOURCES, prepare_help, sources_of
 from raymed.storage import Place, is_uri, place
 
 if TYPE_CHECKING:
@@ -76,21 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("settings", nargs="*", metavar="key=value", help=OVERRIDES)
 
     sub = add("prepare", _prepare, "make a prepared data set of images and reports")
-    sources = ("iu-xray", "peir-gross", "r2gen", "table", "phantom")
-    sub.add_argument("source", choices=sources, help="what to read")
+    sub.formatter_class = argparse.RawDescriptionHelpFormatter
+    sub.epilog = prepare_help()
+    sub.add_argument("source", choices=tuple(SOURCES), metavar="SOURCE", help=", ".join(SOURCES))
     sub.add_argument(
-        "settings",
-        nargs="*",
-        metavar="PATH|key=value",
-        help="the folder of iu-xray or peir-gross, r2gen's annotation.json, or the table's file "
-        "(the phantom has none), and settings: "
-        + "; ".join(
-            f"{name}: {field.description}"
-            for name, field in configuration.PrepareConfig.model_fields.items()
-        ).replace("%", "%%"),
+        "settings", nargs="*", metavar="PATH|key=value", help="the source's path, and settings"
     )
-
-    sub.epilog = LANGUAGES
 
     sub = add("train", _train, "train one run, or take it up where it stopped")
     sub.add_argument("file", metavar="FILE", help="a YAML file, such as those in tune_configs/")
@@ -176,13 +167,26 @@ def _of_file_or_defaults(options: argparse.Namespace) -> configuration.Config:
 
 def _prepare(options: argparse.Namespace, console: Console) -> None:
     paths = [text for text in options.settings if not _is_setting(text)]
-    settings = configuration.load_prepare([s for s in options.settings if _is_setting(s)])
+    given = [text for text in options.settings if _is_setting(text)]
+    if options.source == "table" and len(paths) == 1 and not any(map(_is_out, given)):
+        from raymed.data.propose import propose
+
+        path = Path(paths[0])
+        settings = configuration.load_prepare([*given, f"out=data/{path.stem}"])
+        return _say(console, "\n".join(propose(path, settings)))
+    settings = configuration.load_prepare(given)
     wanted = 0 if options.source == "phantom" else 1
     if len(paths) != wanted:
         raise UsageError(
             f"prepare {options.source}: takes {wanted or 'no'} path, not {len(paths)} "
             f"({' '.join(paths) or 'none given'})"
         )
+    for name in sorted(settings.model_fields_set):
+        if options.source not in sources_of(name):
+            raise UsageError(
+                f"{name}: is a setting of {' and '.join(sources_of(name))}, and {options.source} "
+                "would ignore it: leave it out"
+            )
     from raymed.launch.prepare import run_prepare
 
     run_prepare(options.source, paths[0] if paths else None, settings, console)
@@ -331,6 +335,10 @@ def _demo(options: argparse.Namespace, console: Console) -> None:
     from raymed.demo import run_demo
 
     run_demo(config, console)
+
+
+def _is_out(text: str) -> bool:
+    return text.startswith("out=")
 
 
 def _is_setting(text: str) -> bool:

@@ -149,9 +149,16 @@ def load_prepare(overrides: Sequence[str]) -> PrepareConfig:
         UsageError: naming every key or value that is not valid.
     """
     tree: dict[str, Any] = {}
+    texts = [
+        name
+        for name, field in PrepareConfig.model_fields.items()
+        if field.annotation in (str, str | None)
+    ]
     for text in overrides:
-        key, value = _key_value(text, "prepare")
-        _put(tree, key, value, "prepare")
+        key, _, typed = text.partition("=")
+        # A comma or a number that is a folder's name is a text, whatever YAML would make of it.
+        literal = key in texts or (key.startswith("columns.") and not typed.startswith("["))
+        _put(tree, key, (typed or None) if literal else _key_value(text, "prepare")[1], "prepare")
     try:
         return PrepareConfig.model_validate(tree)
     except ValidationError as error:

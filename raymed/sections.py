@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from raymed.keys import ARE_RUNS, IS_DATABASE, IS_PATH, IS_WEIGHTS, Decides
+from raymed.keys import ARE_RUNS, IS_DATABASE, IS_PATH, IS_WEIGHTS, Decides, For
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -338,24 +338,37 @@ class PrepareConfig(Section):
     """Folder of the prepared data set to write, or a URI such as s3://bucket/folder."""
     image_size: Annotated[int, Field(ge=8)] = 224
     """Side of the square images, in pixels: the longer side is scaled to it, the rest padded."""
-    split: Literal["study", "paper", "given", "r2gen"] = "study"
-    """Split protocol; `given`, as r2gen has unless told otherwise, takes the source's own split."""
+    split: Literal["auto", "study", "paper", "given", "r2gen"] = "auto"
+    """Split protocol: `given` takes the names of the source (a table's split column, r2gen's
+    lists), `study` draws by study, `paper` by image, `r2gen` takes `split_file`; `auto`: that file
+    where it is given, else the names where the source gives any, else `study`. Names are train or
+    training; val, valid, validate, validation or dev; test or testing, in any case."""
     seed: Seed = 0
     """Decides the random split, and the phantom's studies."""
-    views: Literal["all", "frontal", "lateral"] = "all"
+    views: Annotated[Literal["all", "frontal", "lateral"], For("iu-xray", "table")] = "all"
     """Views to keep, of iu-xray and of a table with a view column; PA and AP count as frontal."""
     overwrite: bool = False
     """Replace a prepared data set that is already there."""
-    images: str | None = None
-    """Folder of the images; empty: where the reports, the table or the captions lie, or in `images`
-    beside r2gen's file."""
-    split_file: str | None = None
-    """Study ids per split, for the protocol `r2gen`."""
-    studies: Count = 1200
+    images: Annotated[str | None, For("iu-xray", "peir-gross", "r2gen", "table")] = None
+    """Folder of the images; empty: where the reports, the table or the captions lie, or `images`
+    beside r2gen's file. A name in a table is a path relative to it, or an absolute one below it;
+    the file's suffix may be absent."""
+    split_file: Annotated[str | None, For("iu-xray", "peir-gross", "table")] = None
+    """Ids of studies or images per split, for the protocol `r2gen`."""
+    studies: Annotated[Count, For("phantom")] = 1200
     """How many phantom studies to draw."""
     workers: Annotated[int, Field(ge=0)] | None = None
     """Images decoded at a time; empty: one on each of Ray's processors; 0: here, without Ray."""
     address: str | None = None
     """Of a running Ray cluster; empty: RAY_ADDRESS, or else Ray is started on this machine."""
-    columns: dict[Column, str] = {}
-    """A table's columns, where they bear other names; several tag columns are joined by commas."""
+    columns: Annotated[dict[Column, str | tuple[str, ...]], For("table")] = {}
+    """A table's columns, where they bear other names than image, report, tags, study, split and
+    view, as columns.image=NAME. Several columns of reports (joined in that order) or tags are
+    joined by commas: columns.report=findings,impression; where a name has a comma, they are
+    written columns.tags=["Edema, mild", Mass]. A tag column of nothing but 1, 0, -1 (or true,
+    false) and empty cells holds labels: its name is a tag where it is 1."""
+    tag_separator: Annotated[str | None, For("table")] = None
+    """What separates the tags of a cell, such as a comma; empty: a semicolon or |. A cell that is
+    a list, such as ['mass', 'edema'], is read as one in any case."""
+    uncertain: Annotated[Literal["u-zeros", "u-ones"], For("table")] = "u-zeros"
+    """What an uncertain label (-1) is, named as by CheXpert: u-zeros no tag, u-ones a tag."""

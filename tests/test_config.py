@@ -295,6 +295,11 @@ def test_settings_of_prepare() -> None:
     settings = load_prepare(["out=x", "columns.report=text", "image_size=64", "views=frontal"])
     assert (settings.out, settings.image_size, settings.columns) == ("x", 64, {"report": "text"})
     assert (settings.views, load_prepare(["out=x"]).views) == ("frontal", "all")
+    texts = ["out=2024", "tag_separator=,", "images=0x1f", "columns.study=1e3", "address="]
+    settings = load_prepare([*texts, 'columns.tags=["Edema, mild", 3D]'])
+    assert (settings.out, settings.tag_separator, settings.images) == ("2024", ",", "0x1f")
+    assert settings.columns == {"study": "1e3", "tags": ("Edema, mild", "3D")}
+    assert settings.address is None
     with pytest.raises(UsageError, match=r"views: .*'frontal'.*\(found 'pa'\)"):
         load_prepare(["out=x", "views=pa"])
     with pytest.raises(UsageError) as raised:

@@ -1,5 +1,7 @@
 """What every source yields: one image and its report, or the reason why there is none."""
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,3 +42,23 @@ class Rejected:
     image_id: str
     study: str
     reason: str
+    """In words; details of this one stand behind a colon."""
+
+    @property
+    def kind(self) -> str:
+        """The reason without its details."""
+        return self.reason.partition(": ")[0]
+
+
+def left_out(rejected: Iterable[Rejected]) -> list[str]:
+    """Each kind of reason, the most frequent first, with its count and the first of its images."""
+    first: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for row in rejected:
+        counts[row.kind] += 1
+        name, detail = row.image_id or row.study, row.reason.partition(": ")[2]
+        first.setdefault(row.kind, ": ".join(part for part in (name, detail) if part))
+    return [
+        f"{count:,} ({kind})" + (f", such as {first[kind]}" if first[kind] else "")
+        for kind, count in counts.most_common()
+    ]

@@ -58,7 +58,7 @@ def read_image(image: Path | np.ndarray, size: int) -> np.ndarray:
     except ImageError:
         raise
     except FileNotFoundError:
-        raise ImageError("image file not found") from None
+        raise ImageError(f"image file not found: {image}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"image is too large: {error}") from error
     except Image.UnidentifiedImageError as error:

@@ -12,8 +12,9 @@ from xml.etree.ElementTree import ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
+from raymed.data import cells
 from raymed.data.examples import Example, Rejected
-from raymed.data.table import csv_columns, csv_rows
+from raymed.data.table_files import csv_columns, csv_rows
 from raymed.errors import UsageError
 
 ARCHIVE = "NLMCXR_reports.tgz"
@@ -155,7 +156,7 @@ def _rows(path: Path, *columns: str) -> list[dict[str, str]]:
     for column in columns:
         if column not in there:
             raise UsageError(f"{path}: no column {column!r}; the columns are {', '.join(there)}")
-    return [{column: row[column] or "" for column in columns} for row in csv_rows(path)]
+    return [{column: cells.identifier(row[column]) for column in columns} for row in csv_rows(path)]
 
 
 def _reports(folder: Path, views: dict[str, str]) -> Iterator[_Report | Rejected]:
@@ -208,7 +209,7 @@ def _parse(name: str, content: bytes) -> _Report | Rejected:
     except (ParseError, DefusedXmlException, ValueError) as error:
         return Rejected("", study, f"report file is no valid XML: {name}: {error}")
     sections = {
-        section.get("Label"): "".join(section.itertext()).strip()
+        section.get("Label"): cells.text("".join(section.itertext()))
         for section in root.iter("AbstractText")
     }
     image_ids = []
@@ -218,7 +219,9 @@ def _parse(name: str, content: bytes) -> _Report | Rejected:
     return _Report(
         study=study,
         text=_target(sections.get("IMPRESSION", ""), sections.get("FINDINGS", "")),
-        tags=tuple(tag.text for tag in root.iterfind(".//MeSH/automatic") if tag.text),
+        tags=tuple(
+            name for tag in root.iterfind(".//MeSH/automatic") if (name := cells.text(tag.text))
+        ),
         image_ids=tuple(image_ids),
     )
 
@@ -231,13 +234,18 @@ def _kaggle(folder: Path, views: dict[str, str]) -> Iterator[_Report | Rejected]
         images.setdefault(name.partition("_")[0], []).append(name)
     for row in _rows(folder / REPORTS_CSV, "uid", "Problems", "findings", "impression"):
         study = f"CXR{row['uid']}"
+        try:
+            tags = tuple(cells.values(row["Problems"]))
+        except ValueError as error:
+            yield Rejected("", study, f"tags cannot be read: {error}")
+            continue
         yield _Report(
             study=study,
             text=_target(row["impression"], row["findings"]),
-            tags=tuple(tag for tag in row["Problems"].split(";") if tag.strip()),
+            tags=tags,
             image_ids=tuple(images.get(study, ())),
         )
 
 
 def _target(impression: str, findings: str) -> str:
-    return f"{impression.strip()} {findings.strip()}".strip()
+    return f"{impression} {findings}".strip()

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
+from raymed.data import cells
 from raymed.data.examples import Example, Rejected
-from raymed.data.table import examples, read_text
+from raymed.data.table import examples
+from raymed.data.table_files import read_text
 from raymed.data.text import one_sentence
 from raymed.errors import UsageError
 
@@ -54,14 +56,18 @@ def read(folder: Path, images: Path | None = None) -> Iterator[Example | Rejecte
         raise UsageError(
             f"{images}: the folder of the images does not exist; name another as images=..."
         )
-    # A caption without words stays as it is, for the reason why it is left out is to say so.
-    rows = [
-        {"image": name, "report": one_sentence(caption) or caption} for name, caption in captions
-    ]
+    rows = [{"image": name, "report": _sentence(caption)} for name, caption in captions]
     return chain(rejected, examples(rows, images, {"image": ["image"], "report": ["report"]}))
 
 
-def _read_json(path: Path) -> list[tuple[str, str]]:
+def _sentence(caption: str | None) -> str:
+    """A caption as one sentence; as it is where it has no words, for its rejection to say so."""
+    sentence = one_sentence(cells.text(caption))
+    # Its full stop tells the word "none" from what stands for a missing caption.
+    return f"{sentence}." if sentence else cells.text(caption)
+
+
+def _read_json(path: Path) -> list[tuple[str, str | None]]:
     try:
         content = json.loads(read_text(path))
     except ValueError as error:
@@ -70,13 +76,14 @@ def _read_json(path: Path) -> list[tuple[str, str]]:
         found = "an empty one" if content == {} else f"a {type(content).__name__}"
         raise UsageError(f"{path}: must be an object of image name -> caption, not {found}")
     for name, caption in content.items():
-        if not isinstance(caption, str):
+        if caption is not None and not isinstance(caption, str):
             raise UsageError(f"{path}: the caption of {name!r} must be a text, not {caption!r}")
     return list(content.items())
 
 
-def _read_tsv(path: Path) -> tuple[list[tuple[str, str]], list[Rejected]]:
-    captions, rejected = [], []
+def _read_tsv(path: Path) -> tuple[list[tuple[str, str | None]], list[Rejected]]:
+    captions: list[tuple[str, str | None]] = []
+    rejected = []
     # Not splitlines(), which also breaks at characters that captions may hold.
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         name, tab, caption = line.partition("\t")

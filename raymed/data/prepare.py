@@ -21,8 +21,8 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from raymed.data import shards, split, statistics
-from raymed.data.examples import Example, Rejected
+from raymed.data import cells, shards, split, statistics
+from raymed.data.examples import Example, Rejected, left_out
 from raymed.data.rows import Rows
 from raymed.data.schema import (
     INFO_FILE,
@@ -47,7 +47,7 @@ def prepare(
     *,
     source: str,
     image_size: int = 224,
-    protocol: str = "study",
+    protocol: str = "auto",
     seed: int = 0,
     views: str = "all",
     split_file: Path | None = None,
@@ -68,7 +68,8 @@ def prepare(
         out: a folder, or a URI that pyarrow knows (``s3://``, ``gs://``).
         source: the source's name, e.g. ``iu-xray``.
         image_size: side of the square images, in pixels.
-        protocol: split protocol: ``study``, ``paper``, ``given`` or ``r2gen``.
+        protocol: split protocol: ``study``, ``paper``, ``given`` or ``r2gen``; ``auto`` is
+            ``r2gen`` with a split file, else ``given`` where the source names splits, or ``study``.
         seed: seed of the random protocols.
         views: ``frontal`` or ``lateral`` leaves out the images of any other view; ``all``.
         split_file: the split file of protocol ``r2gen``.
@@ -87,6 +88,8 @@ def prepare(
         raise UsageError(f"image_size is {image_size}; it must be at least 1 pixel")
     if protocol not in split.PROTOCOLS:
         raise UsageError(f"split protocol {protocol!r} is none of {', '.join(split.PROTOCOLS)}")
+    if protocol == "auto" and split_file is not None:
+        protocol = "r2gen"
     if (protocol == "r2gen") != (split_file is not None):
         raise UsageError(
             f"split protocol `{protocol}` "
@@ -107,7 +110,9 @@ def prepare(
         try:
             with progress:
                 writer.collect(examples, total)
-                splits = _assign(writer.rows, writer.good, protocol, seed, listed)
+                protocol, splits = split.assign(
+                    protocol, *writer.usable(), seed=seed, listed=listed
+                )
                 info = writer.write(splits, source=source, protocol=protocol, seed=seed)
         except UsageError:
             # The text can be whole where the images are not; then its statistics are an answer.
@@ -120,22 +125,9 @@ def prepare(
         finally:
             writer.rows.close()
     prepared = {name for index in writer.good for name in writer.names_of(index)} if listed else ()
-    _summarise(info, out, split.coverage(listed, writer.names, prepared), console)
+    coverage = split.coverage(listed, writer.names, prepared)
+    _summarise(info, out, coverage, left_out(writer.rejected), console)
     return info
-
-
-def _assign(
-    rows: Rows, good: Sequence[int], protocol: str, seed: int, listed: dict[str, str]
-) -> Sequence[str | None]:
-    studies = [rows.studies[index] for index in good]
-    image_ids = [rows.image_ids[index] for index in good]
-    if protocol == "study":
-        return split.by_study(studies, seed)
-    if protocol == "paper":
-        return split.by_image(len(good), seed)
-    if protocol == "given":
-        return split.as_given(image_ids, [rows.given[index] for index in good])
-    return split.by_file(image_ids, studies, listed)
 
 
 class _Writer:
@@ -171,6 +163,15 @@ class _Writer:
         """The ids of a row's image and study."""
         return self.rows.image_ids[index], self.rows.studies[index]
 
+    def usable(self) -> tuple[list[str], list[str], list[str | None]]:
+        """Image id, study and the source's own split of every row whose image could be decoded."""
+        rows = self.rows
+        return (
+            [rows.image_ids[index] for index in self.good],
+            [rows.studies[index] for index in self.good],
+            [rows.given[index] for index in self.good],
+        )
+
     @property
     def rejected(self) -> list[Rejected]:
         """What was left out, in the order of the source."""
@@ -189,9 +190,7 @@ class _Writer:
             self._reject(index, reason)
         self.good = np.setdiff1d(np.arange(len(self.rows)), list(failed)).tolist()
         if not self.good:
-            raise UsageError(
-                f"no image with a report could be used; left out: {_reasons(self.rejected)}"
-            )
+            raise UsageError(f"no image with a report could be used; left out: {self._left_out()}")
 
     def _shards(self, examples: Iterable[Example | Rejected], bar: TaskID) -> Iterator[Shard]:
         size = shards.shard_rows(self.image_size)
@@ -224,8 +223,8 @@ class _Writer:
                 self.found.add(example.study, text.sentences, tags)
                 self.left_out.add(text)
                 fault = view_fault(example.view, self.views)
-                if not fault and not example.report.strip():
-                    fault = "report is empty"
+                if not fault and not cells.text(example.report):
+                    fault = "report is missing"
                 elif not fault and not text.sentences:
                     fault = "report has no sentence with a word in it"
             if self._keep_names:
@@ -301,7 +300,7 @@ class _Writer:
             image_size=self.image_size,
             counts={side: len(indices) for side, indices in sides.items()},
             leaked=split.leakage([self.rows.studies[i] for i in self.good], splits).images,
-            rejected=dict(Counter(row.reason.partition(":")[0] for row in rejected).most_common()),
+            rejected=dict(Counter(row.kind for row in rejected).most_common()),
             found=self.found.statistics(),
             prepared=prepared.statistics(),
             parts=parts,
@@ -319,7 +318,8 @@ class _Writer:
             counts = ", ".join(f"{side} {len(indices)}" for side, indices in sides.items())
             raise UsageError(
                 f"split {' and '.join(empty)} would be empty ({counts}); left out: "
-                f"{_reasons(self.rejected)}. Every split needs at least one image with a report"
+                f"{self._left_out()}. Every split needs at least one image with a report; "
+                "split=study draws all three anew"
             )
         if len(prepared.tags) < 2:
             names = ", ".join(repr(tag) for tag in prepared.tags) or "none"
@@ -328,6 +328,9 @@ class _Writer:
                 "classifier with one output learns nothing. Name a column with tags that differ "
                 "between images, or leave the tags out to take the reports' frequent words"
             )
+
+    def _left_out(self) -> str:
+        return "; ".join(left_out(self.rejected)) or "nothing"
 
     def _write_parts(self, sides: dict[str, list[int]]) -> tuple[dict[str, list[Part]], bytes]:
         """Write the parts; also the SHA-256 of all rows, which no way of dividing them changes."""
@@ -365,21 +368,19 @@ def _json(counts: dict[str, int]) -> bytes:
     return (json.dumps(counts, indent=0, ensure_ascii=False) + "\n").encode()
 
 
-def _reasons(rejected: Iterable[Rejected]) -> str:
-    counts = Counter(row.reason.partition(":")[0] for row in rejected).most_common()
-    return ", ".join(f"{count} ({reason})" for reason, count in counts) or "nothing"
-
-
 def _say(console: Console, line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _summarise(info: DatasetInfo, out: str | Path, coverage: str, console: Console) -> None:
+def _summarise(
+    info: DatasetInfo, out: str | Path, coverage: str, reasons: Sequence[str], console: Console
+) -> None:
     console.print(statistics.table({"found": info.found, "prepared": info.prepared}, info.source))
     for line in info.left_out.lines() if info.left_out else ():
         _say(console, line)
     counts = ", ".join(f"{side} {count:,}" for side, count in info.counts.items())
-    _say(console, f"Images per split (protocol {info.protocol}, seed {info.seed}): {counts}")
+    drawn = "as the source names them" if info.protocol == "given" else f"seed {info.seed}"
+    _say(console, f"Images per split (protocol {info.protocol}, {drawn}): {counts}")
     if coverage:
         _say(console, f"Listed in the split file: {coverage}")
     if info.leaked or info.protocol == "paper":
@@ -390,6 +391,8 @@ def _summarise(info: DatasetInfo, out: str | Path, coverage: str, console: Conso
             "another image of their study in training, with the same report; scores on this "
             "test split are flattered.",
         )
-    for reason, images in info.rejected.items():
-        _say(console, f"Left out: {images:,} ({reason}); listed in {out}/{REJECTED_FILE}")
+    for reason in reasons:
+        _say(console, f"Left out: {reason}")
+    if reasons:
+        _say(console, f"All that was left out: {out}/{REJECTED_FILE}")
     _say(console, f"Prepared dataset: {out}")

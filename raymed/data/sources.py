@@ -1,6 +1,7 @@
 """From a source's name and the user's settings to a prepared data set."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -38,7 +39,7 @@ def prepare_source(
             "iu-xray and a table with a view column have. Leave it out, or give views=all"
         )
     images = Path(settings.images) if settings.images else None
-    total, protocol = None, settings.split
+    total = None
     examples: Iterator[Example | Rejected]
     if source == "phantom":
         total = settings.studies
@@ -52,8 +53,6 @@ def prepare_source(
     elif source == "r2gen":
         assert path is not None
         examples = r2gen.read(Path(path), images)
-        if "split" not in settings.model_fields_set:
-            protocol = "given"
     else:
         assert path is not None
         if Path(path).suffix.lower() == ".json":
@@ -62,20 +61,22 @@ def prepare_source(
                 f"lists train, val and test: raymed prepare r2gen {path} ...; if it has a row in "
                 "each line, name it .jsonl"
             )
-        columns: dict[str, str | list[str]] = {
-            field: name.split(",") if field == "tags" else name
-            for field, name in settings.columns.items()
-        }
-        if need_views:
-            # A column that may be absent becomes one that must be there.
-            columns.setdefault("view", "view")
-        examples = table.read(Path(path), images, columns)
+        examples = table.read(
+            Path(path),
+            images,
+            settings.columns,
+            needed=("view",) if need_views else (),
+            unused=() if settings.split in ("auto", "given") else ("split",),
+            tag_separator=settings.tag_separator,
+            uncertain=settings.uncertain,
+            say=partial(console.print, highlight=False, markup=False, soft_wrap=True),
+        )
     return prepare(
         examples,
         settings.out,
         source=source,
         image_size=settings.image_size,
-        protocol=protocol,
+        protocol=settings.split,
         seed=settings.seed,
         views=settings.views,
         split_file=Path(settings.split_file) if settings.split_file else None,

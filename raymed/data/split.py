@@ -5,17 +5,30 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from raymed.data import cells
 from raymed.errors import UsageError
 
 SPLITS = ("train", "val", "test")
-PROTOCOLS = ("study", "paper", "given", "r2gen")
+PROTOCOLS = ("auto", "study", "paper", "given", "r2gen")
 PAPER_IMAGES = 500
 """Images for validation, and as many for test, in the paper's protocol."""
 
-_ALIASES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_ALIASES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validate": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""As a table's column or a split file may name it, in lower case -> the split."""
 _IU_STUDY = re.compile(r"CXR\d+(?=_)")
 
 
@@ -83,13 +96,25 @@ def by_image(images: int, seed: int) -> list[str]:
     return splits.tolist()
 
 
+def side_of(name: str) -> str | None:
+    """Return train, val or test for a split as people name it, in any case; None for another."""
+    return _ALIASES.get(name.strip().lower())
+
+
+def unknown_split(name: str, where: str) -> UsageError:
+    """The error for a name of no split; ``where`` it stands, such as ``image 1.png``."""
+    return UsageError(
+        f"{where}: split is {name!r}; it must be train (or training), val (validation, validate, "
+        "valid, dev) or test (testing), in any case, or empty where the image is to be left out. "
+        "Rename it; or draw a split with split=study, which leaves these names alone"
+    )
+
+
 def as_given(image_ids: Sequence[str], given: Sequence[str | None]) -> list[str | None]:
     """Split as the source itself says; None where it says nothing.
 
-    ``validation`` and ``valid`` are read as ``val``, in any case.
-
     Raises:
-        UsageError: the source names no split at all, or a value is none of these.
+        UsageError: the source names no split at all, or a value is none that `side_of` knows.
     """
     if not any(given):
         raise UsageError(
@@ -98,12 +123,10 @@ def as_given(image_ids: Sequence[str], given: Sequence[str | None]) -> list[str 
         )
     splits: list[str | None] = []
     for image_id, value in zip(image_ids, given, strict=True):
-        if value and value.strip().lower() not in _ALIASES:
-            raise UsageError(
-                f"image {image_id}: split is {value!r}; it must be train, val (or validation, "
-                "valid) or test"
-            )
-        splits.append(_ALIASES[value.strip().lower()] if value else None)
+        side = side_of(value) if value else None
+        if value and side is None:
+            raise unknown_split(value, f"image {image_id}")
+        splits.append(side)
     return splits
 
 
@@ -134,22 +157,28 @@ def by_file(
 def read_split_file(path: Path) -> dict[str, str]:
     """Read the split that R2Gen and later papers use: id -> train, val or test.
 
-    The file is JSON, ``{"train": [...], "val": [...], "test": [...]}``. An item is an id, or an
-    object with an ``id`` as in R2Gen's ``annotation.json``; an id is an image's, a study's, or
-    an IU X-Ray study's with one of its series (``CXR2384_IM-0942`` is study CXR2384).
+    The file is JSON, ``{"train": [...], "val": [...], "test": [...]}``, each list under any name
+    that `side_of` knows. An item is an id, or an object with an ``id`` as in R2Gen's
+    ``annotation.json``; an id is an image's, a study's, or an IU X-Ray study's with one of its
+    series (``CXR2384_IM-0942`` is study CXR2384). Numbers are ids as in a table; what is missing
+    is left out.
 
     Raises:
         UsageError: it is not such a file, or one id is on two sides.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        listed = {
-            name: [item["id"] if isinstance(item, dict) else item for item in content[name]]
-            for name in SPLITS
-        }
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        named: dict[str, list[Any]] = {}
+        for name, items in content.items():
+            side = side_of(name)
+            if side in named:
+                raise UsageError(f"{path}: split {side} is there twice, the second time as {name}")
+            if side is not None:
+                named[side] = items
+        listed = {side: [_listed_id(item) for item in named[side]] for side in SPLITS}
         sides: dict[str, str] = {}
         for name, ids in listed.items():
-            for listed_id in ids:
+            for listed_id in filter(None, ids):
                 match = _IU_STUDY.match(listed_id)
                 key = match[0] if match else listed_id
                 if sides.setdefault(key, name) != name:
@@ -159,11 +188,18 @@ def read_split_file(path: Path) -> dict[str, str]:
         raise UsageError(f"{path}: cannot read the split file: {error.strerror}") from error
     except UsageError:
         raise
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"{path}: not a split file: it must be a JSON object with the lists train, val and "
             f"test of ids, or of objects with an `id` ({type(error).__name__}: {error})"
         ) from error
+
+
+def _listed_id(item: Any) -> str:
+    listed_id = item["id"] if isinstance(item, dict) else item
+    if isinstance(listed_id, list | dict):
+        raise TypeError(f"an id is text or a number, not {listed_id!r}")
+    return cells.identifier(listed_id)
 
 
 def coverage(listed: Mapping[str, str], found: Collection[str], prepared: Collection[str]) -> str:
@@ -183,6 +219,38 @@ def coverage(listed: Mapping[str, str], found: Collection[str], prepared: Collec
         for side, ids in counts.items()
         if listed
     )
+
+
+def assign(
+    protocol: str,
+    image_ids: Sequence[str],
+    studies: Sequence[str],
+    given: Sequence[str | None],
+    *,
+    seed: int,
+    listed: Mapping[str, str],
+) -> tuple[str, Sequence[str | None]]:
+    """Split by a protocol of `PROTOCOLS`, and say which was followed.
+
+    ``auto`` is ``given`` where the source names the split of any image, else ``study``.
+
+    Args:
+        given: the split that the source names, of each image.
+        seed: of the random protocols.
+        listed: id -> split, for ``r2gen``.
+
+    Raises:
+        UsageError: as the protocol's function raises it.
+    """
+    if protocol == "auto":
+        protocol = "given" if any(given) else "study"
+    if protocol == "study":
+        return protocol, by_study(studies, seed)
+    if protocol == "paper":
+        return protocol, by_image(len(image_ids), seed)
+    if protocol == "given":
+        return protocol, as_given(image_ids, given)
+    return protocol, by_file(image_ids, studies, listed)
 
 
 def leakage(studies: Sequence[str], splits: Sequence[str | None]) -> Leakage:

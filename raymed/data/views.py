@@ -11,6 +11,11 @@ _VIEWS = {
 """As a source may name it, DICOM's view positions among them -> the view."""
 
 
+def view_of(name: str) -> str | None:
+    """Return ``frontal`` or ``lateral`` for a view as a source names it, None for another name."""
+    return _VIEWS.get(name.strip().lower())
+
+
 def view_fault(view: str | None, wanted: str) -> str | None:
     """Return in words why an image of this view is left out; None if it is wanted.
 
@@ -23,7 +28,7 @@ def view_fault(view: str | None, wanted: str) -> str | None:
         return None
     if not view:
         return f"view is not known, and only {wanted} is wanted"
-    named = _VIEWS.get(view.strip().lower())
+    named = view_of(view)
     if named is None:
         return f"view is neither frontal nor lateral: {view}"
     return None if named == wanted else f"view is {named}, and only {wanted} is wanted"

@@ -93,9 +93,9 @@ def test_official_reports(tmp_path: Path, packed: bool) -> None:
 def test_kaggle_copy(tmp_path: Path) -> None:
     (tmp_path / "indiana_reports.csv").write_text(
         "uid,MeSH,Problems,image,indication,comparison,findings,impression\n"
-        '1,normal,normal,Chest,,None.,"Fine, clear.",\n'
+        '1.0,normal,normal,Chest,,None.,"Fine, clear.",NaN\n'
         "2,Edema/mild;Lung/left,Edema;Lung,Chest,,None.,Clear.,Second.\n"
-        "3,,,Chest,,None.,Clear.,Third.\n"
+        "3,,nan,Chest,,None.,Clear.,Third.\n"
     )
     (tmp_path / "indiana_projections.csv").write_text(
         "uid,filename,projection\n1,1_IM-0001-4001.dcm.png,Frontal\n"

@@ -47,8 +47,9 @@ def words_of(caption: str) -> list[str]:
 @pytest.mark.parametrize("form", ["json", "tsv"])
 def test_the_two_layouts_agree(tmp_path: Path, form: str) -> None:
     pairs = list(peir_gross.read(folder_of(tmp_path, form)))
+    outside = f"../outside.jpg is not below {tmp_path}/peir_gross_images"
     assert pairs[-1] == Rejected(
-        "../outside.jpg", "../outside.jpg", "image path leaves the images folder"
+        "../outside.jpg", "../outside.jpg", f"image path leaves the images folder: {outside}"
     )
     words = "heart infarct gross fixed tissue excellent example dr smith"
     for pair, (name, caption) in zip(pairs[:-1], CAPTIONS.items(), strict=False):
@@ -81,7 +82,7 @@ def test_prepared_beside_the_figures_of_the_paper(tmp_path: Path) -> None:
         "image path leaves the images folder": 1,
         "image file not found": 1,
         "report has no sentence with a word in it": 1,
-        "report is empty": 1,
+        "report is missing": 1,
     }
     words = Counter(
         word for name, text in CAPTIONS.items() if name[0] != "." for word in words_of(text)
@@ -106,6 +107,14 @@ def test_prepared_beside_the_figures_of_the_paper(tmp_path: Path) -> None:
     ]
 
 
+def test_captions_that_are_missing(tmp_path: Path) -> None:
+    folder_of(tmp_path)
+    captions = {"a": None, "b": "nan", "c": " NULL ", "d": "None.", "e": ""}
+    (tmp_path / "peir_gross_captions.json").write_text(json.dumps(captions))
+    read = {pair.image_id: getattr(pair, "report", None) for pair in peir_gross.read(tmp_path)}
+    assert read == {"a": "", "b": "", "c": "", "d": "none.", "e": ""}
+
+
 def test_the_json_is_taken_where_both_lie(tmp_path: Path) -> None:
     folder_of(tmp_path, "json")
     (tmp_path / "peir_gross.tsv").write_text("other.jpg\tOther.\n")
@@ -120,7 +129,7 @@ def test_tags_are_the_1000_most_frequent_words_of_all_captions(tmp_path: Path) -
     (tmp_path / "peir_gross_captions.json").write_text(json.dumps(captions))
     *_, rare = peir_gross.read(tmp_path)
     assert isinstance(rare, Example)
-    assert rare.report.split() == [names[0], names[1150], names[999]]
+    assert rare.report.strip(".").split() == [names[0], names[1150], names[999]]
     assert rare.tags == (names[0], names[999])
 
 
@@ -132,7 +141,7 @@ def test_a_line_without_a_tab_is_left_out_with_its_place(tmp_path: Path) -> None
     assert rejected == Rejected("", "", "line has no tab: peir_gross.tsv, line 3")
     assert isinstance(first, Example)
     assert isinstance(second, Example)
-    assert (first.report, second.report) == ("Liver", "Heart muscle wall")
+    assert (first.report, second.report) == ("Liver.", "Heart muscle wall.")
 
 
 @pytest.mark.parametrize(

@@ -101,8 +101,8 @@ def test_bad_rows_are_left_out_with_their_reason(tmp_path: Path) -> None:
     }
     assert rejected == {
         "i50": "not a PNG, JPEG, TIFF or DICOM image",
-        "i51": "image file not found",
-        "i52": "report is empty",
+        "i51": f"image file not found: {tmp_path}/missing.png",
+        "i52": "report is missing",
         "i53": "report has no sentence with a word in it",
         "i3": "image id is there twice; the first one was taken",
         "x": "the source: says so",
@@ -110,7 +110,11 @@ def test_bad_rows_are_left_out_with_their_reason(tmp_path: Path) -> None:
     assert info.rejected["the source"] == 1
     assert sum(info.rejected.values()) == 6
     assert (info.found.images, info.prepared.images) == (25, 21)
-    assert "Left out: 1 (image file not found)" in capture.get()
+    assert (
+        f"Left out: 1 (image file not found), such as i51: {tmp_path}/missing.png\n"
+        in capture.get()
+    )
+    assert "Left out: 1 (the source), such as x: says so\n" in capture.get()
     good = rows_of(tmp_path / "o")["i54"]["pixels"]
     assert good == read_image(tmp_path / "good.png", 8).tobytes()
 
@@ -174,7 +178,7 @@ def test_r2gen_split(tmp_path: Path) -> None:
     with console.capture() as capture:
         info = prepare(data, tmp_path / "o", split_file=ids, **options)  # type: ignore[arg-type]
     assert info.counts == {"train": 6, "val": 2, "test": 2}
-    assert info.rejected == {"no split is named for it": 3, "report is empty": 1}
+    assert info.rejected == {"no split is named for it": 3, "report is missing": 1}
     assert (
         "Listed in the split file: train 5 ids (4 found, 3 prepared), val 1 ids (1 found, 1 "
         "prepared), test 1 ids (1 found, 1 prepared)"
@@ -214,10 +218,14 @@ def failing() -> Iterator[Example]:
     [
         ([example(n, tags=("one", "One")) for n in range(9)], "study", "at least 2 different"),
         ([example(n, split="train") for n in range(9)], "given", "val and test would be empty"),
-        ([example(n, report="") for n in range(9)], "study", r"could be used.*9 \(report is empty"),
+        (
+            [example(n, report="") for n in range(9)],
+            "study",
+            r"could be used.*9 \(report is missing\), such as i0",
+        ),
         ([], "study", "no image with a report could be used; left out: nothing"),
         (examples(9), "paper", "only 9 images"),
-        (examples(9), "odd", "'odd' is none of study, paper, given, r2gen"),
+        (examples(9), "odd", "'odd' is none of auto, study, paper, given, r2gen"),
         (failing(), "study", "no image at all"),
     ],
 )

@@ -66,11 +66,11 @@ def test_paper_protocol_and_its_leakage() -> None:
 
 
 def test_given_protocol() -> None:
-    given = ["train", " Validation", "valid", "TEST", None, ""]
-    ids = list("abcdef")
-    assert split.as_given(ids, given) == ["train", "val", "val", "test", None, None]
-    with pytest.raises(UsageError, match="image b: split is 'dev'"):
-        split.as_given(["a", "b"], ["train", "dev"])
+    given = ["train", " Validation", "valid", "TEST", None, "", "validate", "dev", "Training"]
+    expected = ["train", "val", "val", "test", None, None, "val", "val", "train"]
+    assert split.as_given(list("abcdefghi"), given) == expected
+    with pytest.raises(UsageError, match=r"image b: split is 'fold 1'.*split=study"):
+        split.as_given(["a", "b"], ["train", "fold 1"])
     with pytest.raises(UsageError, match="names none"):
         split.as_given(["a"], [None])
 
@@ -92,13 +92,22 @@ def test_split_file_with_ids_and_with_objects(tmp_path: Path) -> None:
     assert split.by_file(ids, studies, listed) == ["train", "val", "test", "test", None]
 
 
+def test_split_file_with_other_names_numbers_and_missing_ids(tmp_path: Path) -> None:
+    path = tmp_path / "split.json"
+    content = {"Training": [1, 2.0], "validate": [{"id": "3"}, None, "nan"], "TEST": ["04"], "x": 1}
+    path.write_text("\ufeff" + json.dumps(content))
+    listed = split.read_split_file(path)
+    assert listed == {"1": "train", "2": "train", "3": "val", "04": "test"}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ('{"train": [], "val": []}', "KeyError: 'test'"),
         ("[]", "not a split file"),
         ("{", "not a split file"),
-        ('{"train": [1], "val": [], "test": []}', "not a split file"),
+        ('{"train": [["a"]], "val": [], "test": []}', "not a split file"),
+        ('{"train": [], "val": [], "dev": [], "test": []}', "split val is there twice.*dev"),
         ('{"train": ["a"], "val": [], "test": ["a"]}', "a is in both train and test"),
     ],
 )

@@ -35,11 +35,12 @@ def write(folder: Path, kind: str, rows: list[dict[str, str]]) -> Path:
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_the_three_formats_agree(tmp_path: Path, kind: str) -> None:
     read = list(table.read(write(tmp_path, kind, ROWS)))
+    outside = "image path leaves the images folder"
     assert read == [
         Example("a.png", "s", tmp_path / "a.png", "Heart, normal.", ("One", "two", "three")),
         Example("b.png", "b.png", tmp_path / "b.png", "", ()),
-        Rejected("../c.png", "s", "image path leaves the images folder"),
-        Rejected("/etc/c.png", "s", "image path leaves the images folder"),
+        Rejected("../c.png", "s", f"{outside}: ../c.png is not below {tmp_path}"),
+        Rejected("/etc/c.png", "s", f"{outside}: /etc/c.png is not below {tmp_path}"),
         Rejected("", "s", "row names no image: row 5"),
     ]
 
@@ -111,7 +112,7 @@ def test_wrong_columns(tmp_path: Path, columns: dict[str, str], message: str) ->
         ("t.jsonl", b'{"image": 1}\n{"a"\n', "line 2: not JSON"),
         ("t.jsonl", b"[1]\n", "line 1: every line must be a JSON object"),
         ("t.parquet", b"PAR", "cannot be read as Parquet"),
-        ("t.xlsx", b"", r"must end in \.csv, \.jsonl, \.parquet"),
+        ("t.xlsx", b"", r"must end in \.csv, \.tsv, \.jsonl, \.parquet"),
     ],
 )
 def test_wrong_tables(tmp_path: Path, name: str, content: bytes, message: str) -> None:
