@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raymed.provenance import KEY
 from raymed.storage import Place, output
 from raymed.tables.paper import MEASURES, TABLE_SYSTEMS, TRUTH, paper_figures
 from raymed.tables.runs import Run
@@ -87,7 +88,7 @@ def write_runs(path: Place, runs: Sequence[Run]) -> None:
                 "seed": run.seed,
                 "folder": str(run.folder),
                 **scores["rows"][run.system],
-                **{f"attention_{key}": value for key, value in attention.items()},
+                **{f"attention_{key}": value for key, value in attention.items() if key != KEY},
             }
         )
     keys = list(dict.fromkeys(key for row in rows for key in row))
