@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,10 +23,10 @@ from raymed.image_files import ImageFiles
 from raymed.json_lines import added_lines
 from raymed.model.system import Reading
 from raymed.progress import Progress
-from raymed.provenance import KEY, made_from, refuse_others
+from raymed.provenance import KEY, Record, made_from, refuse_others
 from raymed.reports.attention import AttendedSentence, attention_figure
 from raymed.sections import GenerationConfig
-from raymed.storage import Place, reason, write_whole
+from raymed.storage import Place, output
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.worker import local_device
 
@@ -81,24 +82,21 @@ def predict(
     figures = sorted(file.name for file in out.glob("*-attention.png"))
     marks = (RECORD_FILE,) if (out / RECORD_FILE).exists() else (PREDICTIONS_FILE, *figures[:1])
     refuse_others(out, marks, record)
-    try:
-        write_whole(out / RECORD_FILE, json.dumps({KEY: record}, indent=1))
-    except OSError as error:
-        raise UsageError(f"{out}: cannot be written ({reason(error)})") from error
     files = ImageFiles(images, out)
-    report = Reporter(checkpoint, config.generation)
     bad: list[str] = []
+    pictures = _read(files, checkpoint.image_size, config.training.batch_size, bad)
+    reports = _reports(Reporter(checkpoint, config.generation), pictures)
     done = 0
-    with added_lines(out / PREDICTIONS_FILE, files) as lines, Progress("images", None) as progress:
-        draw = _Illustrator(out, lines.figures)
-        for pictures in _read(files, checkpoint.image_size, config.training.batch_size, bad):
-            reports = report(np.stack([pixels for _, pixels in pictures]))
-            for (path, pixels), written in zip(pictures, reports, strict=True):
+    # Nothing is left where not even the first can be written.
+    for first in islice(reports, 1):
+        _write_record(out, record)
+        with added_lines(out / PREDICTIONS_FILE, ImageFiles(images, out)) as lines:
+            draw = _Illustrator(out, lines.figures)
+            for path, pixels, written in chain([first], reports):
                 prediction = draw(path.name, pixels, written)
                 lines.add(_line(path, prediction))
                 done += 1
                 yield prediction
-            progress.update(done)
     if files.passed_over:
         say(f"passed over: {files.passed_over} files that are no images by their endings or marks")
     if bad:
@@ -220,6 +218,22 @@ def _read(
             waiting = []
     if waiting:
         yield waiting
+
+
+def _reports(
+    report: Reporter, batches: Iterable[list[tuple[Path, np.ndarray]]]
+) -> Iterator[tuple[Path, np.ndarray, AttendedReport]]:
+    with Progress("writing reports", None) as progress:
+        for pictures in batches:
+            written = report(np.stack([pixels for _, pixels in pictures]))
+            for (path, pixels), one in zip(pictures, written, strict=True):
+                yield path, pixels, one
+                progress.advance()
+
+
+def _write_record(out: Place, record: Record) -> None:
+    with output(out / RECORD_FILE) as file:
+        file.write_text(json.dumps({KEY: record}, indent=1), encoding="utf-8")
 
 
 def _line(path: Path, prediction: Prediction) -> dict[str, Any]:

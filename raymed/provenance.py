@@ -1,7 +1,9 @@
 """What results were made from: kept beside them, so that no other's replace them unasked."""
 
 import hashlib
+import html
 import json
+import re
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
@@ -16,7 +18,8 @@ from raymed.storage import Place, fetched, place
 from raymed.training.checkpoint import ENCODER_FILE, MODEL_FILE, Checkpoint
 
 KEY = "made_from"
-"""Of the record, in a JSON file and in a Parquet file's metadata."""
+"""Of the record, in a JSON file, in a Parquet file's metadata and in a page's `meta` element."""
+IN_PAGE = re.compile(f'<meta name="{KEY}" content="([^"]*)">')
 Record = dict[str, Any]
 
 
@@ -61,7 +64,7 @@ def refuse_others(out: Place, names: Sequence[str], record: Record) -> None:
 
     Args:
         out: their folder.
-        names: of the files: JSON or Parquet with a record in it.
+        names: of the files: JSON, Parquet or a page with a record in it.
         record: of what is to be made.
 
     Raises:
@@ -92,6 +95,9 @@ def _record_of(file: Place) -> Record | None:
             with fetched(file) as local:
                 metadata = pq.read_schema(local).metadata or {}
             record = json.loads(metadata[KEY.encode()])
+        elif file.name.endswith(".html"):
+            page = IN_PAGE.search(file.read_text(encoding="utf-8"))
+            record = json.loads(html.unescape(page[1])) if page else None
         else:
             record = json.loads(file.read_text(encoding="utf-8"))[KEY]
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
@@ -114,7 +120,7 @@ def _flat(record: Record, prefix: str = "") -> dict[str, Any]:
     for key, value in record.items():
         if isinstance(value, dict):
             # Settings are known to the user by their own keys.
-            below = "" if key == "settings" else f"{prefix}{key}."
+            below = prefix if key == "settings" else f"{prefix}{key}."
             flat |= _flat(value, below)
         else:
             flat[prefix + key] = value

@@ -78,6 +78,15 @@ def test_states_and_values(tmp_path: Path) -> None:
     assert lost.state == error.state == TrialState.RUNNING
 
 
+def test_of_epochs_of_one_score_the_lower_loss_gives_the_objectives() -> None:
+    history = rows(0.0, 0.0, 0.0)
+    for row, loss in zip(history, (5.0, 3.0, 4.0), strict=True):
+        row["loss"] = loss
+    found = with_best(history, ["seconds_per_report"])
+    assert found["seconds_per_report_at_best"] == history[1]["seconds_per_report"]
+    assert found["epoch"] == 3
+
+
 def test_several_objectives_are_those_of_the_best_epoch(tmp_path: Path) -> None:
     one = search(tmp_path, {}, objectives=BOTH)
     for name in "ab":
