@@ -135,7 +135,6 @@ def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: Place
         truth_normality=normality_share(chain.from_iterable(split.sentences)),
         truth_distinct=distinct(split.references),
         meteor_missing=meteor_missing,
-        truth_cider=cider(split.references, split.references),
         trained_on=trained_on,
         made_from=record,
     )

@@ -25,17 +25,26 @@ class ImageFiles:
 
     Attributes:
         passed_over: files of the folders that were no images, the last time.
+        empty: folders that had no image, the last time.
     """
 
     def __init__(self, given: Sequence[str], apart: Place) -> None:
         self.given = given
         self.apart = os.path.realpath(apart) if isinstance(apart, Path) else None
         self.passed_over = 0
+        self.empty: list[str] = []
 
     def __iter__(self) -> Iterator[Path]:
-        self.passed_over = 0
+        self.passed_over, self.empty = 0, []
         for path in map(Path, self.given):
-            yield from self._below(path) if path.is_dir() else [path]
+            if not path.is_dir():
+                yield path
+                continue
+            found = 0
+            for found, file in enumerate(self._below(path), start=1):  # noqa: B007
+                yield file
+            if not found:
+                self.empty.append(str(path))
 
     def _below(self, folder: Path) -> Iterator[Path]:
         for where, folders, files in os.walk(folder):

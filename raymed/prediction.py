@@ -99,6 +99,7 @@ def predict(
                 yield prediction
     if files.passed_over:
         say(f"passed over: {files.passed_over} files that are no images by their endings or marks")
+    bad += [f"{folder}: there is no image in this folder or below" for folder in files.empty]
     if bad:
         listed = "".join(f"\n  {fault}" for fault in bad)
         raise UsageError(

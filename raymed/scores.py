@@ -57,7 +57,6 @@ class Evaluation:
         truth_normality: the normality share of the references.
         truth_distinct: how many references differ.
         meteor_missing: why METEOR is absent, if it is.
-        truth_cider: CIDEr of the references themselves, the highest that there can be.
         trained_on: how many of the images the run was trained on; None where it is not known.
         made_from: what the scores were made from, as `raymed.provenance` records it.
     """
@@ -68,7 +67,6 @@ class Evaluation:
     truth_normality: float
     truth_distinct: int
     meteor_missing: str | None
-    truth_cider: float
     trained_on: Overlap | None
     made_from: Record
 
@@ -111,7 +109,7 @@ class Evaluation:
                 f"{scored['path']}: its content ({scored['content_hash'][:12]}) is not what the "
                 f"run was trained on ({trained[:12]})."
             )
-        if self.truth_cider == 0 and any(row.cider is not None for row in self.rows.values()):
+        if self.truth_distinct == 1 and any(row.cider is not None for row in self.rows.values()):
             notes.append(f"{no_cider(self.images, self.split)}.")
         if self.meteor_missing:
             notes.append(f"METEOR is absent: {self.meteor_missing}")

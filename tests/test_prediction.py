@@ -133,6 +133,15 @@ def test_a_folder_stands_for_all_images_in_it_and_below(alone, tmp_path):
     assert said == ["passed over: 2 files that are no images by their endings or marks"]
 
 
+def test_a_folder_without_an_image_is_named(alone, film, tmp_path):
+    checkpoint, config = alone
+    (tmp_path / "empty" / "below").mkdir(parents=True)
+    (tmp_path / "empty" / "notes.txt").write_text("no image")
+    with pytest.raises(UsageError, match=r"empty: there is no image in this folder or below$"):
+        list(predict(checkpoint, config, [str(tmp_path / "empty"), str(film[0])], tmp_path / "out"))
+    assert [one["image"] for one in lines_of(tmp_path / "out")] == [str(film[0])]
+
+
 def test_a_line_holds_what_the_report_is(alone, tmp_path):
     checkpoint, config = alone
     films_in(tmp_path, ["a.png", "b.png", "c.png"])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from raymed.config import Config
 from raymed.data.batches import steps_per_epoch
-from raymed.metrics.captions import cider
+from raymed.metrics.ngrams import distinct
 from raymed.progress import reported_to
 from raymed.sections import TrainingConfig
 from raymed.storage import Place
@@ -203,7 +203,7 @@ def _see_the_score(run: Setup, worker: Worker, observer: Observer) -> None:
     """Say so where no epoch's score can tell it from another's."""
     count = run.config.data.validation_images or len(run.validation)
     references = run.validation.split.references[:count]
-    if worker.rank or run.last or run.model.writer is None or cider(references, references):
+    if worker.rank or run.last or run.model.writer is None or distinct(references) > 1:
         return
     observer.warn(
         f"{no_cider(len(references), 'val')}. The best epoch is then that of the lowest training "

@@ -152,7 +152,7 @@ def validate(
 
 
 def no_cider(images: int, split: str) -> str:
-    """Why the CIDEr is 0, of a split whose references score 0 against themselves."""
+    """Why the CIDEr is 0, of a split whose references are all the same."""
     return (
         f"CIDEr cannot be above 0 on the {images} image(s) of split {split}, whatever is written: "
         "words that all of its reports have weigh nothing, and these reports have no others"
