@@ -86,7 +86,7 @@ def test_prepare_config_train_evaluate_predict_in_turn(table, tmp_path, capsys, 
     assert (figures / "0-attention.png").is_file()
     assert main(["predict", run, str(folder), f"out={figures}"]) == 0
     lines = (figures / "predictions.jsonl").read_text().splitlines()
-    assert len(lines) == len(list(folder.rglob("*.png")))
+    assert len(lines) == len(list(folder.glob("*.png")))
     assert f"predictions: {figures / 'predictions.jsonl'}" in capsys.readouterr().out
 
 

@@ -215,7 +215,7 @@ def test_a_figure_of_something_else_is_not_replaced(
 ) -> None:
     names = PreparedDataset.open(phantom).split("test").image_ids
     files = make_figure(figure, runs[:1], None, "test", names[0], tmp_path)
-    metas = {str(one.get("name")): one["content"] for one in Page(files[-1]).all("meta")}
+    metas = {str(one.get("name")): one.get("content") for one in Page(files[-1]).all("meta")}
     record = json.loads(str(metas["made_from"]))
     assert record["images"] == [names[0]]
     assert record["runs"]["1"]["data"]["split"] == "test"
