@@ -98,7 +98,7 @@ def predict(
                 done += 1
                 yield prediction
     if files.passed_over:
-        say(f"passed over: {files.passed_over} file(s) that are no images by their endings or marks")
+        say(f"passed over: {files.passed_over} file(s), no images by their names or marks")
     bad += [f"{folder}: there is no image in this folder or below" for folder in files.empty]
     if bad:
         listed = "".join(f"\n  {fault}" for fault in bad)

@@ -130,7 +130,7 @@ def test_a_folder_stands_for_all_images_in_it_and_below(alone, tmp_path):
     wanted = ["a.PNG", "b.png", "no-ending", "below/deeper/c.png"]
     assert [one["image"] for one in lines_of(folder / "out")] == [str(folder / n) for n in wanted]
     assert [one.image for one in found] == [name.rpartition("/")[2] for name in wanted]
-    assert said == ["passed over: 2 file(s) that are no images by their endings or marks"]
+    assert said == ["passed over: 2 file(s), no images by their names or marks"]
 
 
 def test_a_folder_without_an_image_is_named(alone, film, tmp_path):
