@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import rich
 from rich.console import Console
 
 from raymed import config as configuration
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         with leaving():
-            return command(options, Console()) or 0
+            return command(options, rich.get_console()) or 0
     except UsageError as error:
         print(f"raymed: {error}", file=sys.stderr)
         return 2
@@ -107,7 +108,8 @@ def _parser() -> argparse.ArgumentParser:
         "settings",
         nargs="*",
         metavar="key=value",
-        help="split=test (or val, train), data.path and generation keys",
+        help="split=test (or val, train), out=FOLDER (else CHECKPOINT/SPLIT), data.path and "
+        "generation keys",
     )
 
     sub = add("predict", _predict, "write the report of images, with an attention figure each")
@@ -116,7 +118,9 @@ def _parser() -> argparse.ArgumentParser:
         "images",
         nargs="+",
         metavar="IMAGE",
-        help="image files; out=FOLDER for the figures, and generation keys as key=value",
+        help="image files, and folders, of which all images are taken, those in folders below "
+        "too; out=FOLDER (else predictions) for predictions.jsonl and the figures, and generation "
+        "keys as key=value",
     )
 
     sub = add("table", _table, "train what a table of the paper needs, and print it")
@@ -250,35 +254,48 @@ def _finetune(options: argparse.Namespace, console: Console) -> None:
 
 
 def _evaluate(options: argparse.Namespace, console: Console) -> None:
-    splits = [s.removeprefix("split=") for s in options.settings if s.startswith("split=")]
-    others = [s for s in options.settings if not s.startswith("split=")]
-    from raymed.evaluation import PREDICTIONS_FILE, evaluate
+    own, others = _taken(options.settings, "split", "out")
+    from raymed.evaluation import PREDICTIONS_FILE, SCORES_FILE, evaluate
 
     checkpoint = _open_checkpoint(options.checkpoint)
-    config = configuration.altered(checkpoint.config, others, ("data.path", "generation."))
-    split = splits[-1] if splits else "test"
-    out = place(options.checkpoint) / split
+    allowed = ("split", "out", "data.path", "generation.")
+    config = configuration.altered(checkpoint.config, others, allowed)
+    split = own.get("split", "test")
+    out = place(own.get("out") or place(options.checkpoint) / split)
     evaluation = evaluate(checkpoint, config, split, out)
     console.print(evaluation.table())
-    if evaluation.meteor_missing:
-        _say(console, f"METEOR is absent: {evaluation.meteor_missing}")
-    _say(console, f"predictions: {out / PREDICTIONS_FILE}")
+    for note in evaluation.notes():
+        _say(console, note)
+    _say(console, f"predictions: {out / PREDICTIONS_FILE}\nscores: {out / SCORES_FILE}")
 
 
 def _predict(options: argparse.Namespace, console: Console) -> None:
     settings = [s for s in options.images if _is_setting(s)]
     images = [s for s in options.images if s not in settings]
-    outs = [s.removeprefix("out=") for s in settings if s.startswith("out=")]
-    others = [s for s in settings if not s.startswith("out=")]
+    own, others = _taken(settings, "out")
     if not images:
         raise UsageError("predict: no image is given")
-    from raymed.prediction import predict, print_prediction
+    from raymed.prediction import PREDICTIONS_FILE, predict, print_prediction
 
     checkpoint = _open_checkpoint(options.checkpoint)
-    config = configuration.altered(checkpoint.config, others, ("generation.",))
-    out = place(outs[-1] if outs else "predictions")
-    for prediction in predict(checkpoint, config, images, out):
+    config = configuration.altered(checkpoint.config, others, ("out", "generation."))
+    out = place(own.get("out", "predictions"))
+    for prediction in predict(checkpoint, config, images, out, partial(_say, console)):
         print_prediction(prediction, console)
+    _say(console, f"predictions: {out / PREDICTIONS_FILE}")
+
+
+def _taken(settings: Sequence[str], *keys: str) -> tuple[dict[str, str], list[str]]:
+    """A command's own settings among ``key=value`` texts, the last of each, and the others."""
+    own: dict[str, str] = {}
+    others = []
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if equals and key in keys:
+            own[key] = value
+        else:
+            others.append(text)
+    return own, others
 
 
 def _table(options: argparse.Namespace, console: Console) -> None:

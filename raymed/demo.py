@@ -52,8 +52,8 @@ def run_demo(config: Config, console: Console) -> None:
     checkpoint = Checkpoint.open(sweep.best)
     evaluation = evaluate(checkpoint, checkpoint.config, "test", folder / "test")
     console.print(evaluation.table())
-    if evaluation.meteor_missing:
-        console.print(f"METEOR is absent: {evaluation.meteor_missing}")
+    for note in evaluation.notes():
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
 
     console.rule("5  predict: reports and attention for a few test images")
     test = PreparedDataset.open(config.data.path).split("test")

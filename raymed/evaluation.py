@@ -16,9 +16,6 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.box import SIMPLE_HEAD
-from rich.progress import track
-from rich.table import Table
 
 from raymed.config import Config
 from raymed.data.batches import TokenisedSplit
@@ -31,8 +28,12 @@ from raymed.metrics.captions import caption_scores, cider
 from raymed.metrics.ngrams import chunks, distinct
 from raymed.metrics.normality import normality_share
 from raymed.metrics.tags import recall_at
+from raymed.progress import tracked
+from raymed.provenance import Record, made_from, refuse_others, with_record
+from raymed.scores import Evaluation, Scores
 from raymed.storage import Place, fetched, output, reason, write_whole
 from raymed.training.checkpoint import Checkpoint
+from raymed.training.trained_on import overlap
 from raymed.training.validation import write_reports
 from raymed.training.worker import Worker, local_device
 
@@ -80,82 +81,11 @@ class Written:
         return self.sentences.map(lambda report: " ".join(filter(None, report)))
 
 
-@dataclass(frozen=True)
-class Scores:
-    """One row of the score table. Shares and scores are from 0 to 1, CIDEr from 0 to 10.
-
-    A system that writes no report has tag recall only.
-    """
-
-    recall_5: float
-    recall_10: float
-    recall_20: float
-    bleu_1: float | None = None
-    bleu_2: float | None = None
-    bleu_3: float | None = None
-    bleu_4: float | None = None
-    meteor: float | None = None
-    rouge_l: float | None = None
-    cider: float | None = None
-    normality: float | None = None
-    distinct: int | None = None
-
-
-MEASURES = {
-    "bleu_1": "BLEU-1",
-    "bleu_2": "BLEU-2",
-    "bleu_3": "BLEU-3",
-    "bleu_4": "BLEU-4",
-    "meteor": "METEOR",
-    "rouge_l": "ROUGE-L",
-    "cider": "CIDEr",
-    "recall_5": "tag recall@5",
-    "recall_10": "tag recall@10",
-    "recall_20": "tag recall@20",
-    "normality": "normality share",
-    "distinct": "distinct reports",
-}
-
-
 class Baseline(NamedTuple):
     """A baseline's scores on the images that a run is validated on."""
 
     cider: float
     recall_5: float
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Scores of the model and of the baselines on one split.
-
-    Attributes:
-        rows: by name: the checkpoint's system, ``constant report`` and ``nearest image``.
-        truth_normality: the normality share of the references.
-        truth_distinct: how many references differ.
-        meteor_missing: why METEOR is absent, if it is.
-    """
-
-    split: str
-    images: int
-    rows: dict[str, Scores]
-    truth_normality: float
-    truth_distinct: int
-    meteor_missing: str | None
-
-    def table(self) -> Table:
-        """The scores for the terminal, a measure to a line, with the ground truth's own figures."""
-        table = Table(
-            title=f"{self.split} split, {self.images} images",
-            box=SIMPLE_HEAD,
-            padding=(0, 1, 0, 0),
-        )
-        for head in ("", *self.rows, "ground truth"):
-            table.add_column(head, justify="right" if head else "left", no_wrap=True)
-        for field, name in MEASURES.items():
-            values = [getattr(row, field) for row in self.rows.values()]
-            truth = {"normality": self.truth_normality, "distinct": self.truth_distinct}.get(field)
-            table.add_row(name, *map(_shown, values), "" if truth is None else _shown(truth))
-        return table
 
 
 def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: Place) -> Evaluation:
@@ -168,7 +98,8 @@ def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: Place
         out: folder for ``predictions.parquet`` and ``scores.json``.
 
     Raises:
-        UsageError: the data set cannot be opened, or its images have another size.
+        UsageError: the data set cannot be opened, its images have another size, or ``out`` holds
+            results that were made from something else.
     """
     dataset = PreparedDataset.open(config.data.path)
     if dataset.info.image_size != checkpoint.image_size:
@@ -177,14 +108,17 @@ def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: Place
             f"{checkpoint.path} was trained on {checkpoint.image_size}: prepare it again with "
             f"image_size={checkpoint.image_size}"
         )
+    record = made_from(checkpoint, config, dataset, split_name)
+    refuse_others(out, (PREDICTIONS_FILE, SCORES_FILE), record)
     split = dataset.split(split_name)
+    trained_on = overlap(checkpoint, dataset, split_name)
     without_model = baselines(dataset, split_name, None)
     writes, reports = _by_model(checkpoint, config, split)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{out}: cannot be written ({reason(error)})") from error
-    _write_predictions(out / PREDICTIONS_FILE, split, writes, reports, without_model)
+    _write_predictions(out / PREDICTIONS_FILE, split, writes, reports, without_model, record)
     rows, meteor_missing = {}, None
     with fetched(out / PREDICTIONS_FILE) as predictions:
         sentences = Stream(len(split), lambda: _column(predictions, "sentences"))
@@ -201,6 +135,8 @@ def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: Place
         truth_normality=normality_share(chain.from_iterable(split.sentences)),
         truth_distinct=distinct(split.references),
         meteor_missing=meteor_missing,
+        trained_on=trained_on,
+        made_from=record,
     )
     try:
         write_whole(out / SCORES_FILE, json.dumps(_jsonable(asdict(evaluation)), indent=1))
@@ -270,11 +206,10 @@ def _by_model(
     limits = config.generation.max_sentences, config.generation.max_words
     tokenised = TokenisedSplit(split, checkpoint.vocabulary, *limits)
     rows = np.arange(len(split))
-    written = track(
+    written = tracked(
         write_reports(model, tokenised, rows, checkpoint.vocabulary, config, Worker(device)),
-        total=len(rows),
-        description="writing reports",
-        transient=True,
+        "writing reports",
+        len(rows),
     )
     # With its probability, every tag of a vocabulary of 1,000 takes 80 KB.
     return model.writer is not None, (
@@ -329,6 +264,7 @@ def _write_predictions(
     writes: bool,
     reports: Iterator[Report],
     without_model: dict[str, Written],
+    record: Record,
 ) -> None:
     """Write predictions in groups of rows as they come."""
     text, texts = pa.string(), pa.list_(pa.string())
@@ -336,7 +272,7 @@ def _write_predictions(
     names = {"image_id": text, "study": text, "reference": text, **own}
     names |= {"tags": texts, "predicted_tags": texts}
     names |= {"constant_report": text, "nearest_report": text}
-    schema = pa.schema(names.items())
+    schema = with_record(pa.schema(names.items()), record)
     rows = zip(
         split.image_ids,
         split.studies,
@@ -369,12 +305,6 @@ def _column(predictions: Path, name: str) -> Iterator[Any]:
     with pq.ParquetFile(predictions) as file:
         for batch in file.iter_batches(columns=[name]):
             yield from batch.column(0).to_pylist()
-
-
-def _shown(value: float | None) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "-"
-    return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
 def _jsonable(value: Any) -> Any:

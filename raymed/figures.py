@@ -1,5 +1,6 @@
 """`raymed figure`: the paper's figures 3 and 4 for studies of a prepared data set."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from raymed.data.dataset import PreparedDataset, Split
 from raymed.errors import UsageError
 from raymed.metrics.normality import describes_normality
 from raymed.prediction import Reporter
+from raymed.provenance import made_from, refuse_others
 from raymed.reports.attention import AttendedStudy, attention_figure, attention_page
 from raymed.reports.comparison import ComparedStudy, comparison_figure, comparison_page
 from raymed.storage import Place
@@ -35,12 +37,15 @@ def make_figure(
             describes an abnormality.
         out: folder to write to.
 
+    What they were made from stands in the page, as a `meta` element.
+
     Returns:
         The files written, the page last.
 
     Raises:
         UsageError: a run, the data set or an image is not there, no report describes an
-            abnormality, the runs' images have different sizes, or a file cannot be written.
+            abnormality, the runs' images have different sizes, ``out`` holds such a figure of
+            something else, or a file cannot be written.
     """
     checkpoints = [Checkpoint.open(run) for run in runs]
     path = data or checkpoints[0].config.data.path
@@ -53,11 +58,22 @@ def make_figure(
             )
     split = dataset.split(split_name)
     rows = _chosen(split, split_name, names)
-    if figure == "3":
-        return _figure_3(checkpoints, split, rows, _note(checkpoints, path, split_name), out)
-    if len(runs) != 1:
+    if figure == "4" and len(runs) != 1:
         raise UsageError(f"figure 4: takes one run, not {len(runs)}")
-    return _figure_4(checkpoints[0], split, rows, _note(checkpoints, path, split_name), out)
+    record = {
+        "runs": {
+            str(number): made_from(checkpoint, checkpoint.config, dataset, split_name)
+            for number, checkpoint in enumerate(checkpoints, start=1)
+        },
+        "images": [split.image_ids[row] for row in rows],
+    }
+    page = f"figure-{figure}.html"
+    found = sorted(file.name for file in out.glob(f"figure-{figure}*"))
+    refuse_others(out, (page,) if page in found else found, record)
+    noted = _note(checkpoints, path, split_name), json.dumps(record)
+    if figure == "3":
+        return _figure_3(checkpoints, split, rows, noted, out)
+    return _figure_4(checkpoints[0], split, rows, noted, out)
 
 
 def abnormal_rows(split: Split) -> list[int]:
@@ -106,7 +122,11 @@ def _chosen(split: Split, split_name: str, names: str) -> list[int]:
 
 
 def _figure_3(
-    checkpoints: Sequence[Checkpoint], split: Split, rows: list[int], note: str, out: Place
+    checkpoints: Sequence[Checkpoint],
+    split: Split,
+    rows: list[int],
+    noted: tuple[str, str],
+    out: Place,
 ) -> list[Place]:
     pictures = split.pixels(np.array(rows))
     written = {}
@@ -125,13 +145,13 @@ def _figure_3(
         for place, (row, picture) in enumerate(zip(rows, pictures, strict=True))
     ]
     files = [out / "figure-3.png", out / "figure-3.html"]
-    comparison_figure(files[0], studies, note)
-    comparison_page(files[1], studies, note)
+    comparison_figure(files[0], studies, noted[0])
+    comparison_page(files[1], studies, *noted)
     return files
 
 
 def _figure_4(
-    checkpoint: Checkpoint, split: Split, rows: list[int], note: str, out: Place
+    checkpoint: Checkpoint, split: Split, rows: list[int], noted: tuple[str, str], out: Place
 ) -> list[Place]:
     studies = attended_studies(checkpoint, split, rows)
     # An id may be a path, and files of one name may lie in several folders.
@@ -141,7 +161,7 @@ def _figure_4(
         truth = ". ".join(study.truth or ())
         attention_figure(file, study.image, study.sentences, study.tags, study.name, truth)
     page = out / "figure-4.html"
-    attention_page(page, studies, note)
+    attention_page(page, studies, *noted)
     return [*files, page]
 
 

@@ -17,6 +17,8 @@ from raymed.data.examples import Finding
 from raymed.errors import UsageError
 from raymed.metrics.normality import describes_normality
 from raymed.prediction import Reporter
+from raymed.progress import tracked
+from raymed.provenance import KEY, made_from, refuse_others
 from raymed.reports.attention import AttendedSentence
 from raymed.storage import Place, reason, write_whole
 from raymed.training.checkpoint import Checkpoint
@@ -56,19 +58,27 @@ def measure_attention(
         None where the data set does not know the place of any finding.
 
     Raises:
-        UsageError: ``out`` cannot be written.
+        UsageError: ``out`` cannot be written, or holds scores that were made from something else.
     """
-    split = PreparedDataset.open(config.data.path).split(split_name)
+    dataset = PreparedDataset.open(config.data.path)
+    split = dataset.split(split_name)
     if not any(split.findings):
         return None
+    record = made_from(checkpoint, config, dataset, split_name)
+    refuse_others(out, (ATTENTION_FILE,), record)
     report = Reporter(checkpoint, config.generation)
     size = config.training.batch_size
     batches = np.array_split(np.arange(len(split)), -(-len(split) // size))
-    reports = [written.sentences for rows in batches for written in report(split.pixels(rows))]
+    reports = [
+        written.sentences
+        for rows in tracked(batches, "writing reports with attention, batches", len(batches))
+        for written in report(split.pixels(rows))
+    ]
     scores = attention_scores(reports, split.findings)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_whole(out / ATTENTION_FILE, json.dumps(asdict(scores), indent=1))
+        content = {**asdict(scores), KEY: record}
+        write_whole(out / ATTENTION_FILE, json.dumps(content, indent=1))
     except OSError as error:
         raise UsageError(f"{out}: cannot be written ({reason(error)})") from error
     return scores

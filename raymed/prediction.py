@@ -1,10 +1,12 @@
 """Reports for images on disk: needs a checkpoint and the images, nothing else."""
 
+import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,13 +17,21 @@ from raymed.config import Config
 from raymed.data.dataset import Split
 from raymed.data.images import ImageError, read_image
 from raymed.errors import UsageError
+from raymed.evaluation import RANKED_TAGS
 from raymed.generation import Report, attended, generate
+from raymed.image_files import ImageFiles
+from raymed.json_lines import added_lines
 from raymed.model.system import Reading
+from raymed.progress import Progress
+from raymed.provenance import KEY, Record, made_from, refuse_others
 from raymed.reports.attention import AttendedSentence, attention_figure
 from raymed.sections import GenerationConfig
-from raymed.storage import Place
+from raymed.storage import Place, output
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.worker import local_device
+
+PREDICTIONS_FILE = "predictions.jsonl"
+RECORD_FILE = "made_from.json"
 
 
 @dataclass(frozen=True)
@@ -42,33 +52,69 @@ def print_prediction(prediction: Prediction, console: Console) -> None:
 
 
 def predict(
-    checkpoint: Checkpoint, config: Config, images: Sequence[str], out: Place
+    checkpoint: Checkpoint,
+    config: Config,
+    images: Sequence[str],
+    out: Place,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Prediction]:
     """Write the report of each image file and draw its attention figure to ``out``.
+
+    Each is a line of ``predictions.jsonl`` in ``out`` as it comes: ``image`` (its path), ``tags``
+    with their probabilities, ``report``, its ``sentences``, and ``figure``. What they were made
+    from is in ``made_from.json``. Lines of other images by the same checkpoint and settings stay.
 
     Args:
         checkpoint: the model.
         config: the checkpoint's, with what is to differ in ``generation``.
-        images: image files; each is scaled and padded as in training.
-        out: folder for ``<image name>-attention.png``, with a number where a name comes again.
+        images: image files, scaled and padded as in training; and folders, as `ImageFiles` reads
+            them.
+        out: folder; figures are ``<image name>-attention.png``, with a number where a name comes
+            again.
+        say: told how many files of the folders were passed over, if any.
 
     Raises:
-        UsageError: a file is missing or no image, or ``out`` cannot be written.
+        UsageError: ``out`` holds predictions by another checkpoint or with other settings, or
+            cannot be written; or, once all others are written, naming each image that is missing
+            or cannot be read.
     """
-    pictures = [_read(Path(image), checkpoint.image_size) for image in images]
-    report, draw = Reporter(checkpoint, config.generation), _Illustrator(out)
-    for image, picture in zip(images, pictures, strict=True):
-        (written,) = report(picture[None])
-        yield draw(Path(image).name, picture, written)
+    record = made_from(checkpoint, config, None, None)
+    figures = sorted(file.name for file in out.glob("*-attention.png"))
+    marks = (RECORD_FILE,) if (out / RECORD_FILE).exists() else (PREDICTIONS_FILE, *figures[:1])
+    refuse_others(out, marks, record)
+    files = ImageFiles(images, out)
+    bad: list[str] = []
+    pictures = _read(files, checkpoint.image_size, config.training.batch_size, bad)
+    reports = _reports(Reporter(checkpoint, config.generation), pictures)
+    done = 0
+    # Nothing is left where not even the first can be written.
+    for first in islice(reports, 1):
+        _write_record(out, record)
+        with added_lines(out / PREDICTIONS_FILE, ImageFiles(images, out)) as lines:
+            draw = _Illustrator(out, lines.figures)
+            for path, pixels, written in chain([first], reports):
+                prediction = draw(path.name, pixels, written)
+                lines.add(_line(path, prediction))
+                done += 1
+                yield prediction
+    if files.passed_over:
+        say(f"passed over: {files.passed_over} file(s), no images by their names or marks")
+    bad += [f"{folder}: there is no image in this folder or below" for folder in files.empty]
+    if bad:
+        listed = "".join(f"\n  {fault}" for fault in bad)
+        raise UsageError(
+            f"{len(bad)} of {done + len(bad)} images could not be used; reports of the other "
+            f"{done} are in {out}{listed}"
+        )
 
 
 def predict_rows(
     checkpoint: Checkpoint, config: Config, split: Split, rows: Sequence[int], out: Place
 ) -> Iterator[Prediction]:
-    """The same for rows of a prepared data set's split; the figures show the ground truth too."""
-    report, draw = Reporter(checkpoint, config.generation), _Illustrator(out)
-    for row, picture in zip(rows, split.pixels(np.array(rows)), strict=True):
-        (written,) = report(picture[None])
+    """The reports and figures of rows of a prepared data set's split, the truth in the figures."""
+    report, draw = Reporter(checkpoint, config.generation), _Illustrator(out, ())
+    pictures = split.pixels(np.array(rows))
+    for row, picture, written in zip(rows, pictures, report(pictures), strict=True):
         yield draw(split.image_ids[row], picture, written, ". ".join(split.sentences[row]))
 
 
@@ -115,11 +161,17 @@ class Reporter:
 
 
 class _Illustrator:
-    """Draws the attention figure of one image's report, under a name of its own."""
+    """Draws the attention figure of one image's report, under a name of its own.
 
-    def __init__(self, out: Place) -> None:
+    Args:
+        out: the figures' folder.
+        taken: names of figures that stay.
+    """
+
+    def __init__(self, out: Place, taken: Iterable[str]) -> None:
         self.out = out
-        self.names: Counter[str] = Counter()
+        self.taken = set(taken)
+        self.numbers: Counter[str] = Counter()
 
     def __call__(
         self,
@@ -128,12 +180,18 @@ class _Illustrator:
         written: AttendedReport,
         truth: str | None = None,
     ) -> Prediction:
-        stem = Path(name).stem
-        self.names[stem] += 1
-        number = f"-{self.names[stem]}" if self.names[stem] > 1 else ""
-        figure = self.out / f"{stem}{number}-attention.png"
+        figure = self.out / self._free(Path(name).stem)
         attention_figure(figure, picture, written.sentences, written.report.tags, name, truth)
         return Prediction(name, written.report, figure)
+
+    def _free(self, stem: str) -> str:
+        while True:
+            self.numbers[stem] += 1
+            number = f"-{self.numbers[stem]}" if self.numbers[stem] > 1 else ""
+            name = f"{stem}{number}-attention.png"
+            if name not in self.taken:
+                self.taken.add(name)
+                return name
 
 
 def _square(alpha: Tensor) -> np.ndarray:
@@ -141,10 +199,50 @@ def _square(alpha: Tensor) -> np.ndarray:
     return alpha.float().reshape(side, side).cpu().numpy()
 
 
-def _read(path: Path, size: int) -> np.ndarray:
-    if not path.is_file():
-        raise UsageError(f"{path}: no such image file")
-    try:
-        return read_image(path, size)
-    except ImageError as error:
-        raise UsageError(f"{path}: {error}; give a PNG, JPEG, TIFF or DICOM image") from error
+def _read(
+    files: Iterable[Path], size: int, batch: int, bad: list[str]
+) -> Iterator[list[tuple[Path, np.ndarray]]]:
+    """Images in batches of those that can be read; what is wrong with the others goes to ``bad``.
+
+    Yields:
+        paths and pixels, uint8 [size, size].
+    """
+    waiting = []
+    for path in files:
+        try:
+            waiting.append((path, read_image(path, size)))
+        except ImageError as error:
+            missing = "no such image file" if not path.exists() else str(error)
+            bad.append(f"{path}: {missing}; give a PNG, JPEG, TIFF or DICOM image")
+        if len(waiting) == batch:
+            yield waiting
+            waiting = []
+    if waiting:
+        yield waiting
+
+
+def _reports(
+    report: Reporter, batches: Iterable[list[tuple[Path, np.ndarray]]]
+) -> Iterator[tuple[Path, np.ndarray, AttendedReport]]:
+    with Progress("writing reports", None) as progress:
+        for pictures in batches:
+            written = report(np.stack([pixels for _, pixels in pictures]))
+            for (path, pixels), one in zip(pictures, written, strict=True):
+                yield path, pixels, one
+                progress.advance()
+
+
+def _write_record(out: Place, record: Record) -> None:
+    with output(out / RECORD_FILE) as file:
+        file.write_text(json.dumps({KEY: record}, indent=1), encoding="utf-8")
+
+
+def _line(path: Path, prediction: Prediction) -> dict[str, Any]:
+    report = prediction.report
+    return {
+        "image": str(path),
+        "tags": [{"tag": tag, "probability": share} for tag, share in report.tags[:RANKED_TAGS]],
+        "report": report.text,
+        "sentences": report.sentences,
+        "figure": prediction.figure.name,
+    }

@@ -282,6 +282,25 @@ def download(source: Remote, target: Path) -> None:
             file.write(block)
 
 
+def link(source: Place, target: Place) -> None:
+    """One more name for a file; a copy of it where the file system cannot do that.
+
+    Raises:
+        OSError: it cannot be read, or not be written.
+    """
+    if isinstance(source, Remote) and isinstance(target, Remote):
+        target.filesystem.copy_file(source.path, target.path)
+        return
+    if isinstance(source, Path) and isinstance(target, Path):
+        try:
+            os.link(source, target)
+            return
+        except OSError:
+            pass
+    with fetched(source) as local, written_whole(target) as copy:
+        shutil.copyfile(local, copy)
+
+
 def remove(folder: Place) -> None:
     """Delete a folder with all that is in it, if it is there."""
     if isinstance(folder, Path):

@@ -73,8 +73,21 @@ def test_prepare_config_train_evaluate_predict_in_turn(table, tmp_path, capsys, 
         for sentence in report
     )
     assert longest <= 5
-    assert main(["predict", run, str(folder / "0.png"), f"out={tmp_path / 'figures'}"]) == 0
-    assert (tmp_path / "figures" / "0-attention.png").is_file()
+    assert "The run was trained on 0 of these " in out
+    other = ["evaluate", run, "split=val"]
+    refused(capsys, main(other), "generation.max_words: 5 -> 30", "out=FOLDER")
+    refused(capsys, main([*other, "loss.tag=3"]), "loss.tag", "out", "data.path")
+    assert main([*other, f"out={tmp_path / 'long'}"]) == 0
+    assert (tmp_path / "long" / "scores.json").is_file()
+    capsys.readouterr()
+    bad, figures = str(tmp_path / "run.yaml"), tmp_path / "figures"
+    code = main(["predict", run, bad, str(folder / "0.png"), f"out={figures}"])
+    refused(capsys, code, "1 of 2 images", bad)
+    assert (figures / "0-attention.png").is_file()
+    assert main(["predict", run, str(folder), f"out={figures}"]) == 0
+    lines = (figures / "predictions.jsonl").read_text().splitlines()
+    assert len(lines) == len(list(folder.glob("*.png")))
+    assert f"predictions: {figures / 'predictions.jsonl'}" in capsys.readouterr().out
 
 
 def test_a_bad_row_is_listed_with_its_reason_and_the_rest_is_kept(table):

@@ -1,10 +1,12 @@
 """Scores of a checkpoint against the metrics called directly on what was predicted."""
 
+import hashlib
 import json
 import os
 import shutil
 import weakref
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from raymed.evaluation import baseline_scores, baselines, evaluate
 from raymed.generation import Report
 from raymed.metrics import ngrams
 from raymed.training.checkpoint import Checkpoint
+from raymed.training.trained_on import Overlap
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +188,139 @@ def test_a_data_set_of_another_image_size_is_refused(checkpoint, phantom, tmp_pa
     config = checkpoint.config.override({"data.path": str(other)})
     with pytest.raises(UsageError, match=r"48 pixels.*image_size=32"):
         evaluate(checkpoint, config, "test", Path(tmp_path))
+
+
+def changed(files):
+    return {path.name: path.stat().st_mtime_ns for path in files.iterdir()}
+
+
+def test_results_say_what_they_were_made_from(evaluated, checkpoint, phantom):
+    evaluation, out = evaluated
+    record = json.loads((out / "scores.json").read_text())["made_from"]
+    schema = pq.read_schema(out / "predictions.parquet")
+    assert json.loads(schema.metadata[b"made_from"]) == record
+    weights = hashlib.sha256((checkpoint.path / "model.safetensors").read_bytes()).digest()
+    info = json.loads((phantom / "dataset.json").read_text())
+    assert record == {
+        "raymed": version("raymed"),
+        "checkpoint": {
+            "path": str(checkpoint.path),
+            "epoch": checkpoint.epoch,
+            "weights": hashlib.sha256(weights).hexdigest(),
+            "trained_on": info["content_hash"],
+        },
+        "data": {"path": str(phantom), "content_hash": info["content_hash"], "split": "train"},
+        "settings": {
+            "model.top_tags": checkpoint.config.model.top_tags,
+            **{
+                f"generation.{key}": value
+                for key, value in checkpoint.config.generation.model_dump(mode="json").items()
+            },
+        },
+        "precision": "float32",
+    }
+    assert evaluation.made_from == record
+
+
+def test_the_same_evaluation_may_be_run_again(evaluated, checkpoint, phantom, tmp_path):
+    shutil.copytree(evaluated[1], tmp_path / "out")
+    # Where the same data and the same run lie decides nothing.
+    shutil.copytree(phantom, tmp_path / "moved")
+    shutil.copytree(checkpoint.path, tmp_path / "checkpoint")
+    config = checkpoint.config.override({"data.path": str(tmp_path / "moved")})
+    again = evaluate(Checkpoint.open(tmp_path / "checkpoint"), config, "train", tmp_path / "out")
+    assert again.rows == evaluated[0].rows
+
+
+@pytest.mark.parametrize(
+    ("name", "lost", "values", "split", "said"),
+    [
+        ("", "", {"generation.max_words": 3}, "train", "generation.max_words: 30 -> 3"),
+        ("", "scores.json", {}, "val", 'predictions.parquet: .*data.split: "train" -> "val"'),
+        ("", "predictions.parquet", {}, "val", 'scores.json: .*data.split: "train" -> "val"'),
+        ("old.json", "", {}, "train", "scores.json: does not say what it was made from"),
+        ("half.json", "", {}, "train", "scores.json: does not say what it was made from"),
+    ],
+)
+def test_results_of_something_else_are_not_replaced(
+    evaluated, checkpoint, tmp_path, monkeypatch, name, lost, values, split, said
+):
+    out = tmp_path / "out"
+    shutil.copytree(evaluated[1], out)
+    if lost:
+        (out / lost).unlink()
+    if name:
+        text = (out / "scores.json").read_text()
+        content = json.loads(text)
+        del content["made_from"]
+        (out / "scores.json").write_text(json.dumps(content) if name == "old.json" else text[:99])
+    before = changed(out)
+    # Nothing is computed before.
+    monkeypatch.setattr(evaluation_module, "baselines", None)
+    with pytest.raises(UsageError, match=f"{said}.*out=FOLDER, or delete"):
+        evaluate(checkpoint, checkpoint.config.override(values), split, out)
+    assert changed(out) == before
+
+
+def test_another_checkpoint_of_a_run_is_something_else(evaluated, checkpoint, tmp_path):
+    folders = checkpoint.path.parent.glob("epoch-*")
+    other = Checkpoint.open(next(folder for folder in folders if folder != checkpoint.path))
+    shutil.copytree(evaluated[1], tmp_path / "out")
+    with pytest.raises(UsageError, match=r"checkpoint\.epoch: .*checkpoint\.weights: "):
+        evaluate(other, checkpoint.config, "train", tmp_path / "out")
+
+
+def test_images_that_the_run_was_trained_on_are_counted(checkpoint, phantom, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    own = evaluate(checkpoint, checkpoint.config, "test", tmp_path / "own")
+    assert own.trained_on == Overlap(0, 0, 0)
+    assert own.notes() == [f"The run was trained on 0 of these {own.images} images."]
+    films = list(draw(30, image_size=32))
+    quiet = Console(quiet=True)
+    prepare(films, tmp_path / "again", source="x", image_size=32, seed=1, console=quiet)
+    again = PreparedDataset.open(tmp_path / "again")
+    known = set(PreparedDataset.open(phantom).split("train").image_ids)
+    count = len(known.intersection(again.split("test").image_ids))
+    assert count
+    config = checkpoint.config.override({"data.path": again.path})
+    found = evaluate(checkpoint, config, "test", tmp_path / "out")
+    assert found.trained_on == Overlap(count, count, count)
+    left = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert left["trained_on"] == {"images": count, "by_id": count, "by_pixels": count}
+    first, second = found.notes()
+    assert first.startswith(
+        f"WARNING: the run was trained on {count} of these {found.images} images ({count} by id, "
+    )
+    assert again.info.content_hash[:12] in second
+    assert checkpoint.content_hash[:12] in second
+
+
+def test_a_run_that_does_not_know_its_images_says_so(checkpoint, tmp_path):
+    shutil.copytree(checkpoint.path, tmp_path / "checkpoint")
+    (tmp_path / "checkpoint" / "trained-on.safetensors").unlink()
+    old = Checkpoint.open(tmp_path / "checkpoint")
+    found = evaluate(old, old.config, "test", tmp_path / "out")
+    assert "is not known" in found.notes()[0]
+    assert json.loads((tmp_path / "out" / "scores.json").read_text())["trained_on"] is None
+
+
+def test_the_training_split_is_no_warning(evaluated):
+    assert evaluated[0].trained_on == Overlap(24, 24, 24)
+    assert evaluated[0].notes() == ["The run was trained on 24 of these 24 images."]
+
+
+def test_where_no_text_can_score_it_is_said(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    # Three studies, one in each split; the test split's two images have one report.
+    splits = ("train", "val", "test", "test")
+    drawn = zip(draw(4, image_size=32), splits, strict=True)
+    films = [replace(one, split=split) for one, split in drawn]
+    films[3] = replace(films[3], report=films[2].report)
+    options = {"source": "x", "image_size": 32, "protocol": "given", "console": Console(quiet=True)}
+    prepare(films, tmp_path / "few", **options)
+    config = checkpoint.config.override({"data.path": str(tmp_path / "few")})
+    found = evaluate(checkpoint, config, "test", tmp_path / "out")
+    assert found.rows["nearest image"].cider == 0
+    assert any(
+        "CIDEr cannot be above 0 on the 2 image(s) of split test" in n for n in found.notes()
+    )

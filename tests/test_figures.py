@@ -1,5 +1,6 @@
 """Figures 3 and 4 of runs: what stands in the pages, and what is refused."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -206,6 +207,32 @@ def test_what_is_not_there_is_named(runs: list[str], phantom: Path, tmp_path: Pa
         message = refused(figure, runs[:1], None, "test", "", tmp_path / "file" / "out")
         assert "cannot be written" in message
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("figure", ["3", "4"])
+def test_a_figure_of_something_else_is_not_replaced(
+    runs: list[str], phantom: Path, tmp_path: Path, figure: str
+) -> None:
+    names = PreparedDataset.open(phantom).split("test").image_ids
+    files = make_figure(figure, runs[:1], None, "test", names[0], tmp_path)
+    metas = {str(one.get("name")): one.get("content") for one in Page(files[-1]).all("meta")}
+    record = json.loads(str(metas["made_from"]))
+    assert record["images"] == [names[0]]
+    assert record["runs"]["1"]["data"]["split"] == "test"
+    before = {file: file.read_bytes() for file in files}
+    assert make_figure(figure, runs[:1], None, "test", names[0], tmp_path) == files
+    for changed, said in (
+        ((runs[1:2], None, "test", names[0]), "runs.1.checkpoint.weights: "),
+        ((runs[:1], None, "test", names[1]), "images: "),
+    ):
+        message = refused(figure, *changed, tmp_path)
+        assert message.startswith(f"{files[-1]}: was made from something else (")
+        assert said in message
+    files[-1].unlink()
+    assert "does not say what it was made from" in refused(
+        figure, runs[:1], None, "test", names[0], tmp_path
+    )
+    assert all(file.read_bytes() == before[file] for file in files[:-1])
 
 
 def test_images_of_another_size_are_refused(runs: list[str], cache: Path) -> None:

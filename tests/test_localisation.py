@@ -303,7 +303,16 @@ def test_a_run_is_measured_as_by_hand(
     assert_same(found, wanted)
     assert (found.region is not None, found.tag is not None) == (visual, semantic)
     left = json.loads((tmp_path / "new" / "out" / ATTENTION_FILE).read_text())
+    record = left.pop("made_from")
     assert AttentionScores(**left) == found
+    assert record["data"] == {
+        "path": own.data.path,
+        "content_hash": checkpoint.content_hash,
+        "split": "train",
+    }
+    other = own.override({"generation.max_words": 2})
+    with pytest.raises(UsageError, match=r"attention\.json: .*max_words: \d+ -> 2\)"):
+        measure_attention(checkpoint, other, "train", tmp_path / "new" / "out")
 
 
 def inside(cell: int, cells: int, marks: np.ndarray) -> np.ndarray:

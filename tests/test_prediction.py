@@ -1,5 +1,6 @@
 """Predicting needs the checkpoint and the image, nothing else."""
 
+import json
 import shutil
 
 import numpy as np
@@ -104,3 +105,125 @@ def test_a_name_is_printed_as_it_is(alone, film, tmp_path, capsys):
     assert lines[0] == "[bold]$_{$.png"
     assert lines[-1] == f"  attention: {prediction.figure}"
     assert lines[2:-1] == [f"  {sentence}".rstrip() for sentence in prediction.report.sentences]
+
+
+def lines_of(out):
+    return [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+
+
+def films_in(folder, names, seed=7):
+    """Different films under these names."""
+    for name, example in zip(names, draw(len(names), seed=seed, image_size=32), strict=True):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(example.image).save(folder / name, "PNG")
+
+
+def test_a_folder_stands_for_all_images_in_it_and_below(alone, tmp_path):
+    checkpoint, config = alone
+    folder = tmp_path / "films"
+    names = ["b.png", "a.PNG", "below/deeper/c.png", "no-ending"]
+    films_in(folder, [*names, ".hidden.png", "out/earlier.png"])
+    (folder / "notes.txt").write_text("no image")
+    (folder / "empty").touch()
+    said = []
+    found = list(predict(checkpoint, config, [str(folder)], folder / "out", said.append))
+    wanted = ["a.PNG", "b.png", "no-ending", "below/deeper/c.png"]
+    assert [one["image"] for one in lines_of(folder / "out")] == [str(folder / n) for n in wanted]
+    assert [one.image for one in found] == [name.rpartition("/")[2] for name in wanted]
+    assert said == ["passed over: 2 file(s), no images by their names or marks"]
+
+
+def test_a_folder_without_an_image_is_named(alone, film, tmp_path):
+    checkpoint, config = alone
+    (tmp_path / "empty" / "below").mkdir(parents=True)
+    (tmp_path / "empty" / "notes.txt").write_text("no image")
+    with pytest.raises(UsageError, match=r"empty: there is no image in this folder or below$"):
+        list(predict(checkpoint, config, [str(tmp_path / "empty"), str(film[0])], tmp_path / "out"))
+    assert [one["image"] for one in lines_of(tmp_path / "out")] == [str(film[0])]
+
+
+def test_a_line_holds_what_the_report_is(alone, tmp_path):
+    checkpoint, config = alone
+    films_in(tmp_path, ["a.png", "b.png", "c.png"])
+    files = [str(tmp_path / name) for name in ("a.png", "b.png", "c.png")]
+    config = config.override({"training.batch_size": 2})
+    found = list(predict(checkpoint, config, files, tmp_path / "out"))
+    lines = lines_of(tmp_path / "out")
+    for file, prediction, line in zip(files, found, lines, strict=True):
+        report = prediction.report
+        assert line == {
+            "image": file,
+            "tags": [{"tag": tag, "probability": share} for tag, share in report.tags[:20]],
+            "report": " ".join(filter(None, report.sentences)),
+            "sentences": report.sentences,
+            "figure": prediction.figure.name,
+        }
+    record = json.loads((tmp_path / "out" / "made_from.json").read_text())["made_from"]
+    assert record["data"] is None
+    assert record["checkpoint"]["path"] == str(checkpoint.path)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_bad_images_are_named_and_the_others_are_written(alone, tmp_path, batch):
+    checkpoint, config = alone
+    films_in(tmp_path, ["a.png", "half.png", "c.png", "d.png"])
+    (tmp_path / "half.png").write_bytes((tmp_path / "half.png").read_bytes()[:99])
+    names = ["gone.png", "a.png", "half.png", "c.png", "d.png"]
+    files = [str(tmp_path / name) for name in names]
+    config = config.override({"training.batch_size": batch})
+    found = []
+    with pytest.raises(UsageError) as raised:
+        found.extend(predict(checkpoint, config, files, tmp_path / "out"))
+    head, gone, half = str(raised.value).splitlines()
+    assert head == (
+        f"2 of 5 images could not be used; reports of the other 3 are in {tmp_path / 'out'}"
+    )
+    assert gone.startswith(f"  {files[0]}: no such image file; give a PNG, JPEG")
+    assert half.startswith(f"  {files[2]}: image ")
+    assert [one["image"] for one in lines_of(tmp_path / "out")] == [files[i] for i in (1, 3, 4)]
+
+
+def test_lines_are_there_as_soon_as_they_come(alone, tmp_path):
+    checkpoint, config = alone
+    films_in(tmp_path / "films", ["a.png", "b.png"])
+    predicting = predict(checkpoint, config, [str(tmp_path / "films")], tmp_path / "out")
+    next(predicting)
+    assert len(lines_of(tmp_path / "out")) == 1
+    predicting.close()
+    # What was interrupted, in the middle of a line here, is taken up by the same command.
+    with (tmp_path / "out" / "predictions.jsonl").open("a") as file:
+        file.write('{"image": "half')
+    again = list(predict(checkpoint, config, [str(tmp_path / "films")], tmp_path / "out"))
+    assert len(again) == len(lines_of(tmp_path / "out")) == 2
+
+
+def test_lines_and_figures_of_other_images_stay(alone, tmp_path):
+    checkpoint, config = alone
+    for case, seed in (("one", 1), ("other", 2)):
+        films_in(tmp_path / case, ["film.png"], seed)
+    files = [str(tmp_path / case / "film.png") for case in ("one", "other")]
+    out = tmp_path / "out"
+    (first,) = predict(checkpoint, config, files[:1], out)
+    picture = first.figure.read_bytes()
+    (second,) = predict(checkpoint, config, files[1:], out)
+    assert [line["image"] for line in lines_of(out)] == files
+    assert [line["figure"] for line in lines_of(out)] == [first.figure.name, second.figure.name]
+    assert first.figure != second.figure
+    assert first.figure.read_bytes() == picture
+
+
+@pytest.mark.parametrize("left", ["predictions.jsonl", "made_from.json", "film-attention.png"])
+def test_predictions_of_something_else_are_not_replaced(alone, film, tmp_path, left):
+    checkpoint, config = alone
+    out = tmp_path / "out"
+    list(predict(checkpoint, config, [str(film[0])], out))
+    if left != "made_from.json":
+        # By a raymed that left no record.
+        for file in out.iterdir():
+            if file.name != left:
+                file.unlink()
+    before = {file: file.read_bytes() for file in out.iterdir()}
+    other = config.override({"generation.max_words": 3})
+    with pytest.raises(UsageError, match=rf"{left}: .*out=FOLDER, or delete"):
+        list(predict(checkpoint, other, [str(film[0])], out))
+    assert {file: file.read_bytes() for file in out.iterdir()} == before

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from raymed.training.observer import Row, Status
+from raymed.training.observer import FEATURES, Row, Status
 
 
 @dataclass
@@ -15,7 +15,8 @@ class Told:
         at_step: called at every step with how far the run is; True: the run is to end.
         rows: of the epochs.
         warnings: in words.
-        statuses: of every step.
+        statuses: of every step, and of a frozen encoder's features.
+        works: of what else was done.
     """
 
     at_epoch: Callable[[Row], None] = lambda _: None
@@ -23,9 +24,13 @@ class Told:
     rows: list[Row] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     statuses: list[Status] = field(default_factory=list)
+    works: list[Status] = field(default_factory=list)
     ends: bool = False
 
     def progress(self, status: Status) -> None:
+        if status.doing not in ("", FEATURES):
+            self.works.append(status)
+            return
         self.statuses.append(status)
         self.ends = self.ends or self.at_step(status)
 

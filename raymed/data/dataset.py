@@ -29,6 +29,7 @@ from raymed.data.schema import (
 )
 from raymed.errors import UsageError
 from raymed.locks import exclusive
+from raymed.progress import Progress
 from raymed.storage import download, place, reason, stamp, written_whole
 
 _digests: dict[tuple[str, int, int], str] = {}
@@ -114,10 +115,13 @@ class PreparedDataset:
         batches = map_batches(cached, schema, lengths)
         if batches is None:
             try:
-                with exclusive(cached.with_suffix(".lock")):
+                with (
+                    Progress(f"copying the {name} images to the cache", rows) as progress,
+                    exclusive(cached.with_suffix(".lock")),
+                ):
                     batches = map_batches(cached, schema, lengths)
                     if batches is None:
-                        self._fill_cache(name, cached, schema)
+                        self._fill_cache(name, cached, schema, progress)
                         batches = map_batches(cached, schema, lengths)
             except UsageError:
                 raise
@@ -130,7 +134,7 @@ class PreparedDataset:
             assert batches is not None
         return Split(batches, size)
 
-    def _fill_cache(self, name: str, cached: Path, schema: pa.Schema) -> None:
+    def _fill_cache(self, name: str, cached: Path, schema: pa.Schema, progress: Progress) -> None:
         # Of a process that was killed while it wrote this file.
         for left in cached.parent.glob(f".{cached.name}.*.partial"):
             left.unlink(missing_ok=True)
@@ -147,6 +151,7 @@ class PreparedDataset:
                 whole = waiting.num_rows // _BATCH_ROWS * _BATCH_ROWS
                 _write_batches(writer, waiting.slice(0, whole))
                 waiting = waiting.slice(whole)
+                progress.advance(part.rows)
             _write_batches(writer, waiting)
 
     def _read_part(self, part: Part, schema: pa.Schema) -> pa.Table:

@@ -12,14 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
 
 from raymed.data import cells, shards, split, statistics
 from raymed.data.examples import Example, Rejected, left_out
@@ -39,6 +31,7 @@ from raymed.data.target import Target, new_dataset
 from raymed.data.text import preprocess, tag_name
 from raymed.data.views import view_fault
 from raymed.errors import UsageError
+from raymed.progress import Progress, tracked
 
 
 def prepare(
@@ -97,23 +90,12 @@ def prepare(
             + ": R2Gen's annotation.json, or a JSON object with the lists train, val and test"
         )
     listed = split.read_split_file(split_file) if split_file else {}
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
     with new_dataset(out, overwrite) as target:
-        writer = _Writer(target, image_size, views, spread, progress, bool(listed))
+        writer = _Writer(target, image_size, views, spread, console, bool(listed))
         try:
-            with progress:
-                writer.collect(examples, total)
-                protocol, splits = split.assign(
-                    protocol, *writer.usable(), seed=seed, listed=listed
-                )
-                info = writer.write(splits, source=source, protocol=protocol, seed=seed)
+            writer.collect(examples, total)
+            protocol, splits = split.assign(protocol, *writer.usable(), seed=seed, listed=listed)
+            info = writer.write(splits, source=source, protocol=protocol, seed=seed)
         except UsageError:
             # The text can be whole where the images are not; then its statistics are an answer.
             found = writer.found.statistics()
@@ -139,7 +121,7 @@ class _Writer:
         image_size: int,
         views: str,
         spread: Spread,
-        progress: Progress,
+        console: Console,
         keep_names: bool,
     ) -> None:
         self.image_size = image_size
@@ -154,7 +136,7 @@ class _Writer:
         self._keep_names = keep_names
         self._target = target
         self._spread = spread
-        self._progress = progress
+        self._console = console
         self._orders: list[int] = []
         """Each row's place among all that the source yielded; so rejections keep its order."""
         self._rejected: list[tuple[int, Rejected]] = []
@@ -179,20 +161,22 @@ class _Writer:
 
     def collect(self, examples: Iterable[Example | Rejected], total: int | None) -> None:
         """Read, preprocess and decode what a source yields; UsageError if none can be used."""
-        bar = self._progress.add_task("images", total=total)
         size = shards.shard_rows(self.image_size)
         failed: dict[int, str] = {}
-        for decoded in self._spread(shards.write_shard, self._shards(examples, bar)):
-            self._see_missing(decoded)
-            failed |= {decoded.number * size + row: reason for row, reason in decoded.failed}
-            self._progress.advance(bar, decoded.images)
+        with Progress("reading images", total, self._console) as progress:
+            for decoded in self._spread(shards.write_shard, self._shards(examples, progress)):
+                self._see_missing(decoded)
+                failed |= {decoded.number * size + row: reason for row, reason in decoded.failed}
+                progress.advance(decoded.images)
         for index, reason in failed.items():
             self._reject(index, reason)
         self.good = np.setdiff1d(np.arange(len(self.rows)), list(failed)).tolist()
         if not self.good:
             raise UsageError(f"no image with a report could be used; left out: {self._left_out()}")
 
-    def _shards(self, examples: Iterable[Example | Rejected], bar: TaskID) -> Iterator[Shard]:
+    def _shards(
+        self, examples: Iterable[Example | Rejected], progress: Progress
+    ) -> Iterator[Shard]:
         size = shards.shard_rows(self.image_size)
         images: list[Path | np.ndarray] = []
         numbers = count()
@@ -203,7 +187,7 @@ class _Writer:
                 yield Shard(next(numbers), images, self.image_size, scratch)
                 images = []
         # With one row for each image to come, the bar knows how far it has to go.
-        self._progress.update(bar, total=len(self.rows))
+        progress.update(total=len(self.rows))
         if images:
             yield Shard(next(numbers), images, self.image_size, scratch)
 
@@ -272,7 +256,7 @@ class _Writer:
                 sides[side].append(index)
         prepared, training = statistics.Counts(), statistics.Counts()
         for side, indices in sides.items():
-            for index in indices:
+            for index in tracked(indices, f"counting {side} words", len(indices), self._console):
                 row = self.rows[index]
                 study = self.rows.studies[index]
                 prepared.add(study, row["sentences"], row["tags"])
@@ -334,11 +318,11 @@ class _Writer:
 
     def _write_parts(self, sides: dict[str, list[int]]) -> tuple[dict[str, list[Part]], bytes]:
         """Write the parts; also the SHA-256 of all rows, which no way of dividing them changes."""
-        bar = self._progress.add_task("written", total=sum(map(len, sides.values())))
         written: dict[str, Written] = {}
-        for one in self._spread(shards.write_part, self._parts(sides)):
-            written[one.part.file] = one
-            self._progress.advance(bar, one.part.rows)
+        with Progress("writing images", sum(map(len, sides.values())), self._console) as progress:
+            for one in self._spread(shards.write_part, self._parts(sides)):
+                written[one.part.file] = one
+                progress.advance(one.part.rows)
         parts: dict[str, list[Part]] = {side: [] for side in sides}
         content = hashlib.sha256()
         # Names are so padded that their order is that of the rows.

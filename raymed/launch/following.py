@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from raymed.config import Config
-from raymed.launch.printer import Printer
+from raymed.launch.printer import Printer, status_line
 from raymed.launch.termination import note_sigterm, noted, noting
 from raymed.launch.watch import News
+from raymed.progress import how_far
 
 
 @contextmanager
@@ -26,7 +27,7 @@ def following(watch: ActorHandle, config: Config, console: Console) -> Iterator[
     they have trained a step there is none to write, and they are ended as by Ctrl-C.
     """
     main = threading.get_ident()
-    printer = Printer(config, console)
+    printer = Printer(config, console, bar=console.is_terminal)
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -60,14 +61,16 @@ def following(watch: ActorHandle, config: Config, console: Console) -> Iterator[
             for row in news.rows:
                 printer.epoch(row)
             status = news.status
-            if status:
-                printer.progress(status)
-            if status and status.epoch:
-                done = status.epoch - 1 + status.done / status.total
-                note = f"epoch {status.epoch}, loss {status.loss:.2f}"
-                bar.update(task, completed=done, description=note)
-            elif status:
-                bar.update(task, description=f"{status.done} of {status.total} images")
+            if status is None:
+                printer.far("starting the workers")
+                continue
+            printer.progress(status)
+            note = status_line(status, printer.epochs)
+            if status.doing:
+                note = how_far(note, status.done, status.total)
+            else:
+                bar.update(task, completed=status.epoch - 1 + status.done / status.total)
+            bar.update(task, description=note)
 
     before = signal.getsignal(signal.SIGTERM)
     note_sigterm()

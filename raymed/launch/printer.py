@@ -4,7 +4,8 @@ from rich.console import Console
 
 from raymed.config import Config
 from raymed.launch.termination import noted
-from raymed.training.observer import Row, Status
+from raymed.progress import Pulse, how_far
+from raymed.training.observer import FEATURES, Row, Status
 
 
 class Printer:
@@ -13,20 +14,30 @@ class Printer:
     Args:
         config: of the run.
         console: to print on.
+        bar: whether a bar says already how far the run is.
     """
 
-    def __init__(self, config: Config, console: Console) -> None:
+    def __init__(self, config: Config, console: Console, bar: bool = False) -> None:
         self.epochs = config.training.epochs
         self.console = console
+        self.bar = bar
         self.printed: set[float] = set()
         self.workers = 0
+        self.doing = ""
+        self.pulse = Pulse()
 
     def progress(self, status: Status) -> None:
-        if status.epoch == 0 and not self.workers:
-            self.say(f"computing the frozen encoder's features of {status.total} images")
+        if status.doing == FEATURES != self.doing:
+            self.say(f"{FEATURES} of {status.total} images")
         elif self.workers not in (0, status.workers):
             self.say(f"training goes on with {status.workers} worker(s)")
-        self.workers = status.workers
+        self.workers, self.doing = status.workers, status.doing
+        self.far(how_far(status_line(status, self.epochs), status.done, status.total))
+
+    def far(self, line: str) -> None:
+        """Say how far it is, where nothing else does and the last such line is long ago."""
+        if not self.bar and self.pulse.due():
+            self.say(line)
 
     def epoch(self, row: Row) -> None:
         # Workers that died after an epoch, and before its checkpoint was whole, repeat it.
@@ -43,6 +54,13 @@ class Printer:
     def say(self, line: str) -> None:
         """Print it as it is: neither wrapped nor read as markup."""
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def status_line(status: Status, epochs: int) -> str:
+    """What is being done."""
+    if not status.epoch:
+        return status.doing
+    return f"epoch {status.epoch}/{epochs}, {status.doing or f'loss {status.loss:.2f}, steps'}"
 
 
 def epoch_line(row: Row, epochs: int) -> str:

@@ -1,5 +1,6 @@
 """A run's folder, and following a run on the console while Ray trains it."""
 
+import shlex
 import signal
 from collections.abc import Sequence
 from typing import Any
@@ -99,8 +100,8 @@ def claim(config: Config) -> Place:
         changed = changed_keys(configuration.load(file), config, RESULT)
         if changed and latest(folder) is not None:
             raise UsageError(
-                f"{folder}: holds a run of another configuration ({'; '.join(changed)}). Choose "
-                "another run.name, or delete that folder"
+                f"{folder}: holds a run of another configuration ({'; '.join(changed)}). "
+                f"{_advice(folder, configuration.load(file), config)}"
             )
     else:
         _refuse_foreign(folder)
@@ -109,6 +110,22 @@ def claim(config: Config) -> Place:
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written ({reason(error)})") from error
     return folder
+
+
+def _advice(folder: Place, before: Config, now: Config) -> str:
+    """What to do where a folder holds a run of another configuration."""
+    more = now.training.epochs - before.training.epochs
+    if more <= 0 or len(changed_keys(before, now, RESULT)) > 1:
+        return "Choose another run.name, or delete that folder"
+    # Its learning rate has come down by its last epoch, and follows from how many there are.
+    name = shlex.quote(f"run.name={folder.name}-{now.training.epochs}")
+    start = shlex.quote(f"training.start_from={folder}")
+    return (
+        "A run has the epochs that it was begun with. To train on from its best weights, as a run "
+        f"of its own with {more} epochs:\n"
+        f"  raymed train {shlex.quote(str(folder / CONFIG_FILE))} {start} {name} "
+        f"training.epochs={more}"
+    )
 
 
 def _refuse_foreign(folder: Place) -> None:

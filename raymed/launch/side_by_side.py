@@ -8,7 +8,6 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from raymed.config import Config
 from raymed.errors import UsageError
@@ -16,6 +15,7 @@ from raymed.launch.cluster import connected
 from raymed.launch.groups import worker_groups
 from raymed.launch.queue import Job
 from raymed.launch.trainer import check_room
+from raymed.progress import Progress
 from raymed.storage import Place, place
 
 
@@ -80,16 +80,7 @@ def _follow(
     ended = 0
     running: dict[int, str] = {}
     failures = []
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    task = bar.add_task("runs", total=len(runs))
-    with bar:
+    with Progress("runs", len(runs), console) as progress:
         while ended < len(runs):
             time.sleep(0.5)
             news: list[Job] = ray.get(queue.heard.remote())
@@ -105,7 +96,7 @@ def _follow(
                     if job.failure:
                         failures.append(f"  {folder.name}: {said}")
                     _say(console, f"{time.monotonic() - began:4.0f} s  {folder.name}: {said}")
-            bar.update(task, completed=ended, description=", ".join(running.values()) or "runs")
+            progress.update(ended, ", ".join(running.values()) or "runs")
     return failures
 
 

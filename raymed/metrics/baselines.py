@@ -12,6 +12,7 @@ from scipy import sparse
 
 from raymed.metrics.captions import SIGMA
 from raymed.metrics.ngrams import Counts, Frequencies, NGrams, Texts, chunks, mapped
+from raymed.progress import Progress
 
 CANDIDATES = 500
 """How many most frequent, and how many most central, reports may become the constant one."""
@@ -110,10 +111,12 @@ class _Reports:
     def weighed(self) -> Iterator[_Weighed]:
         """All n-grams, some reports at a time."""
         start = 0
-        for texts in chunks(self):
-            rows = slice(start, start + len(texts))
-            yield _Weighed(rows, *self.weigh(texts))
-            start = rows.stop
+        with Progress("weighing the training reports", len(self.images)) as progress:
+            for texts in chunks(self):
+                rows = slice(start, start + len(texts))
+                yield _Weighed(rows, *self.weigh(texts))
+                start = rows.stop
+                progress.update(start)
 
     def weigh(self, texts: list[str]) -> tuple[Counts, np.ndarray, np.ndarray]:
         """The n-grams of some texts, as in `_Weighed`."""
@@ -204,19 +207,23 @@ def nearest(
             f"images to compare must be of one size, got {sizes[0]} in training and {sizes[1]}"
         )
     found = [np.empty(0, np.int64)]
-    for start in range(0, count, QUERIES):
-        stop = min(start + QUERIES, count)
-        starts = range(start, stop, CHUNK)
-        queries = np.concatenate(
-            [_block_means(images.pixels(np.arange(s, min(s + CHUNK, stop)))) for s in starts]
-        )
-        own = None if apart is None else (apart[0], apart[1][start:stop])
-        found.append(_nearest(train, queries, own))
+    with Progress("comparing images with the training images", count * len(train)) as progress:
+        for start in range(0, count, QUERIES):
+            stop = min(start + QUERIES, count)
+            starts = range(start, stop, CHUNK)
+            queries = np.concatenate(
+                [_block_means(images.pixels(np.arange(s, min(s + CHUNK, stop)))) for s in starts]
+            )
+            own = None if apart is None else (apart[0], apart[1][start:stop])
+            found.append(_nearest(train, queries, own, progress))
     return np.concatenate(found)
 
 
 def _nearest(
-    train: Images, queries: np.ndarray, apart: tuple[np.ndarray, np.ndarray] | None
+    train: Images,
+    queries: np.ndarray,
+    apart: tuple[np.ndarray, np.ndarray] | None,
+    progress: Progress,
 ) -> np.ndarray:
     nearest_row = np.full(len(queries), NONE)
     nearest_distance = np.full(len(queries), np.inf)
@@ -237,6 +244,7 @@ def _nearest(
         closer = least < nearest_distance
         nearest_row[closer] = start + index[closer]
         nearest_distance[closer] = least[closer]
+        progress.advance(len(queries) * len(keys))
     return nearest_row
 
 

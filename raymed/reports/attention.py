@@ -84,7 +84,9 @@ class AttendedStudy:
     truth: Sequence[str] | None
 
 
-def attention_page(path: Place, studies: Sequence[AttendedStudy], note: str) -> None:
+def attention_page(
+    path: Place, studies: Sequence[AttendedStudy], note: str, made_from: str = ""
+) -> None:
     """Write one HTML page over all studies; it holds all it shows.
 
     A study's film is in the page once, and each sentence's attention is a small picture that the
@@ -94,11 +96,13 @@ def attention_page(path: Place, studies: Sequence[AttendedStudy], note: str) -> 
         path: of the HTML file.
         studies: shown in this order.
         note: which run, checkpoint and split this is from.
+        made_from: the same as JSON, which the page holds unseen.
 
     Raises:
         UsageError: the file cannot be written.
     """
-    write_page(path, "attention.html", note=note, **attention_values(studies))
+    values = attention_values(studies)
+    write_page(path, "attention.html", note=note, made_from=made_from, **values)
 
 
 def attention_values(studies: Sequence[AttendedStudy]) -> dict[str, object]:

@@ -65,13 +65,16 @@ class _Block:
     colour: str = "black"
 
 
-def comparison_page(path: Place, studies: Sequence[ComparedStudy], note: str) -> None:
+def comparison_page(
+    path: Place, studies: Sequence[ComparedStudy], note: str, made_from: str = ""
+) -> None:
     """Write one HTML page over all studies; it holds all it shows.
 
     Args:
         path: of the HTML file.
         studies: shown in this order.
         note: which runs and split this is from.
+        made_from: the same as JSON, which the page holds unseen.
 
     Raises:
         UsageError: the file cannot be written.
@@ -90,6 +93,7 @@ def comparison_page(path: Place, studies: Sequence[ComparedStudy], note: str) ->
             for study in studies
         ],
         note=note,
+        made_from=made_from,
         rule=RULE,
         abnormal=_abnormal,
     )

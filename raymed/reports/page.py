@@ -50,7 +50,7 @@ def write_page(path: Place, template: str, **values: Any) -> None:
         keep_trailing_newline=True,
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    nothing = {"no_words": NO_WORDS, "no_sentences": NO_SENTENCES}
+    nothing = {"made_from": "", "no_words": NO_WORDS, "no_sentences": NO_SENTENCES}
     page = templates.get_template(template).render(nothing | values)
     with output(path) as partial:
         partial.write_text(page, encoding="utf-8", newline="\n")

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raymed.provenance import KEY, with_record
 from raymed.storage import Place, output
 from raymed.tables.paper import MEASURES, TABLE_SYSTEMS, TRUTH, paper_figures
 from raymed.tables.runs import Run
@@ -76,23 +77,28 @@ def table_rows(table: str, half: str, runs: Sequence[Run]) -> list[Row]:
 
 
 def write_runs(path: Place, runs: Sequence[Run]) -> None:
-    """All runs as Parquet, a row each: every score on the test split, and where the run lies."""
-    rows = []
+    """All runs as Parquet, a row each: every score on the test split, and where the run lies.
+
+    What the scores were made from, by the runs' folders, is in the file's metadata.
+    """
+    rows, records = [], {}
     for run in runs:
         scores = run.scores()
         attention = scores["attention"] or {}
+        records[str(run.folder)] = scores.get(KEY)
         rows.append(
             {
                 "system": run.system,
                 "seed": run.seed,
                 "folder": str(run.folder),
                 **scores["rows"][run.system],
-                **{f"attention_{key}": value for key, value in attention.items()},
+                **{f"attention_{key}": value for key, value in attention.items() if key != KEY},
             }
         )
     keys = list(dict.fromkeys(key for row in rows for key in row))
     with output(path) as partial:
-        pq.write_table(pa.table({key: [row.get(key) for row in rows] for key in keys}), partial)
+        table = pa.table({key: [row.get(key) for row in rows] for key in keys})
+        pq.write_table(table.cast(with_record(table.schema, records)), partial)
 
 
 def _values(table: str, run: Run, scores: Mapping[str, Any]) -> dict[str, float | None]:

@@ -2,8 +2,9 @@
 
 Each is a folder, ``epoch-0007`` after the seventh epoch or ``epoch-0007-step-000120`` within it, of
 ``model.safetensors``, ``optimizer.pt`` and ``checkpoint.json``. The last is written last and
-removed first: a folder without it is no checkpoint. Of a run with a frozen encoder,
-``model.safetensors`` holds the rest, and ``encoder.safetensors`` is one file with many links.
+removed first: a folder without it is no checkpoint. What no epoch changes is one file with many
+links: ``trained-on.safetensors``, what tells the images that the run was trained on from others;
+and, where the encoder is frozen, ``encoder.safetensors``, ``model.safetensors`` holding the rest.
 
 A run keeps the last few, and the one of its best epoch by validation score, which has no
 optimiser's state once it is not among the last.
@@ -11,10 +12,8 @@ optimiser's state once it is not among the last.
 
 import errno
 import json
-import os
 import re
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,8 +30,8 @@ from raymed.errors import UsageError
 from raymed.model.encoder import Encoder, encoder_from
 from raymed.model.system import System
 from raymed.model.systems import build_system
-from raymed.storage import Place, Remote, fetched, place, reason, remove, write_whole, written_whole
-from raymed.training.observer import Row
+from raymed.storage import Place, fetched, link, place, reason, remove, write_whole, written_whole
+from raymed.training.observer import Row, goodness
 from raymed.training.worker import dtype_of
 
 SCHEMA_VERSION = 4
@@ -40,6 +39,7 @@ INFO_FILE = "checkpoint.json"
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.pt"
 ENCODER_FILE = "encoder.safetensors"
+TRAINED_ON_FILE = "trained-on.safetensors"
 ENCODER = "encoder."
 """What the names of the encoder's weights begin with, among a system's."""
 
@@ -221,13 +221,15 @@ class Checkpoint:
         except Exception as error:
             raise _damaged(self.path, error) from error
 
-    def save(self, snapshot: Snapshot, keep: int, frozen_encoder: Path | None = None) -> None:
+    def save(
+        self, snapshot: Snapshot, keep: int, constant: Mapping[str, Path] | None = None
+    ) -> None:
         """Write it, then drop those before it that are neither among the last nor the best.
 
         Args:
             snapshot: without the encoder where that is frozen.
             keep: how many of the last ones stay.
-            frozen_encoder: file of the frozen encoder's weights, to be linked to.
+            constant: files that no epoch changes, by the names under which to link to them.
 
         Raises:
             UsageError: it cannot be written (no space left, say); the earlier ones stay good.
@@ -254,10 +256,10 @@ class Checkpoint:
             # To a file of Python's, which knows why it could not be written, as torch's does not.
             with written_whole(self.path / OPTIMIZER_FILE) as file, file.open("wb") as stream:
                 torch.save(snapshot.optimizer, stream)
-            if frozen_encoder is not None:
+            for name, source in (constant or {}).items():
                 # The run's own, so that a file on another disk is copied once only.
-                own = before[-1] / ENCODER_FILE if before else frozen_encoder
-                _link(own, self.path / ENCODER_FILE)
+                own = before[-1] / name if before else source
+                link(own if own.exists() else source, self.path / name)
             write_whole(self.path / INFO_FILE, json.dumps(content, indent=1))
             self._forget_others(keep)
         except (OSError, RuntimeError, safetensors.SafetensorError) as error:
@@ -308,8 +310,8 @@ def latest(run_folder: Place) -> Place | None:
 
 
 def best_epoch(history: Sequence[Row]) -> int:
-    """The epoch, from 1, of the highest validation score; the earliest of equals."""
-    return max(range(len(history)), key=lambda i: (history[i]["score"], -i)) + 1
+    """The epoch, from 1, of the highest validation score, as `goodness` breaks ties."""
+    return max(range(len(history)), key=lambda i: (*goodness(history[i]), -i)) + 1
 
 
 def _best(run_folder: Place, history: Sequence[Row] | None = None) -> Place | None:
@@ -364,21 +366,6 @@ def _loaded(file: Place) -> dict[str, Tensor]:
     except (OSError, safetensors.SafetensorError) as error:
         raise _damaged(file, error) from error
     return weights
-
-
-def _link(source: Place, target: Place) -> None:
-    """One more name for a file; a copy of it where the file system cannot do that."""
-    if isinstance(source, Remote) and isinstance(target, Remote):
-        target.filesystem.copy_file(source.path, target.path)
-        return
-    if isinstance(source, Path) and isinstance(target, Path):
-        try:
-            os.link(source, target)
-            return
-        except OSError:
-            pass
-    with fetched(source) as local, written_whole(target) as copy:
-        shutil.copyfile(local, copy)
 
 
 def _is_full(error: BaseException | None) -> bool:

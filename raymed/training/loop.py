@@ -7,7 +7,7 @@ uninterrupted one ends.
 
 import math
 import time
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import fields
 from functools import partial
 
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from raymed.config import Config
 from raymed.data.batches import steps_per_epoch
+from raymed.metrics.ngrams import distinct
+from raymed.progress import reported_to
 from raymed.sections import TrainingConfig
 from raymed.storage import Place
 from raymed.training.checkpoint import Partial, best_epoch
@@ -26,7 +28,7 @@ from raymed.training.observer import Observer, Row, Status
 from raymed.training.reading import Reader
 from raymed.training.saving import LeavingValidation, Saving, TrainingStopped
 from raymed.training.setup import Setup, set_up
-from raymed.training.validation import sample_reports, validate
+from raymed.training.validation import no_cider, sample_reports, validate
 from raymed.training.worker import Worker
 
 NAMES = ["loss", *(f"loss_{field.name}" for field in fields(Terms))]
@@ -51,13 +53,15 @@ def train(config: Config, folder: Place, worker: Worker, observer: Observer) -> 
             loss; or the last checkpoint cannot be written.
         TrainingEnded: the observer wanted the run to end; it goes on from where it was.
     """
-    run = set_up(config, folder, worker, observer)
+    with _reporting(observer, worker, epoch=0):
+        run = set_up(config, folder, worker, observer)
+        _see_the_score(run, worker, observer)
     history = run.template.history
     unfinished = run.last.partial if run.last else None
     log = RunLog(folder, history, run.config) if worker.rank == 0 else None
     with (
         log or nullcontext(),
-        Saving(run.template, run.model, run.optimizer, run.encoder_file, log, observer) as saving,
+        Saving(run.template, run.model, run.optimizer, run.constant, log, observer) as saving,
     ):
         for epoch in range(len(history) + 1, run.config.training.epochs + 1):
             so_far = unfinished or Partial(0, [0.0] * len(NAMES), 0.0)
@@ -144,21 +148,22 @@ def end_epoch(
     )
     row: Row = {"epoch": float(epoch)}
     row |= {name: total / images for name, total in zip(NAMES, trained.sums, strict=True)}
-    validated = validate(
-        run.model,
-        run.validation,
-        run.vocabulary,
-        run.config,
-        worker,
-        LeavingValidation(
-            saving,
-            partial(saving.within, epoch, trained, history),
-            observer.ending,
+    with _reporting(observer, worker, epoch):
+        validated = validate(
+            run.model,
+            run.validation,
+            run.vocabulary,
+            run.config,
             worker,
-            # As many as the worker with the fewest images has.
-            batches=-(-(validated_on // worker.world) // run.config.training.batch_size),
-        ),
-    )
+            LeavingValidation(
+                saving,
+                partial(saving.within, epoch, trained, history),
+                observer.ending,
+                worker,
+                # As many as the worker with the fewest images has.
+                batches=-(-(validated_on // worker.world) // run.config.training.batch_size),
+            ),
+        )
     row |= validated.row
     row["best_score"] = max(r["score"] for r in [*history, row])
     row["learning_rate"] = run.optimizer.param_groups[0]["lr"]
@@ -192,6 +197,27 @@ def set_rates(
         factor = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * fallen))
     for group in optimizer.param_groups:
         group["lr"] = group["base_rate"] * factor
+
+
+def _see_the_score(run: Setup, worker: Worker, observer: Observer) -> None:
+    """Say so where no epoch's score can tell it from another's."""
+    count = run.config.data.validation_images or len(run.validation)
+    references = run.validation.split.references[:count]
+    if worker.rank or run.last or run.model.writer is None or distinct(references) > 1:
+        return
+    observer.warn(
+        f"{no_cider(len(references), 'val')}. The best epoch is then that of the lowest training "
+        "loss; for a score, validate on more studies"
+    )
+
+
+def _reporting(observer: Observer, worker: Worker, epoch: int) -> AbstractContextManager[None]:
+    """Report to the observer how far the work inside the block is."""
+
+    def report(doing: str, done: int, total: int | None) -> None:
+        observer.progress(Status(epoch, done, total or done, workers=worker.world, doing=doing))
+
+    return reported_to(report)
 
 
 def _diverged(epoch: int, step: int, means: list[float]) -> TrainingStopped:

@@ -7,16 +7,30 @@ Row = dict[str, float]
 """The metrics of one epoch."""
 
 
+def goodness(row: Row) -> tuple[float, float]:
+    """By what epochs of a run are compared, the greatest being the best.
+
+    The validation score; of equal scores, the lower training loss: where the score cannot tell
+    epochs apart (CIDEr is 0 on a validation split of one study), the first need not be the best.
+    """
+    return row["score"], -row["loss"]
+
+
+FEATURES = "computing the frozen encoder's features"
+"""What is done before the first epoch where the encoder is frozen."""
+
+
 @dataclass(frozen=True)
 class Status:
     """How far a run is.
 
     Attributes:
-        epoch: that is being trained, from 1; 0 while a frozen encoder's features are computed.
-        done: steps of the epoch that are done, or images whose features are known.
+        epoch: that is being trained or validated, from 1; 0 before the first one.
+        done: steps of the epoch that are done, or as much of what is done meanwhile.
         total: of how many.
         loss: of the last step.
         workers: that train.
+        doing: what is done meanwhile; empty: training.
     """
 
     epoch: int
@@ -24,6 +38,7 @@ class Status:
     total: int
     loss: float = 0.0
     workers: int = 1
+    doing: str = ""
 
 
 class Observer(Protocol):

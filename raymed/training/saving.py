@@ -1,6 +1,6 @@
 """What the training loop saves: checkpoints and, after each epoch, metrics and sample reports."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -34,7 +34,7 @@ class Saving:
             folder that takes them.
         model: without its encoder where that is frozen.
         optimizer: of the model.
-        encoder_file: the frozen encoder's weights.
+        constant: files that its checkpoints have in common, by their names there.
         log: of the run; None on all workers but the first.
         observer: told of what could not be written.
     """
@@ -44,14 +44,14 @@ class Saving:
         form: Checkpoint,
         model: System,
         optimizer: torch.optim.Optimizer,
-        encoder_file: Path | None,
+        constant: Mapping[str, Path],
         log: RunLog | None,
         observer: Observer,
     ) -> None:
         self.form = form
         self.model = model
         self.optimizer = optimizer
-        self.encoder_file = encoder_file
+        self.constant = constant
         self.log = log
         self.writer = BackgroundWriter(observer.warn)
 
@@ -105,7 +105,7 @@ class Saving:
         snapshot = Snapshot.take(self.model, self.optimizer)
 
         def write() -> None:
-            checkpoint.save(snapshot, self.form.config.launch.keep_checkpoints, self.encoder_file)
+            checkpoint.save(snapshot, self.form.config.launch.keep_checkpoints, self.constant)
             if samples is not None:
                 log.epoch(checkpoint.history, samples)
 

@@ -5,6 +5,7 @@ the run starts from, its precision, the data set. Another node may see an older 
 folder, and two workers that begin from different weights train on without an error.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +23,17 @@ from raymed.model.system import System
 from raymed.model.systems import build_system
 from raymed.sections import TAGS_ONLY, TrainingConfig
 from raymed.storage import Place
-from raymed.training.checkpoint import Checkpoint, checkpoints_of, latest
+from raymed.training.checkpoint import (
+    ENCODER_FILE,
+    TRAINED_ON_FILE,
+    Checkpoint,
+    checkpoints_of,
+    latest,
+)
 from raymed.training.features import Frozen, freeze
-from raymed.training.observer import Observer, Status
+from raymed.training.observer import FEATURES, Observer, Status
 from raymed.training.start import build_starting_encoder, check_start, starting_checkpoint
+from raymed.training.trained_on import trained_on_file
 from raymed.training.worker import Worker, computes_bfloat16, dtype_of, with_precision
 
 
@@ -42,7 +50,7 @@ class Setup:
         training, validation: the two splits.
         template: a checkpoint of the run, to be filled in with what it has learned.
         last: the checkpoint that the run goes on from, if any.
-        encoder_file: weights of a frozen encoder.
+        constant: files that all of its checkpoints have, by their names there.
     """
 
     config: Config
@@ -54,7 +62,7 @@ class Setup:
     validation: TokenisedSplit
     template: Checkpoint
     last: Checkpoint | None
-    encoder_file: Path | None
+    constant: Mapping[str, Path]
 
 
 def set_up(config: Config, folder: Place, worker: Worker, observer: Observer) -> Setup:
@@ -102,6 +110,10 @@ def set_up(config: Config, folder: Place, worker: Worker, observer: Observer) ->
     )
     if worker.rank == 0 and last is None:
         _warn_of_cut(training, config, observer)
+    images = worker.first(lambda: trained_on_file(config, dataset))
+    constant = {TRAINED_ON_FILE: images} if images else {}
+    if frozen:
+        constant[ENCODER_FILE] = frozen.encoder_file
     template = Checkpoint(
         config=config,
         vocabulary=vocabulary,
@@ -121,7 +133,7 @@ def set_up(config: Config, folder: Place, worker: Worker, observer: Observer) ->
         validation,
         template,
         last,
-        frozen.encoder_file if frozen else None,
+        constant,
     )
 
 
@@ -229,7 +241,7 @@ def _freeze(
     observer: Observer,
 ) -> Frozen:
     def progress(done: int, images: int) -> None:
-        observer.progress(Status(0, done, images, workers=worker.world))
+        observer.progress(Status(0, done, images, workers=worker.world, doing=FEATURES))
 
     frozen = freeze(config, dataset, splits, start, worker, progress, ending=observer.ending)
     ours = frozen.encoder_file.parent.name

@@ -24,6 +24,7 @@ from raymed.metrics.captions import ciders
 from raymed.metrics.tags import recall_at
 from raymed.model.hierarchical import Hierarchical
 from raymed.model.system import System
+from raymed.progress import tracked
 from raymed.training.log import Sample
 from raymed.training.observer import Row
 from raymed.training.worker import Worker
@@ -150,6 +151,14 @@ def validate(
     )
 
 
+def no_cider(images: int, split: str) -> str:
+    """Why the CIDEr is 0, of a split whose references are all the same."""
+    return (
+        f"CIDEr cannot be above 0 on the {images} image(s) of split {split}, whatever is written: "
+        "words that all of its reports have weigh nothing, and these reports have no others"
+    )
+
+
 def write_reports(
     model: System,
     split: TokenisedSplit,
@@ -209,7 +218,9 @@ def _write_all(
     share: dict[int, list[_Written]] = {top: [] for top in tops}
     seconds = dict.fromkeys(tops, 0.0)
     model.eval()
-    for chunk, images in _batches(split, rows, config, worker):
+    batches = _batches(split, rows, config, worker)
+    count_of_batches = -(-len(rows) // config.training.batch_size)
+    for chunk, images in tracked(batches, "validating, batches", count_of_batches):
         began = time.perf_counter()
         if isinstance(images, Tensor) and len(tops) > 1:
             assert model.encoder is not None

@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 
 from raymed.config import Config
+from raymed.progress import Pulse
 from raymed.tuning.leaderboard import TrialResult, shown
 from raymed.tuning.study import objectives
 from raymed.tuning.trial import DECIDED, FAILURE, LOST, NUMBER, at_best, trial_name
@@ -57,6 +58,7 @@ class SweepProgress(tune.Callback):
         self.ended = self.stopped = self.failed = 0
         self.lost = False
         self.running: dict[str, Running] = {}
+        self.pulse = Pulse()
         self.began = time.monotonic()
         self.objective, self.mode = next(iter(objectives(config.tune).items()))
         self.called = "CIDEr" if self.objective in ("score", "cider") else self.objective
@@ -80,6 +82,11 @@ class SweepProgress(tune.Callback):
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks with its own state; a terminal can't be, and need not be.
         return {}
+
+    def on_step_end(self, **_: Any) -> None:
+        # Tune calls it several times a second, whatever the trials do.
+        if not self.console.is_terminal and self.pulse.due():
+            self.console.print(self._state(), highlight=False, markup=False, soft_wrap=True)
 
     def on_trial_start(self, *, trial: Trial, **_: Any) -> None:
         values = {k: v for k, v in trial.config.items() if k not in (NUMBER, DECIDED)}
@@ -125,8 +132,8 @@ class SweepProgress(tune.Callback):
         self.queue.stop.remote(trial.config[NUMBER])
         self.running.pop(_name(trial), None)
 
-    def _table(self) -> Group:
-        """Sweep and trials as they are at this moment."""
+    def _state(self) -> str:
+        """How far the sweep is, on a line."""
         done, trials = self.earlier + self.ended, self.config.tune.trials
         left = trials - done - len(self.running)
         seconds = time.monotonic() - self.began
@@ -134,10 +141,13 @@ class SweepProgress(tune.Callback):
         wait = ""
         if self.ended:
             wait = f", about {seconds / self.ended * (trials - done) / 60:.0f} min left"
-        state = (
+        return (
             f"{done} of {trials} trials done ({self.stopped} stopped early, {self.failed} failed), "
             f"{len(self.running)} running, {left} left{best}; {seconds / 60:.0f} min so far{wait}"
         )
+
+    def _table(self) -> Group:
+        """Sweep and trials as they are at this moment."""
         table = Table(box=None, padding=(0, 2, 0, 0))
         for head in ("trial", "epoch", *LOSSES.values(), self.called, "s"):
             table.add_column(head, justify="left" if head == "trial" else "right", no_wrap=True)
@@ -152,7 +162,7 @@ class SweepProgress(tune.Callback):
                 f"{time.monotonic() - one.began:.0f}",
                 shown(one.values),
             )
-        return Group(state, table)
+        return Group(self._state(), table)
 
 
 def _name(trial: Trial) -> str:

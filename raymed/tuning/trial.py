@@ -14,7 +14,7 @@ from ray.exceptions import RayActorError
 
 from raymed.launch.queue import Job
 from raymed.storage import Place
-from raymed.training.observer import Row
+from raymed.training.observer import Row, goodness
 
 TRIALS = "trials"
 """The folder of a sweep's trials, below its own."""
@@ -66,8 +66,8 @@ def run_trial(
 
 
 def with_best(rows: Sequence[Row], objectives: Iterable[str]) -> dict[str, Any]:
-    """The last epoch's metrics, and each objective at the epoch of the highest score so far."""
-    best = max(rows, key=lambda row: row["score"])
+    """The last epoch's metrics, and each objective at the best epoch so far."""
+    best = max(rows, key=goodness)
     return {**rows[-1], **{at_best(name): best[name] for name in objectives}}
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 from rich.console import Console
 
 from raymed import config as configuration
+from raymed.cli import main
 from raymed.config import Config
 from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
@@ -257,6 +259,25 @@ def test_a_changed_configuration_names_the_key(settings: Config, alone: tuple[Pa
     moved = alone[0].parent / "moved"
     shutil.copytree(settings.data.path, moved)
     run(settings.override({"run.name": "alone", "data.path": str(moved), "launch.max_failures": 7}))
+
+
+def test_more_epochs_for_a_finished_run_are_had_by_a_command_that_is_said(
+    settings: Config, alone: tuple[Path, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UsageError) as raised:
+        run(settings.override({"run.name": "alone", "training.epochs": EPOCHS + 2}))
+    head, command = str(raised.value).splitlines()
+    assert f"(training.epochs: {EPOCHS} -> {EPOCHS + 2})" in head
+    program, *arguments = shlex.split(command)
+    assert program == "raymed"
+    assert main(arguments) == 0, capsys.readouterr().err
+    more = Checkpoint.open(alone[0].parent / f"alone-{EPOCHS + 2}")
+    assert len(rows_of(alone[0].parent / f"alone-{EPOCHS + 2}")) == 2
+    assert more.config.training.start_from == str(alone[0])
+    # With other changes, or fewer epochs, it would not be the same run.
+    for changes in ({"training.epochs": EPOCHS + 2, "loss.tag": 2.5}, {"training.epochs": 1}):
+        with pytest.raises(UsageError, match=r"Choose another run.name, or delete that folder$"):
+            run(settings.override({"run.name": "alone"} | changes))
 
 
 def test_other_data_under_a_runs_name_are_refused(

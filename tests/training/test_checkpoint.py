@@ -46,6 +46,7 @@ class Run:
         )
         self.optimizer = build_optimizer(self.model, config.training)
         self.scores: list[float] = []
+        self.losses = [2.5] * 9
 
     def step(self) -> None:
         images = torch.randint(0, 256, (2, 16, 16)).to(torch.uint8)
@@ -53,7 +54,13 @@ class Run:
         (reading.context[0].sum() + reading.tag_logits.sum()).backward()
         self.optimizer.step()
 
-    def save(self, score: float | None, step: int | None = None, keep: int = 1) -> Checkpoint:
+    def save(
+        self,
+        score: float | None,
+        step: int | None = None,
+        keep: int = 1,
+        constant: dict[str, Path] | None = None,
+    ) -> Checkpoint:
         """After an epoch of that score; without one, after a step of the epoch that follows."""
         if score is not None:
             self.scores.append(score)
@@ -63,14 +70,17 @@ class Run:
             image_size=16,
             content_hash="a" * 64,
             history=[
-                {"epoch": float(i), "score": score} for i, score in enumerate(self.scores, start=1)
+                {"epoch": float(i), "score": score, "loss": loss}
+                for i, (score, loss) in enumerate(
+                    zip(self.scores, self.losses, strict=False), start=1
+                )
             ],
             curve=[{"stop_threshold": 0.05, "cider": 0.5}, {"stop_threshold": 0.1, "cider": 0.0}],
             partial=Partial(step, [1.5, 2.5], 3.0) if step else None,
             path=checkpoints_of(self.folder)
             / checkpoint_name(len(self.scores) + (score is None), step),
         )
-        checkpoint.save(Snapshot.take(self.model, self.optimizer), keep)
+        checkpoint.save(Snapshot.take(self.model, self.optimizer), keep, constant)
         return checkpoint
 
     def kept(self) -> dict[str, set[str]]:
@@ -143,13 +153,37 @@ def test_a_snapshot_is_of_its_moment(run: Run) -> None:
         assert all(torch.equal(taken[key], expected[key]) for key in expected)
 
 
-def test_best_epoch_is_the_earliest_of_equals() -> None:
-    def rows(*scores: float) -> list[dict[str, float]]:
-        return [{"score": score} for score in scores]
+def test_best_epoch_is_that_of_the_lower_loss_of_equals_and_then_the_earliest() -> None:
+    def rows(*scores: float, losses: tuple[float, ...] = (9.0,) * 4) -> list[dict[str, float]]:
+        return [{"score": s, "loss": loss} for s, loss in zip(scores, losses, strict=False)]
 
     assert best_epoch(rows(0.0)) == 1
     assert best_epoch(rows(0.1, 0.3, 0.3, 0.2)) == 2
     assert best_epoch(rows(0.3, 0.1, 0.4)) == 3
+    assert best_epoch(rows(0.0, 0.0, 0.0, 0.0, losses=(9, 5, 3, 4))) == 3
+    assert best_epoch(rows(0.2, 0.1, 0.2, 0.2, losses=(9, 1, 7, 7))) == 3
+
+
+def test_the_best_checkpoint_is_that_of_the_lower_loss_of_equals(run: Run) -> None:
+    run.losses = [9.0, 4.0, 6.0]
+    for _ in range(3):
+        run.save(0.0)
+    assert set(run.kept()) == {"epoch-0002", "epoch-0003"}
+    assert Checkpoint.open(run.folder).path.name == "epoch-0002"
+
+
+def test_what_no_epoch_changes_is_one_file(run: Run, tmp_path: Path) -> None:
+    constant = {"kept.bin": tmp_path / "kept.bin"}
+    constant["kept.bin"].write_bytes(b"the same")
+    # A run of an earlier version, whose first checkpoint lacks the file.
+    run.save(0.1, keep=9)
+    for score in (0.2, 0.3):
+        run.save(score, keep=9, constant=constant)
+    first, *others = whole_checkpoints(run.folder)
+    assert not (first / "kept.bin").exists()
+    files = [other / "kept.bin" for other in others]
+    assert [file.read_bytes() for file in files] == [b"the same"] * 2
+    assert len({file.stat().st_ino for file in files}) == 1
 
 
 def test_what_is_saved_is_opened(run: Run) -> None:

@@ -32,7 +32,10 @@ FREE = {"tune.free_threshold": True, "tune.free_top_tags": True}
 
 @pytest.fixture(scope="module")
 def checkpoint(trained: Path) -> Checkpoint:
-    return Checkpoint.open(trained)
+    """Of the last epoch, which writes reports that differ most."""
+    last = latest(trained)
+    assert last is not None
+    return Checkpoint.open(last)
 
 
 def validated(checkpoint: Checkpoint, model: System, config: Config, split: str) -> Validation:

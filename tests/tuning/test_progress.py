@@ -4,8 +4,10 @@ import io
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from rich.console import Console
 
+from raymed import progress as module
 from raymed.config import Config
 from raymed.tuning.progress import SweepProgress
 from raymed.tuning.trial import DECIDED, FAILURE, LOST, NUMBER, with_best
@@ -81,3 +83,17 @@ def test_a_lost_queue_is_no_end_of_a_trial() -> None:
     assert progress.lost
     assert progress.ended == 0
     assert console.file.getvalue() == ""  # type: ignore[attr-defined]
+
+
+def test_off_a_terminal_it_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue: Any = Queue()
+    console = Console(file=io.StringIO(), width=30)
+    with SweepProgress(CONFIG, console, queue, done=[]) as progress:
+        progress.on_trial_start(trial=trial(0))
+        progress.on_step_end(iteration=1, trials=[])
+        assert console.file.getvalue() == ""  # type: ignore[attr-defined]
+        monkeypatch.setattr(module, "INTERVAL_S", 0)
+        progress.on_step_end(iteration=2, trials=[])
+    assert console.file.getvalue() == (  # type: ignore[attr-defined]
+        "0 of 10 trials done (0 stopped early, 0 failed), 1 running, 9 left; 0 min so far\n"
+    )

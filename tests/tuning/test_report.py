@@ -90,7 +90,7 @@ def sweep(config: Config) -> Path:
         run = config.override({**propose(trial, config.tune.space), **NO_SWEEP, "run.name": name})
         if state == "completed":
             train(run, folder / "trials" / name, Worker(torch.device("cpu")), Told(report))
-            best = max(rows, key=lambda row: row["score"])
+            best = max(rows, key=lambda row: (row["score"], -row["loss"]))
             study.tell(trial, [best["score"], best["seconds_per_report"]])
             continue
         with pytest.raises(UsageError if state == "failed" else Ended):
@@ -133,7 +133,8 @@ def figures(page: Path) -> list[dict[str, Any]]:
 def best(rows: list[dict[str, float]]) -> dict[str, float]:
     found = rows[0]
     for row in rows:
-        if row["score"] > found["score"]:
+        better = row["score"] > found["score"]
+        if better or (row["score"] == found["score"] and row["loss"] < found["loss"]):
             found = row
     return found
 

@@ -20,7 +20,14 @@ BOTH = {"cider": "max", "seconds_per_report": "min"}
 
 def rows(*scores: float) -> Rows:
     return [
-        {"epoch": n, "score": s, "cider": s, "recall_5": 0.5, "seconds_per_report": s / 10 + n}
+        {
+            "epoch": n,
+            "score": s,
+            "cider": s,
+            "loss": 9.0,
+            "recall_5": 0.5,
+            "seconds_per_report": s / 10 + n,
+        }
         for n, s in enumerate(scores, start=1)
     ]
 
@@ -69,6 +76,15 @@ def test_states_and_values(tmp_path: Path) -> None:
     assert (early.state, early.value) == (TrialState.PRUNED, 0.1)
     assert (failed.state, failed.user_attrs) == (TrialState.FAIL, {"reason": "diverged"})
     assert lost.state == error.state == TrialState.RUNNING
+
+
+def test_of_epochs_of_one_score_the_lower_loss_gives_the_objectives() -> None:
+    history = rows(0.0, 0.0, 0.0)
+    for row, loss in zip(history, (5.0, 3.0, 4.0), strict=True):
+        row["loss"] = loss
+    found = with_best(history, ["seconds_per_report"])
+    assert found["seconds_per_report_at_best"] == history[1]["seconds_per_report"]
+    assert found["epoch"] == 3
 
 
 def test_several_objectives_are_those_of_the_best_epoch(tmp_path: Path) -> None:

@@ -1,0 +1,75 @@
+"""A JSON Lines file of predictions, to which lines are added as they come."""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from raymed.errors import UsageError
+from raymed.storage import Place, fetched, output, reason, written_whole
+
+
+@dataclass(frozen=True)
+class Lines:
+    """An open file.
+
+    Attributes:
+        figures: that its earlier lines name.
+    """
+
+    figures: set[str]
+    _file: TextIO
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Write a line, so that it is there whatever comes after.
+
+        Raises:
+            UsageError: it cannot be written.
+        """
+        try:
+            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise UsageError(f"{self._file.name}: cannot be written ({reason(error)})") from error
+
+
+@contextmanager
+def added_lines(file: Place, images: Iterable[Path]) -> Iterator[Lines]:
+    """Add to a file inside the block; its lines of these images, and half ones, are dropped first.
+
+    At a URI all lines appear at the end of the block.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    with ExitStack() as stack:
+        try:
+            figures = set()
+            target = file if isinstance(file, Path) else stack.enter_context(output(file))
+            if file.exists():
+                again = set(map(str, images))
+                with fetched(file) as before, written_whole(target) as kept:
+                    figures = _copy(before, kept, again)
+            opened = stack.enter_context(target.open("a", encoding="utf-8"))
+        except OSError as error:
+            raise UsageError(f"{file}: cannot be written ({reason(error)})") from error
+        yield Lines(figures, opened)
+
+
+def _copy(before: Path, kept: Path, dropped: set[str]) -> set[str]:
+    """Copy the lines of all images but some; the figures that they name."""
+    figures = set()
+    with before.open(encoding="utf-8") as lines, kept.open("w", encoding="utf-8") as copy:
+        for line in lines:
+            try:
+                content = json.loads(line)
+                known = content["image"] in dropped
+            except (ValueError, KeyError, TypeError):
+                # Of a process that was killed while it wrote this line.
+                continue
+            if not known:
+                copy.write(line)
+                figures.add(content["figure"])
+    return figures

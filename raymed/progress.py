@@ -1,0 +1,160 @@
+"""How far a long work is: a bar on a terminal; elsewhere a line at least every half minute."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from threading import Event, Thread
+from types import TracebackType
+from typing import Self, TypeVar
+
+import rich
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bar
+
+INTERVAL_S = 25.0
+"""Seconds between two lines."""
+TICK_S = 1.0
+"""How often it is seen, in seconds, whether a line is due of a work that says nothing itself."""
+
+Item = TypeVar("Item")
+Sink = Callable[[str, int, int | None], None]
+
+_sink: ContextVar[Sink | None] = ContextVar("sink", default=None)
+
+
+class Pulse:
+    """Says when the next line is due."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether the last line is so long ago that there must be another."""
+        if time.monotonic() - self._last < INTERVAL_S:
+            return False
+        self._last = time.monotonic()
+        return True
+
+
+class Progress:
+    """A work that goes on inside the block.
+
+    Args:
+        what: it is, in words.
+        total: of how many; None while that is not known.
+        console: to print on; else rich's own.
+    """
+
+    def __init__(self, what: str, total: int | None, console: Console | None = None) -> None:
+        self.what = what
+        self.done = 0
+        self.total = total
+        self._console = console or rich.get_console()
+        self._bar: Bar | None = None
+        self._pulse = Pulse()
+        self._over = Event()
+        self._ticker: Thread | None = None
+
+    def __enter__(self) -> Self:
+        self._sink = _sink.get()
+        if self._sink:
+            self._sink(self.what, self.done, self.total)
+        elif self._console.is_terminal:
+            self._bar = bar(self._console)
+            self._task = self._bar.add_task(self.what, total=self.total)
+            self._bar.start()
+        else:
+            # A step may take minutes, or wait for another process.
+            self._ticker = Thread(target=self._tick, daemon=True, name="progress")
+            self._ticker.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        if self._ticker:
+            self._ticker.join()
+        if self._bar:
+            self._bar.stop()
+
+    def advance(self, count: int = 1) -> None:
+        """So many more are done; costs next to nothing."""
+        self.update(self.done + count)
+
+    def update(
+        self, done: int | None = None, what: str | None = None, total: int | None = None
+    ) -> None:
+        """Say how many are done, of how many, and of what."""
+        self.done = self.done if done is None else done
+        self.what = what or self.what
+        self.total = self.total if total is None else total
+        if self._sink:
+            self._sink(self.what, self.done, self.total)
+        elif self._bar:
+            self._bar.update(
+                self._task, completed=self.done, total=self.total, description=self.what
+            )
+        else:
+            self._say_if_due()
+
+    def _tick(self) -> None:
+        while not self._over.wait(TICK_S):
+            self._say_if_due()
+
+    def _say_if_due(self) -> None:
+        if self._pulse.due():
+            line = how_far(self.what, self.done, self.total)
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def tracked(
+    items: Iterable[Item], what: str, total: int, console: Console | None = None
+) -> Iterator[Item]:
+    """The items, saying how many of them are done."""
+    with Progress(what, total, console) as progress:
+        for item in items:
+            yield item
+            progress.advance()
+
+
+@contextmanager
+def reported_to(sink: Sink) -> Iterator[None]:
+    """What goes on inside the block is reported to a function, and not printed."""
+    token = _sink.set(sink)
+    try:
+        yield
+    finally:
+        _sink.reset(token)
+
+
+def how_far(what: str, done: int, total: int | None) -> str:
+    """A line such as ``writing reports: 120 of 500 (24%)``."""
+    if total is None:
+        return f"{what}: {done:,} so far"
+    return f"{what}: {done:,} of {total:,} ({done / max(total, 1):.0%})"
+
+
+def bar(console: Console) -> Bar:
+    """A bar that leaves no trace; on a terminal only."""
+    return Bar(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )

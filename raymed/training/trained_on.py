@@ -1,0 +1,98 @@
+"""Which images a run was trained on, kept in its checkpoints, and how many of others they are.
+
+Besides those of its training split, these are the images that what it started from was trained on:
+the run of ``training.start_from``, or of ``model.encoder_weights``.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors
+
+from raymed.cache import cache_folder
+from raymed.config import Config
+from raymed.data.dataset import PreparedDataset
+from raymed.data.fingerprints import Fingerprints, fingerprints_file
+from raymed.errors import UsageError
+from raymed.storage import fetched, reason
+from raymed.training.checkpoint import TRAINED_ON_FILE, Checkpoint
+from raymed.training.start import encoder_run, starting_checkpoint
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How many of some images a run was trained on.
+
+    Attributes:
+        images: by id or by pixels.
+        by_id: whose id was in training.
+        by_pixels: whose pixels were in training.
+    """
+
+    images: int
+    by_id: int
+    by_pixels: int
+
+
+def trained_on(checkpoint: Checkpoint) -> Fingerprints | None:
+    """The images that a checkpoint was trained on; None where it does not know them.
+
+    Raises:
+        UsageError: its record of them is damaged.
+    """
+    file = checkpoint.path / TRAINED_ON_FILE
+    if not file.is_file():
+        return None
+    try:
+        with fetched(file) as local:
+            return Fingerprints.load(local)
+    except (OSError, KeyError, safetensors.SafetensorError) as error:
+        raise UsageError(
+            f"{file}: damaged ({reason(error)}); copy it again, or delete it: what the run was "
+            "trained on is then not known"
+        ) from error
+
+
+def trained_on_file(config: Config, dataset: PreparedDataset) -> Path | None:
+    """The file, in the cache, that a run's checkpoints are to keep.
+
+    Returns:
+        None where the run starts from one that does not know what it was trained on.
+
+    Raises:
+        UsageError: the dataset or a checkpoint cannot be opened, or the cache not be written.
+    """
+    own = fingerprints_file(dataset, "train")
+    source = starting_checkpoint(config) or encoder_run(config.model)
+    if source is None:
+        return own
+    earlier = trained_on(source)
+    if earlier is None:
+        return None
+    joined = Fingerprints.load(own).joined([earlier])
+    name = hashlib.sha256(joined.ids.tobytes() + joined.pixels.tobytes()).hexdigest()
+    file = cache_folder("trained-on") / f"{name}.safetensors"
+    try:
+        joined.save(file)
+    except OSError as error:
+        raise UsageError(
+            f"{file}: cannot be written ({reason(error)}); make room, or set XDG_CACHE_HOME to a "
+            "folder with room"
+        ) from error
+    return file
+
+
+def overlap(checkpoint: Checkpoint, dataset: PreparedDataset, split_name: str) -> Overlap | None:
+    """How many of a split's images a checkpoint was trained on; None where it does not know them.
+
+    Raises:
+        UsageError: the split or the checkpoint's record cannot be read, or the cache not written.
+    """
+    trained = trained_on(checkpoint)
+    if trained is None:
+        return None
+    images = Fingerprints.load(fingerprints_file(dataset, split_name))
+    by_id, by_pixels = np.isin(images.ids, trained.ids), np.isin(images.pixels, trained.pixels)
+    return Overlap(int((by_id | by_pixels).sum()), int(by_id.sum()), int(by_pixels.sum()))

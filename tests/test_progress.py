@@ -1,0 +1,101 @@
+"""Long work off a terminal: a line as often as it is due, whether the work itself says anything."""
+
+import io
+from threading import Event
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from raymed import progress as module
+from raymed.config import Config
+from raymed.launch.printer import Printer
+from raymed.progress import Progress, how_far, reported_to, tracked
+from raymed.training.observer import FEATURES, Status
+
+
+@pytest.fixture
+def always_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "INTERVAL_S", 0)
+    # The work itself says how far it is; the ticker has nothing to do.
+    monkeypatch.setattr(module, "TICK_S", 3600)
+
+
+def lines_of(console: Console) -> list[str]:
+    file: Any = console.file
+    return file.getvalue().splitlines()
+
+
+@pytest.fixture
+def log() -> Console:
+    return Console(file=io.StringIO(), width=40)
+
+
+@pytest.mark.usefixtures("always_due")
+def test_a_line_says_how_many_of_how_many(log: Console) -> None:
+    assert list(tracked("abcd", "writing [b]reports", 4, log)) == [*"abcd"]
+    assert lines_of(log) == [
+        "writing [b]reports: 1 of 4 (25%)",
+        "writing [b]reports: 2 of 4 (50%)",
+        "writing [b]reports: 3 of 4 (75%)",
+        "writing [b]reports: 4 of 4 (100%)",
+    ]
+    assert how_far("reading images", 12_000, None) == "reading images: 12,000 so far"
+
+
+def test_no_line_before_it_is_due(log: Console) -> None:
+    assert len(list(tracked(range(999), "counting", 999, log))) == 999
+    assert lines_of(log) == []
+
+
+def test_a_step_that_says_nothing_is_spoken_for(
+    log: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "INTERVAL_S", 0)
+    monkeypatch.setattr(module, "TICK_S", 0.001)
+    said = Event()
+    monkeypatch.setattr(log, "print", lambda *_, **__: said.set())
+    with Progress("waiting for another process", 10, log):
+        assert said.wait(60)
+
+
+@pytest.mark.usefixtures("always_due")
+def test_a_terminal_gets_a_bar_and_no_lines() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=90)
+    with Progress("reading images", None, console) as progress:
+        progress.update(total=8)
+        progress.advance(3)
+        progress._bar.refresh()  # type: ignore[union-attr]
+    written = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "3/8" in written
+    assert "(38%)" not in written
+
+
+@pytest.mark.usefixtures("always_due")
+def test_what_goes_on_elsewhere_is_reported_and_not_printed(log: Console) -> None:
+    seen = []
+    with reported_to(lambda *state: seen.append(state)):
+        list(tracked("ab", "hashing", 2, log))
+    assert seen == [("hashing", 0, 2), ("hashing", 1, 2), ("hashing", 2, 2)]
+    assert lines_of(log) == []
+
+
+@pytest.mark.usefixtures("always_due")
+def test_a_run_says_how_far_it_is_within_an_epoch(log: Console) -> None:
+    printer = Printer(Config().override({"training.epochs": 30}), log)
+    printer.progress(Status(0, 8, 80, doing=FEATURES))
+    printer.progress(Status(2, 5, 20, loss=4.25))
+    printer.progress(Status(2, 3, 4, doing="validating, batches"))
+    assert lines_of(log) == [
+        f"{FEATURES} of 80 images",
+        f"{FEATURES}: 8 of 80 (10%)",
+        "epoch 2/30, loss 4.25, steps: 5 of 20 (25%)",
+        "epoch 2/30, validating, batches: 3 of 4 (75%)",
+    ]
+
+
+@pytest.mark.usefixtures("always_due")
+def test_where_a_bar_says_it_no_line_does(log: Console) -> None:
+    printer = Printer(Config(), log, bar=True)
+    printer.progress(Status(2, 5, 20, loss=4.25))
+    assert lines_of(log) == []

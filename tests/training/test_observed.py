@@ -1,0 +1,61 @@
+"""What a run reports beside its steps: a score that says nothing, and long work between them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from raymed.config import Config
+from raymed.data.dataset import PreparedDataset
+from raymed.data.phantom import draw
+from raymed.data.prepare import prepare
+from raymed.training.checkpoint import Checkpoint
+from raymed.training.loop import train
+from raymed.training.worker import Worker
+from tests.told import Told
+
+ALONE = Worker(torch.device("cpu"))
+
+
+def test_where_no_score_tells_epochs_apart_it_is_said_once_and_the_loss_decides(
+    tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    prepare(
+        draw(12, image_size=32),
+        tmp_path / "few",
+        source="x",
+        image_size=32,
+        console=Console(quiet=True),
+    )
+    assert PreparedDataset.open(tmp_path / "few").info.counts["val"] == 1
+    config = tiny.override({"data.path": str(tmp_path / "few")})
+    told = Told()
+    train(config, tmp_path / "run", ALONE, told)
+    (said,) = told.warnings
+    assert said.startswith("CIDEr cannot be above 0 on the 1 image(s) of split val, whatever is ")
+    losses = [row["loss"] for row in told.rows]
+    assert {row["score"] for row in told.rows} == {0.0}
+    assert losses[0] != min(losses)
+    best = Checkpoint.open(tmp_path / "run")
+    assert best.epoch == losses.index(min(losses)) + 1
+    # No CIDEr is asked of a system that writes no report, and none is missed.
+    tags_only = config.override({"model.system": "vgg19_tags", "training.epochs": 1})
+    other = Told()
+    train(tags_only, tmp_path / "tags", ALONE, other)
+    assert other.warnings == []
+
+
+def test_before_and_between_epochs_it_says_what_it_does(
+    tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    told = Told()
+    train(tiny.override({"training.epochs": 2}), tmp_path / "run", ALONE, told)
+    works = [(one.epoch, one.doing) for one in told.works if one.done == one.total]
+    assert works.index((0, "copying the train images to the cache")) < works.index(
+        (0, "hashing the train images")
+    )
+    for epoch in (1, 2):
+        assert (epoch, "validating, batches") in works
