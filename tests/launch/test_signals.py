@@ -155,7 +155,8 @@ def ray_files() -> Iterator[Path]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("workers", "number", "code"), [(0, *INT), (0, *TERM), pytest.param(1, *TERM, marks=pytest.mark.ray)]
+    ("workers", "number", "code"),
+    [(0, *INT), (0, *TERM), pytest.param(1, *TERM, marks=pytest.mark.ray)],
 )
 def test_while_the_features_are_computed(
     tiny: Config,
