@@ -6,7 +6,7 @@ that a number is a number wherever it stands.
 """
 
 import re
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -56,9 +56,6 @@ def as_written(value: Any) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    # None of YAML 1.1's.
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
-
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         written: set[str] = set()
         for key, _ in node.value:
@@ -86,6 +83,8 @@ class _Dumper(yaml.SafeDumper):
     """Quotes a text that either version would read as something else."""
 
 
+# Of a text without quotes the loader knows nothing but what follows; the dumper, YAML 1.1 as well.
+_Loader.yaml_implicit_resolvers = {}
 for _tag, _pattern, _first in (
     ("null", re.compile(r"~|null|Null|NULL|"), ["~", "n", "N", ""]),
     ("bool", re.compile(r"true|True|TRUE|false|False|FALSE"), list("tTfF")),
