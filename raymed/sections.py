@@ -310,7 +310,8 @@ class Dimension(Section):
 
 class TuneConfig(Section):
     trials: Annotated[Count, Decides.NOTHING] = 20
-    """How many trials the sweep runs."""
+    """How many trials the sweep runs. No two have the same values: a repeated proposal is not
+    trained again, and a space with fewer points ends the sweep sooner."""
     space: Annotated[dict[str, Dimension], Decides.SEARCH] = {}
     """Searched keys: a dotted key of this file each, with its range."""
     points_to_evaluate: Annotated[tuple[dict[str, Any], ...], Decides.SEARCH] = ()

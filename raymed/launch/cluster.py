@@ -12,6 +12,10 @@ from raymed.launch.termination import Terminated
 
 PATIENCE_S = 10.0
 """How long a cluster may take to answer."""
+LONGEST_SOCKET = 107
+"""Bytes of a Unix socket's path, at most, on Linux."""
+SOCKET = "ray/session_2026-11-27_04-15-54_452301_4194304/sockets/plasma_store.10"
+"""Where Ray keeps its longest-named sockets, below its temporary folder."""
 
 
 @contextmanager
@@ -40,13 +44,13 @@ def connected(address: str | None) -> Iterator[None]:
         yield
         return
     target = address or os.environ.get("RAY_ADDRESS") or "local"
-    options = {"include_dashboard": True} if target == "local" else {}
     see_that_it_answers(target)
+    if target == "local":
+        see_that_sockets_fit()
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        context = ray.init(
-            address=target, log_to_driver=False, logging_level=logging.WARNING, **options
-        )
+        # Not told to include its dashboard, Ray tries to, and goes on where that is late or broken.
+        context = ray.init(address=target, log_to_driver=False, logging_level=logging.WARNING)
     except (ConnectionError, ValueError) as error:
         raise _unreachable(target, error) from None
     except SystemExit:
@@ -93,6 +97,25 @@ def see_that_it_answers(address: str) -> None:
         socket.create_connection((host, int(port)), PATIENCE_S).close()
     except (OSError, ValueError) as error:
         raise _unreachable(address, error) from None
+
+
+def see_that_sockets_fit() -> None:
+    """See that a Ray of one's own can make its Unix sockets, whose paths may not be long.
+
+    Raises:
+        UsageError: its temporary folder's name is too long.
+    """
+    # As Ray itself looks for it.
+    variable = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), None)
+    if variable is None:
+        return
+    folder = os.environ[variable]
+    most = LONGEST_SOCKET - len(f"/{SOCKET}")
+    if len(os.fsencode(os.path.abspath(folder))) > most:
+        raise UsageError(
+            f"{variable}: Ray's sockets lie below it, and {folder} is longer than the {most} bytes "
+            "that leave room for them: set RAY_TMPDIR to a short folder, such as /tmp"
+        )
 
 
 def _unreachable(address: str, error: Exception) -> UsageError:
