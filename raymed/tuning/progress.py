@@ -6,18 +6,23 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
+import ray
 from ray import tune
 from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError, RayActorError
 from ray.tune.experiment import Trial
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
 from raymed.config import Config
+from raymed.storage import place
 from raymed.tuning.leaderboard import TrialResult, shown
 from raymed.tuning.study import objectives
 from raymed.tuning.trial import DECIDED, FAILURE, LOST, NUMBER, at_best, trial_name
 
+PATIENCE_S = 20.0
+"""How long the queue may take to say what it was warned of."""
 LOSSES = {"loss": "loss", "loss_tag": "tag", "loss_sent": "sent", "loss_word": "word"}
 
 
@@ -76,6 +81,7 @@ class SweepProgress(tune.Callback):
         trace: TracebackType | None,
     ) -> None:
         self.live.stop()
+        self._pass_warnings_on()
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks with its own state; a terminal can't be, and need not be.
@@ -86,6 +92,7 @@ class SweepProgress(tune.Callback):
         self.running[_name(trial)] = Running(values)
 
     def on_trial_result(self, *, trial: Trial, result: dict[str, Any], **_: Any) -> None:
+        self._pass_warnings_on()
         if LOST in result:
             self.lost = True
         elif FAILURE not in result:
@@ -112,13 +119,24 @@ class SweepProgress(tune.Callback):
         # Its training's own failures come as results; this is its client's, in Tune itself.
         self._ended(trial, "interrupted; the same command takes it up again")
 
+    def _pass_warnings_on(self) -> None:
+        try:
+            warned = ray.get(self.queue.warnings.remote(), timeout=PATIENCE_S)
+        # Of a queue that died the trials tell.
+        except (RayActorError, GetTimeoutError):
+            return
+        for folder, words in warned:
+            self._say(f"warning: {place(folder).name}: {words}")
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
     def _ended(self, trial: Trial, outcome: str) -> None:
         self._over(trial)
         self.ended += 1
         best = f"; best {self.best[0]:.3f} ({self.best[1]})" if self.best else ""
         seconds = time.monotonic() - self.began
-        line = f"{seconds:4.0f} s  {_name(trial)}: {outcome}{best}"
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._say(f"{seconds:4.0f} s  {_name(trial)}: {outcome}{best}")
 
     def _over(self, trial: Trial) -> None:
         # Where it was stopped early, its workers wait for leave to train another epoch.
