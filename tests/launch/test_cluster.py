@@ -148,7 +148,7 @@ def test_with_a_late_dashboard_and_under_uv_run_tasks_run(tmp_path: Path) -> Non
         large.truncate(700 * 2**20)
     env = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "TMPDIR")}
     env |= {"RAY_DASHBOARD_STARTUP_TIMEOUT_S": "0", "PYTHONPATH": str(Path(__file__).parents[2])}
-    env.pop("RAY_ENABLE_UV_RUN_RUNTIME_ENV")
+    env.pop("RAY_ENABLE_UV_RUN_RUNTIME_ENV", None)
     done = subprocess.run(
         ["uv", "run", "raymed"],
         executable=sys.executable,

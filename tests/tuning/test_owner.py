@@ -1,6 +1,7 @@
 """Two sweeps of one name never share a study in a database; a sweep that is moved takes its own."""
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import optuna
@@ -49,8 +50,6 @@ pytestmark = pytest.mark.usefixtures("ray_is_not_started")
 
 @pytest.fixture
 def ray_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    from contextlib import nullcontext
-
     monkeypatch.setattr("raymed.tuning.sweep.connected", nullcontext)
 
 
