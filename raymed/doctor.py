@@ -27,7 +27,7 @@ from packaging.requirements import Requirement
 from raymed.cache import cache_folder
 from raymed.config import Config
 from raymed.errors import UsageError
-from raymed.launch.cluster import see_that_it_answers, see_that_sockets_fit
+from raymed.launch.cluster import see_that_it_answers, see_that_sockets_fit, temporary_folder
 
 PATIENCE_S = 120.0
 """How long a library may take to be imported, on a slow disk and a busy machine."""
@@ -191,6 +191,11 @@ def _sockets() -> Iterator[Finding]:
         see_that_sockets_fit()
     except UsageError as error:
         yield Finding("Ray's sockets", "none can be made", str(error), True)
+        return
+    variable, folder = temporary_folder()
+    (found,) = _folder("Ray's files", Path(folder))
+    fault = f"{found.fault} by {variable or 'RAY_TMPDIR'}" if found.stops else ""
+    yield Finding(found.name, found.value, fault, found.stops)
 
 
 def _runs(config: Config) -> Iterator[Finding]:

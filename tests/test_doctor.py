@@ -232,6 +232,13 @@ def test_a_temporary_folder_whose_name_is_too_long(
     assert "sockets" not in run(site, "launch.address=127.0.0.1:1", **{variable: str(folder)})[1]
 
 
+def test_a_temporary_folder_that_takes_no_files(site: Path) -> None:
+    code, out = run(site, RAY_TMPDIR="/proc/x")
+    assert code == 1
+    assert "stops training: Ray's files: /proc takes no files (" in out
+    assert "choose another folder by RAY_TMPDIR\n" in out
+
+
 def test_bytecode_that_is_not_kept(site: Path) -> None:
     code, out = run(site, PYTHONDONTWRITEBYTECODE="1", OMP_NUM_THREADS="3")
     assert code == 0

@@ -58,9 +58,8 @@ def connected(address: str | None) -> Iterator[None]:
         # Its processes fail to start in many ways: on a full disk, or on a machine too busy.
         if target == "local":
             raise UsageError(
-                f"Ray cannot be started on this machine ({_first_line(error)}): `raymed doctor` "
-                "says what is wrong with it, and Ray's logs in ray/session_latest/logs below "
-                f"{os.environ.get('RAY_TMPDIR') or os.environ.get('TMPDIR') or '/tmp'}"
+                f"Ray cannot be started on this machine ({_first_line(error)}): see `raymed "
+                f"doctor`, and Ray's logs in {temporary_folder()[1]}/ray/session_latest/logs"
             ) from error
         if isinstance(error, ConnectionError | ValueError):
             raise _unreachable(target, error) from None
@@ -111,17 +110,22 @@ def see_that_it_answers(address: str) -> None:
         raise _unreachable(address, error) from None
 
 
+def temporary_folder() -> tuple[str, str]:
+    """The variable that names the folder below which a Ray of one's own keeps its files, if one
+    does, and the folder."""
+    for variable in ("RAY_TMPDIR", "TMPDIR"):
+        if variable in os.environ:
+            return variable, os.environ[variable]
+    return "", "/tmp"
+
+
 def see_that_sockets_fit() -> None:
     """See that a Ray of one's own can make its Unix sockets, whose paths may not be long.
 
     Raises:
         UsageError: its temporary folder's name is too long.
     """
-    # As Ray itself looks for it.
-    variable = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), None)
-    if variable is None:
-        return
-    folder = os.environ[variable]
+    variable, folder = temporary_folder()
     most = LONGEST_SOCKET - len("/" + SOCKET.format(pid=os.getpid()))
     if len(os.fsencode(os.path.abspath(folder))) > most:
         raise UsageError(

@@ -119,7 +119,7 @@ def test_a_ray_that_cannot_be_started_is_said_in_words(
     monkeypatch.setattr(ray_, "is_initialized", lambda: False)
     monkeypatch.setattr(ray_, "init", init)
     first = str(error).splitlines()[0].replace("[", ".")
-    words = f"Ray cannot be started on this machine .{first}.: `raymed doctor` .* below /tmp$"
+    words = f"Ray cannot be started on this machine .{first}.: see `raymed doctor`.* in /tmp/ray/"
     with pytest.raises(UsageError, match=words), connected(None):
         pytest.fail("started")
 
