@@ -21,7 +21,15 @@ from raymed.storage import Place, is_uri, place
 if TYPE_CHECKING:
     from raymed.training.checkpoint import Checkpoint
 
-OVERRIDES = "settings as key=value, such as training.epochs=5"
+OVERRIDES = "settings as key=value, such as training.epochs=5, before or after the file"
+
+SUBJECTS = {
+    **dict.fromkeys(("train", "tune", "demo"), "file"),
+    **dict.fromkeys(("evaluate", "predict"), "checkpoint"),
+    "report": "run",
+    "finetune": "sweep",
+}
+"""What each command is of, as its arguments call it; the others do without, or say so."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 if it went well, 1 if `doctor` found what stops training, 2 for a mistake of the user's,
         130 if interrupted by Ctrl-C, 143 by SIGTERM.
     """
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(_settings_last(sys.argv[1:] if arguments is None else arguments))
     command: Callable[[argparse.Namespace, Console], int | None] = options.command
     # What ended by a signal has left, besides what was there before.
     left = (
@@ -40,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else "no file was left half-written; the same command begins anew"
     )
     try:
+        _refuse_missing(options)
         with leaving():
             return command(options, rich.get_console()) or 0
     except UsageError as error:
@@ -57,6 +66,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _settings_last(arguments: Sequence[str]) -> list[str]:
+    """Files and the like, then settings: a person may give them in any order."""
+    return sorted(arguments, key=_is_setting)
+
+
+def _refuse_missing(options: argparse.Namespace) -> None:
+    """See that what a command is of is there, and not a setting in its place."""
+    subject = SUBJECTS.get(options.name)
+    if subject and _is_setting(given := getattr(options, subject)):
+        raise UsageError(
+            f"{options.name}: no {subject.upper()} is given; {given} is taken for a setting, since "
+            "there is no such file or folder"
+        )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="raymed",
@@ -69,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         resumes = command in (_train, _tune, _finetune, _table)
-        sub.set_defaults(command=command, resumes=resumes)
+        sub.set_defaults(command=command, name=name, resumes=resumes)
         return sub
 
     sub = add("config", _config, "print the complete configuration that a file stands for")
@@ -360,8 +384,9 @@ def _is_out(text: str) -> bool:
 
 def _is_setting(text: str) -> bool:
     """Whether it is ``key=value``, and not a place with a ``=`` in its name."""
+    # Not pathlib's: it raises an error where a setting is too long to be a file's name.
     key, equals, _ = text.partition("=")
-    return bool(equals) and not is_uri(key) and not Path(text).exists()
+    return bool(equals) and not is_uri(key) and not os.path.exists(text)
 
 
 def _say(console: Console, lines: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import ValidationError
 
+from raymed import yaml12
 from raymed.errors import UsageError
 from raymed.keys import Decides, Locates
 from raymed.sections import (
@@ -65,7 +66,7 @@ class Config(Section):
             key: {kind: value for kind, value in dimension.items() if value not in (None, {})}
             for key, dimension in tree["tune"]["space"].items()
         }
-        text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+        text = yaml12.write(tree)
         return _commented(text) if comments else text
 
 
@@ -172,10 +173,9 @@ def _read(path: Place, seen: tuple[Place, ...] = ()) -> dict[str, Any]:
     if path.absolute() in seen:
         raise UsageError(f"{path}: `base:` leads back to a file that is being read; break the ring")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml12.read(path.read_text(encoding="utf-8"))
     except OSError as error:
-        wanted = "give a YAML file" + (", and settings after it" if "=" in path.name else "")
-        raise UsageError(f"{path}: cannot be read ({reason(error)}); {wanted}") from None
+        raise UsageError(f"{path}: cannot be read ({reason(error)}); give a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not valid YAML: {error}") from None
     if tree is None:
@@ -208,7 +208,7 @@ def _key_value(text: str, origin: str) -> tuple[str, Any]:
     if not separator or not key:
         raise UsageError(f"{origin}: '{text}' is not of the form key=value")
     try:
-        return key, yaml.safe_load(value)
+        return key, yaml12.read(value)
     except yaml.YAMLError as error:
         raise UsageError(f"{key}: '{value}' cannot be read as a YAML value: {error}") from None
 
@@ -230,7 +230,7 @@ def _put(tree: dict[str, Any], dotted: str, value: Any, origin: str) -> None:
 
 def _validated(tree: dict[str, Any], origin: str) -> Config:
     try:
-        config = Config.model_validate(tree)
+        config = _with_typed_values(Config.model_validate(tree))
     except ValidationError as error:
         faults = [_fault(dict(item)) for item in error.errors()]
         raise UsageError(_listed(origin, faults)) from None
@@ -238,6 +238,35 @@ def _validated(tree: dict[str, Any], origin: str) -> Config:
     if faults:
         raise UsageError(_listed(origin, faults))
     return config
+
+
+def _with_typed_values(config: Config) -> Config:
+    """With every value of a searched key, or of a single system's, of the type of its key.
+
+    A value that does not fit stays, and is a fault that is found later.
+    """
+    tree = config.model_dump(mode="json", by_alias=True)
+
+    def typed(key: str, value: Any) -> Any:
+        section, _, name = key.partition(".")
+        try:
+            given = Config.model_validate({section: {**tree.get(section, {}), name: value}})
+        except ValidationError:
+            return value
+        return given.model_dump(mode="json")[section][name]
+
+    def all_typed(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: typed(key, value) for key, value in values.items()}
+
+    # Not from the tree, which has forgotten how numbers were written.
+    for key, dimension in config.tune.space.items():
+        node = tree["tune"]["space"][key]
+        node["choice"] = dimension.choice and [typed(key, value) for value in dimension.choice]
+        node["when"] = {k: [typed(k, value) for value in v] for k, v in dimension.when.items()}
+    tree["tune"]["points_to_evaluate"] = [*map(all_typed, config.tune.points_to_evaluate)]
+    systems = config.table.systems.items()
+    tree["table"]["systems"] = {system: all_typed(values) for system, values in systems}
+    return Config.model_validate(tree)
 
 
 def _space_faults(config: Config) -> Iterator[str]:
@@ -272,7 +301,8 @@ def _tune_faults(tune: TuneConfig) -> Iterator[str]:
             if key not in tune.space:
                 yield f"tune.points_to_evaluate: point {number}: {_unknown(key, [*tune.space])}"
             elif not tune.space[key].holds(value):
-                yield f"tune.points_to_evaluate: point {number}: {key}: {value!r} is out of range"
+                found = repr(value).removesuffix(".0")
+                yield f"tune.points_to_evaluate: point {number}: {key}: {found} is out of range"
     free = {"generation.stop_threshold": "free_threshold", "model.top_tags": "free_top_tags"}
     for key, name in free.items():
         if getattr(tune, name) and key in tune.space:
@@ -324,6 +354,9 @@ def _fault(item: dict[str, Any], known: Sequence[str] | None = None) -> str:
         return _unknown(key, known)
     if item["type"] == "missing":
         return f"{key}: must be given, as {key}=..."
+    if item["type"] == "string_type":
+        quoted = " in quotes" if item["input"] in (True, False) else ""
+        return f"{key}: must be a text{quoted} (found {item['input']!r})"
     # YAML has lists only.
     message = item["msg"].removeprefix("Value error, ").replace("tuple", "list")
     return f"{key}: {message[0].lower()}{message[1:]} (found {item['input']!r})"

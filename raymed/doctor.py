@@ -27,7 +27,7 @@ from packaging.requirements import Requirement
 from raymed.cache import cache_folder
 from raymed.config import Config
 from raymed.errors import UsageError
-from raymed.launch.cluster import see_that_it_answers
+from raymed.launch.cluster import see_that_it_answers, see_that_sockets_fit, temporary_folder
 
 PATIENCE_S = 120.0
 """How long a library may take to be imported, on a slow disk and a busy machine."""
@@ -176,6 +176,7 @@ def _cluster(config: Config) -> Iterator[Finding]:
     said = f"{address} ({variables})" if variables else address
     if address == "local":
         yield Finding("Ray's address", "none: runs start a Ray of their own")
+        yield from _sockets()
         return
     try:
         see_that_it_answers(address)
@@ -183,6 +184,18 @@ def _cluster(config: Config) -> Iterator[Finding]:
         yield Finding("Ray's address", said, str(error), True)
     else:
         yield Finding("Ray's address", f"{said}: answers")
+
+
+def _sockets() -> Iterator[Finding]:
+    try:
+        see_that_sockets_fit()
+    except UsageError as error:
+        yield Finding("Ray's sockets", "none can be made", str(error), True)
+        return
+    variable, folder = temporary_folder()
+    (found,) = _folder("Ray's files", Path(folder))
+    fault = f"{found.fault} by {variable or 'RAY_TMPDIR'}" if found.stops else ""
+    yield Finding(found.name, found.value, fault, found.stops)
 
 
 def _runs(config: Config) -> Iterator[Finding]:

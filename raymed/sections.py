@@ -6,12 +6,23 @@ one.
 
 import difflib
 import math
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from raymed.keys import ARE_RUNS, IS_DATABASE, IS_PATH, IS_WEIGHTS, Decides, For
+from raymed.yaml12 import as_written
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -72,6 +83,23 @@ def _seeds(values: tuple[int, ...]) -> tuple[int, ...]:
     return _different(values)
 
 
+def _run_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ValueError(
+            "must be letters (a to z), digits, dots, hyphens and underscores, of which the first "
+            "is a letter or a digit; it is the name of a folder in run.folder"
+        )
+    return name
+
+
+def _holds_texts_alone(kind: Any) -> bool:
+    """Whether values of this type are texts, or lists or mappings of nothing else."""
+    if get_origin(kind) is Literal:
+        return True
+    kinds = [one for one in get_args(kind) if isinstance(one, type) or get_args(one)]
+    return kind in (str, type(None)) or (bool(kinds) and all(map(_holds_texts_alone, kinds)))
+
+
 class Section(BaseModel):
     """A part of the configuration: frozen, complete, closed to unknown keys."""
 
@@ -79,9 +107,16 @@ class Section(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _texts_as_written(cls, value: Any, info: ValidationInfo) -> Any:
+        """A run may be called 007 or 1e3: where a key takes text, that is no number."""
+        field = cls.model_fields[str(info.field_name)]
+        return as_written(value) if _holds_texts_alone(field.annotation) else value
+
 
 class RunConfig(Section):
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"), Decides.SEARCH] = "run"
+    name: Annotated[str, AfterValidator(_run_name), Decides.SEARCH] = "run"
     """Name of the run or sweep: its folder below `run.folder`, and what resumes it."""
     folder: Annotated[str, Decides.NOTHING, IS_PATH] = "runs"
     """Where runs and sweeps are kept: a folder, on a cluster one that every node sees, or a URI of
@@ -275,7 +310,8 @@ class Dimension(Section):
 
 class TuneConfig(Section):
     trials: Annotated[Count, Decides.NOTHING] = 20
-    """How many trials the sweep runs."""
+    """How many trials the sweep runs. No two have the same values: a repeated proposal is not
+    trained again, and a space with fewer points ends the sweep sooner."""
     space: Annotated[dict[str, Dimension], Decides.SEARCH] = {}
     """Searched keys: a dotted key of this file each, with its range."""
     points_to_evaluate: Annotated[tuple[dict[str, Any], ...], Decides.SEARCH] = ()

@@ -319,3 +319,39 @@ def test_tables_of_two_files_and_their_figures(trained, tmp_path, capsys):
     assert {"figure-3.png", "figure-3.html", "figure-4.html"} < {p.name for p in drawn.iterdir()}
     refused(capsys, main(["figure", "4", run, run]), "figure 4", "one run")
     refused(capsys, main(["figure", "3", run, "images=CXR9"]), "CXR9", "split test")
+
+
+@pytest.mark.parametrize(
+    ("command", "subject"),
+    [
+        *((name, "FILE") for name in ("train", "tune", "demo")),
+        ("report", "RUN"),
+        ("finetune", "SWEEP"),
+        ("evaluate", "CHECKPOINT"),
+    ],
+)
+def test_a_setting_in_the_place_of_what_a_command_is_of(command, subject, capsys):
+    code = main([command, "training.epochs=1"])
+    refused(capsys, code, f"{command}: no {subject} is given; training.epochs=1 is taken for a set")
+
+
+def test_files_and_settings_are_taken_in_any_order(trained, phantom, tmp_path, capsys):
+    file = tmp_path / "run=1.yaml"
+    file.write_text("model: {top_tags: 3, encoder: small, encoder_weights: none}\n")
+    long = f"tune.space.loss.tag={{choice: [{', '.join(map(str, range(200)))}]}}"
+    printed = set()
+    for order in ([str(file), "loss.tag=2", long], ["loss.tag=2", long, str(file)]):
+        assert main(["config", *order]) == 0
+        printed.add(capsys.readouterr().out)
+    assert len(printed) == 1
+    assert "  top_tags: 3\n" in printed.pop()
+    # Refused for what it says, so the file was found.
+    for command in ("train", "tune"):
+        code = main([command, "data.path=gone", "launch.workers=1", str(file), long])
+        refused(capsys, code, "gone: not a prepared dataset")
+    code = main(["table", "1", "data.path=gone", "launch.workers=1", str(file)])
+    refused(capsys, code, "gone: not a prepared dataset")
+    refused(capsys, main(["report", f"out={tmp_path}/x", str(tmp_path)]), "not a sweep: it has no")
+    refused(capsys, main(["finetune", "top=2", str(tmp_path)]), "no sweep's folder")
+    assert main(["evaluate", "split=val", f"data.path={phantom}", str(trained)]) == 0
+    assert "val/predictions.parquet" in capsys.readouterr().out.replace("\n", "")

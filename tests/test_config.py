@@ -124,7 +124,14 @@ def test_all_faults_at_once_with_the_nearest_names(write: Callable[..., Path]) -
         ("generation.stop_threshold=1.2", "generation.stop_threshold: "),
         ("training.learning_rate=0", "training.learning_rate: input should be greater than 0"),
         ("model.train_encoder=maybe", "model.train_encoder: input should be a valid boolean"),
-        ("run.name=../up", "run.name: string should match pattern"),
+        (
+            "run.name=../up",
+            "run.name: must be letters (a to z), digits, dots, hyphens",
+        ),
+        ("run.name=", "run.name: must be a text (found None)"),
+        ("run.name=true", "run.name: must be a text in quotes (found True)"),
+        ("run.name=[1]", "run.name: must be a text (found ["),
+        ("training.seed=1:30", "training.seed: input should be a valid integer"),
         ("loss=3", "loss: "),
         ("loss.tag.x=3", "loss.tag: "),
     ],
@@ -209,8 +216,6 @@ def test_faults_of_files(write: Callable[..., Path], tmp_path: Path) -> None:
         load(tmp_path / "absent.yaml")
     with pytest.raises(UsageError, match="cannot be read"):
         load(tmp_path)
-    with pytest.raises(UsageError, match="give a YAML file, and settings after it"):
-        load(Path("data.path=folder"))
     with pytest.raises(UsageError, match=r"run.yaml: not valid YAML"):
         load(write("loss: ["))
     with pytest.raises(UsageError, match=r"run.yaml: must hold sections .* not a list"):
@@ -227,6 +232,8 @@ def test_faults_of_files(write: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"binary.yaml: not valid YAML"):
         load(binary)
     assert load(write("")) == Config()
+    with pytest.raises(UsageError, match=r"run.yaml: not valid YAML: the key tag is given twice"):
+        load(write("loss: {tag: 1, word: 2, tag: 3}"))
 
 
 @pytest.mark.parametrize(

@@ -217,6 +217,28 @@ def test_no_java(site: Path, code: str) -> None:
     assert ("/nowhere/java" if "nowhere" in code else "OSError: torn") in out
 
 
+@pytest.mark.parametrize("variable", ["TMPDIR", "RAY_TMPDIR"])
+def test_a_temporary_folder_whose_name_is_too_long(
+    site: Path, tmp_path: Path, variable: str
+) -> None:
+    folder = tmp_path / ("a" * 95)
+    folder.mkdir()
+    code, out = run(site, **{variable: str(folder)})
+    assert code == 1
+    assert f"stops training: Ray's sockets: {variable}: Ray's sockets lie below it, and " in out
+    assert f"{folder} is longer than the " in out
+    assert " bytes that leave room for them: set RAY_TMPDIR to a short folder, such as /tmp" in out
+    # What lies elsewhere is the cluster's.
+    assert "sockets" not in run(site, "launch.address=127.0.0.1:1", **{variable: str(folder)})[1]
+
+
+def test_a_temporary_folder_that_takes_no_files(site: Path) -> None:
+    code, out = run(site, RAY_TMPDIR="/proc/x")
+    assert code == 1
+    assert "stops training: Ray's files: /proc takes no files (" in out
+    assert "choose another folder by RAY_TMPDIR\n" in out
+
+
 def test_bytecode_that_is_not_kept(site: Path) -> None:
     code, out = run(site, PYTHONDONTWRITEBYTECODE="1", OMP_NUM_THREADS="3")
     assert code == 0

@@ -12,7 +12,8 @@ from raymed.errors import UsageError
 from raymed.keys import Decides, Locates
 from raymed.launch.run import located, run_training
 from raymed.training.checkpoint import Checkpoint
-from raymed.tuning.sweep import SWEEP_FILE, run_sweep
+from raymed.tuning.study import SWEEP_FILE
+from raymed.tuning.sweep import run_sweep
 
 NO_PATHS = {"run.name", "model.system", "launch.address"}
 """Keys that hold any text, and yet no path."""

@@ -12,6 +12,10 @@ from raymed.launch.termination import Terminated
 
 PATIENCE_S = 10.0
 """How long a cluster may take to answer."""
+LONGEST_SOCKET = 107
+"""Bytes of a Unix socket's path, at most, on Linux."""
+SOCKET = "ray/session_2026-11-27_04-15-54_452301_{pid}/sockets/plasma_store"
+"""The longest name of a socket of Ray's, below its temporary folder."""
 
 
 @contextmanager
@@ -22,7 +26,8 @@ def connected(address: str | None) -> Iterator[None]:
         address: of a running cluster; None: RAY_ADDRESS, or else a Ray started on this machine.
 
     Raises:
-        UsageError: nothing answers at the address, or it is one of Ray Client's.
+        UsageError: nothing answers at the address, or it is one of Ray Client's; or no Ray can be
+            started here.
         Terminated: SIGTERM came while Ray was being started.
     """
     # Train V2 polls its workers for reports at this interval; its default costs seconds an epoch.
@@ -40,17 +45,25 @@ def connected(address: str | None) -> Iterator[None]:
         yield
         return
     target = address or os.environ.get("RAY_ADDRESS") or "local"
-    options = {"include_dashboard": True} if target == "local" else {}
     see_that_it_answers(target)
+    if target == "local":
+        see_that_sockets_fit()
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        context = ray.init(
-            address=target, log_to_driver=False, logging_level=logging.WARNING, **options
-        )
-    except (ConnectionError, ValueError) as error:
-        raise _unreachable(target, error) from None
+        # Not told to include its dashboard, Ray tries to, and goes on where that is late or broken.
+        context = ray.init(address=target, log_to_driver=False, logging_level=logging.WARNING)
     except SystemExit:
         raise Terminated from None
+    except Exception as error:
+        # Its processes fail to start in many ways: on a full disk, or on a machine too busy.
+        if target == "local":
+            raise UsageError(
+                f"Ray cannot be started on this machine ({_first_line(error)}): see `raymed "
+                f"doctor`, and Ray's logs in {temporary_folder()[1]}/ray/session_latest/logs"
+            ) from error
+        if isinstance(error, ConnectionError | ValueError):
+            raise _unreachable(target, error) from None
+        raise
     # Ray has set a handler of its own, which leaves by SystemExit.
     if callable(on_sigterm):
         signal.signal(signal.SIGTERM, on_sigterm)
@@ -73,6 +86,8 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # It warns that a Ray of one's own asks for a token, which is as it should be.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    # It tells at length of a dashboard that is late, which is not needed.
+    logging.getLogger("ray._private.services").setLevel(logging.CRITICAL)
 
 
 def see_that_it_answers(address: str) -> None:
@@ -93,6 +108,34 @@ def see_that_it_answers(address: str) -> None:
         socket.create_connection((host, int(port)), PATIENCE_S).close()
     except (OSError, ValueError) as error:
         raise _unreachable(address, error) from None
+
+
+def temporary_folder() -> tuple[str, str]:
+    """The variable that names the folder below which a Ray of one's own keeps its files, if one
+    does, and the folder."""
+    for variable in ("RAY_TMPDIR", "TMPDIR"):
+        if variable in os.environ:
+            return variable, os.environ[variable]
+    return "", "/tmp"
+
+
+def see_that_sockets_fit() -> None:
+    """See that a Ray of one's own can make its Unix sockets, whose paths may not be long.
+
+    Raises:
+        UsageError: its temporary folder's name is too long.
+    """
+    variable, folder = temporary_folder()
+    most = LONGEST_SOCKET - len("/" + SOCKET.format(pid=os.getpid()))
+    if len(os.fsencode(os.path.abspath(folder))) > most:
+        raise UsageError(
+            f"{variable}: Ray's sockets lie below it, and {folder} is longer than the {most} bytes "
+            "that leave room for them: set RAY_TMPDIR to a short folder, such as /tmp"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _unreachable(address: str, error: Exception) -> UsageError:

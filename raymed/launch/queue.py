@@ -38,7 +38,7 @@ class Job:
         stopped: no further epoch is wanted.
         ended: no further row will come.
         failure: why it ended, if it failed.
-        warnings: of what went wrong while it was trained on.
+        warnings: of what went wrong while it was trained on, of a free one.
         complaint: the last words of workers that died of it.
     """
 
@@ -91,6 +91,7 @@ class JobQueue:
         self.waiting: deque[Job] = deque()
         self.in_training: dict[int, Job] = {}
         self.groups = set(range(groups))
+        self.warned: list[tuple[str, str]] = []
         self.closed = False
         self.lost_reason = ""
         self.changed = asyncio.Condition()
@@ -206,9 +207,16 @@ class JobQueue:
     async def warn(self, number: int, words: str) -> None:
         """Something went wrong with a job, and its training goes on."""
         job = self.jobs.get(number)
-        if job is not None:
+        if job is not None and job.free:
             job.warnings.append(words)
             self._tell(job)
+        elif job is not None:
+            self.warned.append((job.folder, words))
+
+    async def warnings(self) -> list[tuple[str, str]]:
+        """What went wrong with trials since it was last asked: their folders, and the words."""
+        warned, self.warned = self.warned, []
+        return warned
 
     async def until_closed(self) -> bool:
         """Whether all is over, and a job in training is to write a checkpoint and end; waits for

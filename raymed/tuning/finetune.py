@@ -17,8 +17,7 @@ from raymed.storage import Place
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.setup import check
 from raymed.tuning.leaderboard import TrialResult, ranked_trials
-from raymed.tuning.study import open_study
-from raymed.tuning.sweep import SWEEP_FILE
+from raymed.tuning.study import SWEEP_FILE, open_study
 from raymed.tuning.trial import TRIALS
 
 FINE_TUNED = "fine-tuned"

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
+import ray
 from ray import tune
 from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError, RayActorError
 from ray.tune.experiment import Trial
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,10 +17,13 @@ from rich.table import Table
 
 from raymed.config import Config
 from raymed.progress import Pulse
+from raymed.storage import place
 from raymed.tuning.leaderboard import TrialResult, shown
 from raymed.tuning.study import objectives
 from raymed.tuning.trial import DECIDED, FAILURE, LOST, NUMBER, at_best, trial_name
 
+PATIENCE_S = 20.0
+"""How long the queue may take to say what it was warned of."""
 LOSSES = {"loss": "loss", "loss_tag": "tag", "loss_sent": "sent", "loss_word": "word"}
 
 
@@ -58,6 +63,7 @@ class SweepProgress(tune.Callback):
         self.ended = self.stopped = self.failed = 0
         self.lost = False
         self.running: dict[str, Running] = {}
+        self.warned: set[str] = set()
         self.pulse = Pulse()
         self.began = time.monotonic()
         self.objective, self.mode = next(iter(objectives(config.tune).items()))
@@ -78,6 +84,7 @@ class SweepProgress(tune.Callback):
         trace: TracebackType | None,
     ) -> None:
         self.live.stop()
+        self._pass_warnings_on()
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks with its own state; a terminal can't be, and need not be.
@@ -93,6 +100,7 @@ class SweepProgress(tune.Callback):
         self.running[_name(trial)] = Running(values)
 
     def on_trial_result(self, *, trial: Trial, result: dict[str, Any], **_: Any) -> None:
+        self._pass_warnings_on()
         if LOST in result:
             self.lost = True
         elif FAILURE not in result:
@@ -119,13 +127,28 @@ class SweepProgress(tune.Callback):
         # Its training's own failures come as results; this is its client's, in Tune itself.
         self._ended(trial, "interrupted; the same command takes it up again")
 
+    def _pass_warnings_on(self) -> None:
+        try:
+            warned = ray.get(self.queue.warnings.remote(), timeout=PATIENCE_S)
+        # Of a queue that died the trials tell.
+        except (RayActorError, GetTimeoutError):
+            return
+        for folder, words in warned:
+            # What is wrong with the data or the machine, every trial warns of.
+            if words in self.warned:
+                continue
+            self.warned.add(words)
+            self._say(f"warning: {place(folder).name}: {words}")
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
     def _ended(self, trial: Trial, outcome: str) -> None:
         self._over(trial)
         self.ended += 1
         best = f"; best {self.best[0]:.3f} ({self.best[1]})" if self.best else ""
         seconds = time.monotonic() - self.began
-        line = f"{seconds:4.0f} s  {_name(trial)}: {outcome}{best}"
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._say(f"{seconds:4.0f} s  {_name(trial)}: {outcome}{best}")
 
     def _over(self, trial: Trial) -> None:
         # Where it was stopped early, its workers wait for leave to train another epoch.

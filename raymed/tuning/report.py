@@ -34,8 +34,8 @@ from raymed.training.observer import Row
 from raymed.tuning import plots
 from raymed.tuning.leaderboard import STATES, TrialResult, ranked_trials
 from raymed.tuning.plots import Plots
-from raymed.tuning.study import objectives, open_study
-from raymed.tuning.sweep import SWEEP_FILE
+from raymed.tuning.space import size
+from raymed.tuning.study import SWEEP_FILE, objectives, open_study
 from raymed.tuning.trial import TRIALS
 
 SPLIT = "val"
@@ -168,6 +168,8 @@ def _facts(sweep: _Sweep) -> dict[str, str]:
     config = sweep.config
     states = Counter(one.state for one in sweep.results)
     counted = ", ".join(f"{states[state]} {state}" for state in STATES.values() if states[state])
+    # More than are wanted where tune.trials was lowered.
+    number = max(size(config.tune.space, config.tune.trials), len(sweep.results))
     trials = sweep.study.get_trials(deepcopy=False)
     last = max(filter(None, (one.datetime_complete or one.datetime_start for one in trials)))
     wanted = ", ".join(
@@ -178,7 +180,7 @@ def _facts(sweep: _Sweep) -> dict[str, str]:
         "system": f"{config.model.system}, encoder {config.model.encoder}",
         "data set": config.data.path,
         "last trial": f"{last:%d %B %Y, %H:%M}",
-        "trials": f"{len(sweep.results)} of {config.tune.trials}: {counted}",
+        "trials": f"{len(sweep.results)} of {number}: {counted}",
         "searched for": f"{wanted} on the validation split",
         "searched keys": ", ".join(config.tune.space),
     }

@@ -5,6 +5,7 @@ complete.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from ray.tune.search import Searcher
 
 from raymed.sections import TuneConfig
 from raymed.training.observer import Row
-from raymed.tuning.space import propose
-from raymed.tuning.study import REASON, begun, build_sampler, objectives
-from raymed.tuning.trial import DECIDED, FAILURE, LOST, NUMBER, at_best
+from raymed.tuning.space import as_parameters, propose, proposed, same, untried
+from raymed.tuning.study import REASON, REPEATED, asked, begun, build_sampler, objectives
+from raymed.tuning.trial import DECIDED, FAILURE, LOST, NUMBER, at_best, trial_name
 
 History = Callable[[int], Sequence[Row]]
 """The epochs of a trial, by its number, that lie on the disk."""
+PATIENCE = 5
+"""Proposals in a row that were tried before, after which the sampler is not asked again."""
 
 
 class StudySearch(Searcher):
@@ -48,30 +51,79 @@ class StudySearch(Searcher):
         self.epochs = epochs
         self.history = history
         self.remind = remind
-        trials = begun(study)
-        self.begun = len(trials)
+        trials = asked(study)
+        self.number = len(trials)
         self.interrupted = [t for t in trials if t.state == TrialState.RUNNING]
+        self.tried = {
+            same(proposed(trial.params, config.space)): trial.number
+            for trial in begun(study)
+            if trial.state.is_finished()
+        }
         self.asked: dict[str, optuna.Trial] = {}
         self.reported: dict[str, set[int]] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any]:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
         decided = 0
-        if self.interrupted:
-            frozen = self.interrupted.pop(0)
-            self.study.sampler = build_sampler(self.config, frozen.number)
-            trial = optuna.Trial(self.study, frozen._trial_id)
-            self.reported[trial_id] = set(frozen.intermediate_values)
-            rows = self.history(frozen.number)
+        reported: set[int] = set()
+        trial = self._interrupted()
+        if trial is not None:
+            reported = set(self.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+            rows = self.history(trial.number)
             # Whether its last epoch was to be followed by another was perhaps not decided yet.
             decided = max(len(rows) - 1, 0)
             self.remind(trial_id, rows[:decided])
         else:
-            self.study.sampler = build_sampler(self.config, self.begun)
-            self.begun += 1
-            trial = self.study.ask()
-            self.reported[trial_id] = set()
+            trial = self._new()
+        if trial is None:
+            return str(Searcher.FINISHED)
         self.asked[trial_id] = trial
+        self.reported[trial_id] = reported
         return {**propose(trial, self.config.space), NUMBER: trial.number, DECIDED: decided}
+
+    def _interrupted(self) -> optuna.Trial | None:
+        """The next trial that an earlier start has left, if there is any."""
+        while self.interrupted:
+            frozen = self.interrupted.pop(0)
+            self.study.sampler = build_sampler(self.config, frozen.number)
+            trial = optuna.Trial(self.study, frozen._trial_id)
+            if not self._is_repeated(trial):
+                return trial
+        return None
+
+    def _new(self) -> optuna.Trial | None:
+        """The next proposal that no trial has had; None if there is none left.
+
+        Where the sampler proposes again and again what was tried, a point is drawn for it.
+        """
+        for repeats in count():
+            if repeats >= PATIENCE and not self.study.get_trials(
+                deepcopy=False, states=(TrialState.WAITING,)
+            ):
+                space = self.config.space
+                point = untried(space, self.tried, (self.config.seed, self.number))
+                if point is None:
+                    return None
+                self.study.enqueue_trial(as_parameters(point, space))
+            self.study.sampler = build_sampler(self.config, self.number)
+            self.number += 1
+            trial = self.study.ask()
+            if not self._is_repeated(trial):
+                return trial
+        raise AssertionError
+
+    def _is_repeated(self, trial: optuna.Trial) -> bool:
+        """Whether another trial has the same values; then it is told so, and is over.
+
+        To the study it is a failed one: the sampler is to learn nothing from it, neither what it
+        knows already, nor that a point is as good as two.
+        """
+        values = same(propose(trial, self.config.space))
+        first = self.tried.setdefault(values, trial.number)
+        if first == trial.number:
+            return False
+        trial.set_user_attr(REPEATED, trial_name(first))
+        self.study.tell(trial, state=TrialState.FAIL)
+        return True
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         # Optuna takes no values of single epochs where there are several objectives.

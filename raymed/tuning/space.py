@@ -1,8 +1,11 @@
 """The search space: what the configuration says, asked of an Optuna trial."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any
 
+import numpy as np
 import optuna
 
 from raymed.sections import Dimension
@@ -10,6 +13,8 @@ from raymed.sections import Dimension
 Space = Mapping[str, Dimension]
 Values = dict[str, Any]
 """Dotted keys of the configuration and the values to try."""
+DRAWS = 100
+"""Points that are drawn at random before all are gone through."""
 
 
 def propose(trial: optuna.Trial, space: Space) -> Values:
@@ -50,6 +55,63 @@ def as_parameters(point: Mapping[str, Any], space: Space) -> dict[str, Any]:
 def question(key: str, dimension: Dimension) -> str:
     """The parameter by which Optuna is asked whether a key takes its value of ``or``."""
     return f"{key} = {dimension.or_value:g}"
+
+
+def same(values: Mapping[str, Any]) -> str:
+    """A text that is equal for proposals of equal values."""
+    # Of a key that takes whole numbers, its value of `or` is a float.
+    plain = {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in values.items()}
+    return json.dumps(plain, sort_keys=True)
+
+
+def size(space: Space, most: int) -> int:
+    """How many different points there are, or ``most`` where there are more."""
+    return sum(1 for _ in islice(_points(space), most)) if _is_finite(space) else most
+
+
+def untried(space: Space, tried: Collection[str], seed: Sequence[int]) -> Values | None:
+    """A point drawn at random of those that were not tried; None if there is none left.
+
+    Args:
+        space: that is searched.
+        tried: points, as `same` has them.
+        seed: decides which.
+    """
+    sampler = optuna.samplers.RandomSampler(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+    draws = optuna.create_study(sampler=sampler)
+    for _ in range(DRAWS):
+        point = propose(draws.ask(), space)
+        if same(point) not in tried:
+            return point
+    if not _is_finite(space):
+        return None
+    return next((point for point in _points(space) if same(point) not in tried), None)
+
+
+def _is_finite(space: Space) -> bool:
+    return not any(dimension.uniform or dimension.log_uniform for dimension in space.values())
+
+
+def _points(space: Space) -> Iterator[Values]:
+    """All points of a finite space, one after the other: there may be very many."""
+
+    def below(keys: Sequence[str], above: Values) -> Iterator[Values]:
+        if not keys:
+            yield above
+            return
+        key, *rest = keys
+        dimension = space[key]
+        if any(above.get(other) not in wanted for other, wanted in dimension.when.items()):
+            yield from below(rest, above)
+            return
+        low, high = dimension.integer or (0, -1)
+        seen = set()
+        for value in chain(dimension.extremes(), range(low + 1, high)):
+            if (text := same({key: value})) not in seen:
+                seen.add(text)
+                yield from below(rest, {**above, key: value})
+
+    return below([*space], {})
 
 
 def _suggest(trial: optuna.Trial, key: str, dimension: Dimension) -> Any:

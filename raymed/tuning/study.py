@@ -18,19 +18,24 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from raymed.config import Config
 from raymed.errors import UsageError
 from raymed.sections import TuneConfig
-from raymed.storage import Place, Remote, reason, write_whole
+from raymed.storage import Place, Remote, place, reason, write_whole
 from raymed.tuning.space import as_parameters
 
+SWEEP_FILE = "sweep.yaml"
 STUDY_FILE = "optuna.journal"
 REASON = "reason"
 """User attribute of a failed trial."""
+REPEATED = "repeated"
+"""User attribute of a proposal that was not trained: the trial that had its values before."""
 CONTENT = "content_hash"
 """User attribute of a study: of the prepared data set that its trials are trained on."""
+FOLDER = "folder"
+"""User attribute of a study: the absolute folder of its sweep."""
 NEEDS = {"cma_es": ("cmaes",), "gp": ("scipy", "torch"), "qmc": ("scipy",)}
 
 
@@ -45,8 +50,8 @@ def make_study(config: Config, folder: Place) -> optuna.Study:
     Nobody else may be writing to it.
 
     Raises:
-        UsageError: the storage cannot be opened, the journal is damaged, or the sampler's package
-            is missing.
+        UsageError: the storage cannot be opened, or has another sweep's study of this name; the
+            journal is damaged; or the sampler's package is missing.
     """
     if config.tune.storage is None and isinstance(folder, Path):
         _mend(folder / STUDY_FILE)
@@ -56,9 +61,13 @@ def make_study(config: Config, folder: Place) -> optuna.Study:
         for direction in objectives(config.tune).values()
     ]
     with _opening(config, folder):
+        storage = _storage(config, folder)
+        if config.tune.storage is not None:
+            # Once more: another sweep may have been started at the same time.
+            _refuse(storage, config.run.name, folder, resumed=True)
         study = optuna.create_study(
             study_name=config.run.name,
-            storage=_storage(config, folder),
+            storage=storage,
             sampler=sampler,
             pruner=optuna.pruners.NopPruner(),
             directions=directions,
@@ -67,6 +76,48 @@ def make_study(config: Config, folder: Place) -> optuna.Study:
         for point in config.tune.points_to_evaluate:
             study.enqueue_trial(as_parameters(point, config.tune.space), skip_if_exists=True)
     return study
+
+
+def refuse_anothers(config: Config, folder: Place) -> None:
+    """See that the study of this name in the database, if there is one, is this sweep's.
+
+    A study remembers its sweep's folder. A sweep that was moved takes its study along; of one that
+    was copied or deleted, the study stays with the first folder.
+
+    Raises:
+        UsageError: it is another sweep's, or the database cannot be opened.
+    """
+    if config.tune.storage is None:
+        return
+    with _opening(config, folder):
+        _refuse(_storage(config, folder), config.run.name, folder, (folder / SWEEP_FILE).is_file())
+
+
+def _refuse(storage: BaseStorage, name: str, folder: Place, resumed: bool) -> None:
+    try:
+        study = optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        return
+    trials, other = len(begun(study)), study.user_attrs.get(FOLDER)
+    own = other is None or is_folder(folder, other)
+    if own and (resumed or not trials):
+        return
+    if not own and resumed and not (place(other) / SWEEP_FILE).is_file():
+        return
+    gone = ", where no sweep lies any more" if own and other else ""
+    raise UsageError(
+        f"{folder}: tune.storage has a study {name} already, with {trials} trials, of the sweep "
+        f"in {other or 'a folder that it does not name'}{gone}: choose another run.name or another "
+        f"database, or delete that study (`optuna delete-study --study-name {name} --storage URL`)"
+    )
+
+
+def is_folder(folder: Place, name: str) -> bool:
+    """Whether it is the folder of this name, by whichever path."""
+    other = place(name)
+    if isinstance(folder, Path) and isinstance(other, Path):
+        return folder.resolve() == other.resolve()
+    return folder.absolute() == other.absolute()
 
 
 def open_study(config: Config, folder: Place) -> optuna.Study:
@@ -131,8 +182,14 @@ def build_sampler(config: TuneConfig, number: int) -> BaseSampler:
         return optuna.samplers.RandomSampler(seed=seed)
 
 
-def begun(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """The trials that were proposed so far, by number; points that wait their turn were not."""
+def begun(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials of the sweep so far, by number: neither points that wait their turn, nor proposals
+    that had an earlier trial's values."""
+    return [trial for trial in asked(study) if REPEATED not in trial.user_attrs]
+
+
+def asked(study: optuna.Study) -> list[FrozenTrial]:
+    """All that the sampler was asked for, by number."""
     return [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
 
 
@@ -182,6 +239,8 @@ class _RemoteJournal(BaseJournalBackend):
 def _opening(config: Config, folder: Place) -> Iterator[None]:
     try:
         yield
+    except UsageError:
+        raise
     # Database drivers and the journal's reader each raise their own.
     except Exception as error:
         where = config.tune.storage or folder / STUDY_FILE

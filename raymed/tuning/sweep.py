@@ -44,11 +44,22 @@ from raymed.tuning.leaderboard import (
 )
 from raymed.tuning.progress import SweepProgress
 from raymed.tuning.search import StudySearch
+from raymed.tuning.space import size
 from raymed.tuning.stopping import build_scheduler, remind
-from raymed.tuning.study import CONTENT, begun, make_study, objectives
+from raymed.tuning.study import (
+    CONTENT,
+    FOLDER,
+    REPEATED,
+    SWEEP_FILE,
+    asked,
+    begun,
+    is_folder,
+    make_study,
+    objectives,
+    refuse_anothers,
+)
 from raymed.tuning.trial import NUMBER, TRIALS, run_trial, trial_name
 
-SWEEP_FILE = "sweep.yaml"
 BEST_FILE = "best.yaml"
 RESTARTS = 3
 """How often a sweep goes on by itself, at most, when its queue dies."""
@@ -97,8 +108,9 @@ def run_sweep(config: Config, console: Console) -> Sweep:
     folder = run_folder(config)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     _refuse_another(folder, config)
+    refuse_anothers(config, folder)
     with alone(folder):
-        study = _claim(folder, config, dataset)
+        study = _claim(folder, config, dataset, console)
         _say_what_is_done(study, config, console)
         baselines = baseline_scores(dataset, "val", config.data.validation_images)
         if _left(study, config):
@@ -113,11 +125,17 @@ def run_sweep(config: Config, console: Console) -> Sweep:
         best = config.override({**results[0].values, "run.name": f"{config.run.name}-best"})
         with output(folder / BEST_FILE) as partial_file:
             partial_file.write_text(best.override(NO_SWEEP).to_yaml(), encoding="utf-8")
+    repeats = sum(REPEATED in trial.user_attrs for trial in asked(study))
+    if repeats:
+        _say(
+            console,
+            f"{repeats} proposals had the values of an earlier trial and were not trained again",
+        )
     left = _left(study, config)
     if left:
-        console.print(
-            f"interrupted: {left} of {config.tune.trials} trials left; the same command goes on",
-            highlight=False,
+        _say(
+            console,
+            f"interrupted: {left} of {_wanted(config)} trials left; the same command goes on",
         )
     console.print(leaderboard_table(results, baselines))
     return Sweep(folder, results, baselines)
@@ -180,7 +198,9 @@ def _refuse_another(folder: Place, config: Config) -> None:
         raise UsageError(f"{folder}: exists and is no sweep; choose another run.name, or delete it")
 
 
-def _claim(folder: Place, config: Config, dataset: PreparedDataset) -> optuna.Study:
+def _claim(
+    folder: Place, config: Config, dataset: PreparedDataset, console: Console
+) -> optuna.Study:
     try:
         (folder / TRIALS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -201,23 +221,47 @@ def _claim(folder: Place, config: Config, dataset: PreparedDataset) -> optuna.St
             f"{dataset.path}: its content is not what the trials of {folder} were trained on; "
             "give data.path of that data set, or choose another run.name"
         )
+    before = study.user_attrs.get(FOLDER, str(folder))
+    if not is_folder(folder, before):
+        _say(console, f"the sweep was in {before}, and goes on in {folder}")
+    study.set_user_attr(FOLDER, str(folder.absolute()))
     return study
 
 
 def _say_what_is_done(study: optuna.Study, config: Config, console: Console) -> None:
-    trials = begun(study)
+    trials, wanted = begun(study), _wanted(config)
+    if wanted < config.tune.trials:
+        _say(
+            console,
+            f"tune.space has {wanted} different points, so there are {wanted} trials, "
+            f"not {config.tune.trials}",
+        )
     if trials:
         running = sum(not trial.state.is_finished() for trial in trials)
-        console.print(
-            f"{len(trials) - running} of {config.tune.trials} trials are done already"
-            + (f", {running} go on from their last checkpoint" if running else ""),
-            highlight=False,
+        done = len(trials) - running
+        taken_up = min(running, _left(study, config))
+        _say(
+            console,
+            (f"{done} of {wanted}" if done <= wanted else f"{done}")
+            + " trials are done already"
+            + (f", {taken_up} go on from their last checkpoint" if taken_up else "")
+            + (f"; tune.trials is {wanted}, so there is none to add" if done > wanted else ""),
         )
+
+
+def _wanted(config: Config) -> int:
+    """How many trials there can be: no two have the same values."""
+    return size(config.tune.space, config.tune.trials)
 
 
 def _left(study: optuna.Study, config: Config) -> int:
     """Trials that are not at their end, those not yet proposed included."""
-    return config.tune.trials - sum(trial.state.is_finished() for trial in begun(study))
+    done = sum(trial.state.is_finished() for trial in begun(study))
+    return max(_wanted(config) - done, 0)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _run_trials(study: optuna.Study, config: Config, folder: Place, console: Console) -> None:

@@ -382,3 +382,18 @@ def test_free_jobs_end_with_the_reason_when_no_group_is_left() -> None:
         assert states == [(True, "a node is gone")] * 3
 
     play(scene())
+
+
+def test_what_a_trial_warns_of_is_told_once_though_it_is_over() -> None:
+    async def scene() -> None:
+        queue = JobQueue(1)
+        await queue.submit(Job(3, "runs/trial-003", {}))
+        assert await number_for(queue, 0) == 3
+        await queue.warn(3, "slow")
+        await queue.stop(3)
+        await queue.finish(0)
+        await queue.warn(3, "late")
+        assert await queue.warnings() == [("runs/trial-003", "slow")]
+        assert await queue.warnings() == await queue.heard() == []
+
+    play(scene())

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 from rich.console import Console
 
 from raymed import progress as module
@@ -22,11 +23,18 @@ CONFIG = Config().override(
 
 
 class Queue:
-    """Remembers which jobs it was told to stop."""
+    """Remembers which jobs it was told to stop, and warns of what it is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, *warned: list[tuple[str, str]]) -> None:
         self.stopped: list[int] = []
         self.stop = SimpleNamespace(remote=self.stopped.append)
+        self.warned = [*warned]
+        self.warnings = SimpleNamespace(remote=lambda: self.warned.pop(0) if self.warned else [])
+
+
+@pytest.fixture(autouse=True)
+def _answers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "get", lambda answer, **_: answer)
 
 
 def row(epoch: int, score: float) -> dict[str, float]:
@@ -97,3 +105,20 @@ def test_off_a_terminal_it_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -
     assert console.file.getvalue() == (  # type: ignore[attr-defined]
         "0 of 10 trials done (0 stopped early, 0 failed), 1 running, 9 left; 0 min so far\n"
     )
+
+
+def test_what_trials_warn_of_is_printed_once() -> None:
+    slow, full = "computes in bfloat16, slowly", "metrics.csv: no space left"
+    queue: Any = Queue(
+        [("/runs/a/trials/trial-000", slow)],
+        [],
+        [("s3://b/trial-001", full), ("b/trial-002", slow)],
+    )
+    console = Console(file=io.StringIO(), width=40)
+    with SweepProgress(CONFIG, console, queue, done=[]) as progress:
+        progress.on_trial_start(trial=trial(0))
+        for epoch in (1, 2):
+            result = with_best([row(epoch, 0.5)], ["score"])
+            progress.on_trial_result(trial=trial(0), result=result)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert printed == f"warning: trial-000: {slow}\nwarning: trial-001: {full}\n"

@@ -1,0 +1,123 @@
+"""Two sweeps of one name never share a study in a database; a sweep that is moved takes its own."""
+
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
+
+import optuna
+import pytest
+from rich.console import Console
+
+from raymed.config import Config
+from raymed.errors import UsageError
+from raymed.tuning.space import propose
+from raymed.tuning.study import begun, make_study, open_study, refuse_anothers
+from raymed.tuning.sweep import run_sweep
+
+
+@pytest.fixture
+def config(tiny: Config, tmp_path: Path) -> Config:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return tiny.override(
+        {
+            "run.folder": str(tmp_path / "a"),
+            "launch.workers": 1,
+            "tune.trials": 1,
+            "tune.space": {"model.top_tags": {"choice": [2, 3]}},
+            "tune.storage": f"sqlite:///{tmp_path}/studies.db",
+        }
+    )
+
+
+@pytest.fixture
+def first(config: Config, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a sweep of one finished trial, as `run_sweep` leaves it without training."""
+    folder = Path(config.run.folder) / "run"
+
+    def one_trial(study: optuna.Study, *_: object) -> None:
+        trial = study.ask()
+        propose(trial, config.tune.space)
+        study.tell(trial, 0.5)
+
+    monkeypatch.setattr("raymed.tuning.sweep._run_trials", one_trial)
+    with pytest.raises(UsageError, match="no trial has reported a score"):
+        run_sweep(config.override({"launch.address": "local"}), Console(quiet=True))
+    return folder
+
+
+pytestmark = pytest.mark.usefixtures("ray_is_not_started")
+
+
+@pytest.fixture
+def ray_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raymed.tuning.sweep.connected", nullcontext)
+
+
+def refused(config: Config, folder: Path, *words: str) -> None:
+    """Refused in these words; nothing is written, and the study has but its own trial."""
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(UsageError) as caught:
+        run_sweep(config.override({"run.folder": str(folder)}), Console(quiet=True))
+    for word in (*words, "choose another run.name or another database"):
+        assert word in str(caught.value)
+    assert sorted(folder.rglob("*")) == before
+    assert len(begun(open_study(config, folder))) == 1
+
+
+def test_a_second_sweep_of_the_name_is_refused(config: Config, first: Path, tmp_path: Path) -> None:
+    other = tmp_path / "b"
+    words = "tune.storage has a study run already, with 1 trials, of the sweep in"
+    refused(config, other, f"{other / 'run'}: {words} {first}:", "optuna delete-study")
+    # So is a copy, as long as the first is there.
+    shutil.copytree(first.parent, other)
+    refused(config, other, f"{words} {first}:")
+    # And the first one goes on, by whichever path.
+    (tmp_path / "link").symlink_to(first.parent)
+    for folder in (first.parent, tmp_path / "link"):
+        refuse_anothers(config, folder / "run")
+
+
+def test_a_sweep_that_was_moved_goes_on_and_says_so(
+    config: Config, first: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = tmp_path / "c" / "run"
+    moved.parent.mkdir()
+    first.rename(moved)
+    there = config.override({"run.folder": str(moved.parent)})
+    with pytest.raises(UsageError, match="no trial has reported a score"):
+        run_sweep(there, Console(width=200))
+    assert f"the sweep was in {first}, and goes on in {moved}" in capsys.readouterr().out
+    # From now on it is the moved one's.
+    refused(config, first.parent, f"of the sweep in {moved}:")
+
+
+def test_the_study_of_a_sweep_that_was_deleted_is_no_new_ones(config: Config, first: Path) -> None:
+    shutil.rmtree(first)
+    refused(config, first.parent, f"of the sweep in {first}, where no sweep lies any more:")
+
+
+def test_a_study_without_a_folder_is_no_new_sweeps(config: Config, tmp_path: Path) -> None:
+    study = optuna.create_study(study_name="run", storage=config.tune.storage)
+    study.tell(study.ask(), 1.0)
+    refused(config, tmp_path / "a", "of the sweep in a folder that it does not name:")
+
+
+def test_two_that_start_at_the_same_time(config: Config, first: Path, tmp_path: Path) -> None:
+    """The other one's study came after the first look."""
+    other = tmp_path / "b" / "run"
+    other.mkdir(parents=True)
+    with pytest.raises(UsageError, match=f"of the sweep in {first}:"):
+        make_study(config, other)
+
+
+def test_names_and_databases_of_their_own_are_taken(
+    config: Config, first: Path, tmp_path: Path
+) -> None:
+    assert first.is_dir()
+    for changes in (
+        {"run.name": "other"},
+        {"tune.storage": f"sqlite:///{tmp_path}/other.db"},
+        {"tune.storage": None},
+    ):
+        own = config.override({"run.folder": str(tmp_path / "b"), **changes})
+        refuse_anothers(own, tmp_path / "b" / own.run.name)
