@@ -29,8 +29,8 @@ def prepare_source(
         spread: how the work is spread; `settings.workers` and `settings.address` are not looked at.
 
     Raises:
-        UsageError: a view is asked of a source without views, a table is R2Gen's file, or as the
-            source and `raymed.data.prepare.prepare` raise it.
+        UsageError: a view is asked of a source without views, or as the source and
+            `raymed.data.prepare.prepare` raise it.
     """
     need_views = settings.views != "all"
     if need_views and source in ("phantom", "peir-gross", "r2gen"):
@@ -55,12 +55,6 @@ def prepare_source(
         examples = r2gen.read(Path(path), images)
     else:
         assert path is not None
-        if Path(path).suffix.lower() == ".json":
-            raise UsageError(
-                f"{path}: a .json file is no table. If it is R2Gen's annotation file, with the "
-                f"lists train, val and test: raymed prepare r2gen {path} ...; if it has a row in "
-                "each line, name it .jsonl"
-            )
         examples = table.read(
             Path(path),
             images,

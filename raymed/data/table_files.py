@@ -33,6 +33,12 @@ class TableRows:
         }
         self.path = path
         self._reader = readers.get(path.suffix.lower())
+        if path.suffix.lower() == ".json":
+            raise UsageError(
+                f"{path}: a .json file is no table. If it is R2Gen's annotation file, with the "
+                f"lists train, val and test: raymed prepare r2gen {path} ...; if it has a row in "
+                "each line, name it .jsonl"
+            )
         if self._reader is None:
             raise UsageError(f"{path}: a table must end in {', '.join(readers)}")
 
