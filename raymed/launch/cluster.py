@@ -14,7 +14,7 @@ PATIENCE_S = 10.0
 """How long a cluster may take to answer."""
 LONGEST_SOCKET = 107
 """Bytes of a Unix socket's path, at most, on Linux."""
-SOCKET = "ray/session_2026-11-27_04-15-54_452301_{pid}/sockets/plasma_store"
+SOCKET = "ray/session_2000-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
 """The longest name of a socket of Ray's, below its temporary folder."""
 
 
