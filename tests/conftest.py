@@ -1,6 +1,7 @@
 """Fixtures that more than one folder of tests uses."""
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import ray as ray_
 import torch
 from rich.console import Console
 
+from raymed import progress
 from raymed.config import Config
 from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
@@ -49,6 +51,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _one_thread() -> None:
     """The tests' tensors are so small that threads only get in each other's way."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_lines_of_progress() -> Iterator[None]:
+    """On a busy machine they would stand between the lines that a test looks at."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress, "INTERVAL_S", math.inf)
+        yield
 
 
 @pytest.fixture(scope="session")
