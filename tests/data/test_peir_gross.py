@@ -62,7 +62,7 @@ def test_the_two_layouts_agree(tmp_path: Path, form: str) -> None:
     first, fourth = pairs[0], pairs[3]
     assert isinstance(first, Example)
     assert isinstance(fourth, Example)
-    assert (sentences(first.report), fourth.report) == ([words], "123 4.5")
+    assert (sentences(first.report), fourth.report) == ([words], "123 4.5.")
 
 
 def test_prepared_beside_the_figures_of_the_paper(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_captions_that_are_missing(tmp_path: Path) -> None:
     captions = {"a": None, "b": "nan", "c": " NULL ", "d": "None.", "e": ""}
     (tmp_path / "peir_gross_captions.json").write_text(json.dumps(captions))
     read = {pair.image_id: getattr(pair, "report", None) for pair in peir_gross.read(tmp_path)}
-    assert read == {"a": "", "b": "", "c": "", "d": "none.", "e": ""}
+    assert read == {"a": "", "b": "", "c": "", "d": "None.", "e": ""}
 
 
 def test_the_json_is_taken_where_both_lie(tmp_path: Path) -> None:
