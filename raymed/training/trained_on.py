@@ -94,5 +94,13 @@ def overlap(checkpoint: Checkpoint, dataset: PreparedDataset, split_name: str) -
     if trained is None:
         return None
     images = Fingerprints.load(fingerprints_file(dataset, split_name))
-    by_id, by_pixels = np.isin(images.ids, trained.ids), np.isin(images.pixels, trained.pixels)
+    by_id, by_pixels = _among(images.ids, trained.ids), _among(images.pixels, trained.pixels)
     return Overlap(int((by_id | by_pixels).sum()), int(by_id.sum()), int(by_pixels.sum()))
+
+
+def _among(hashes: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Which hashes are known, bool [n]; `numpy.isin` would copy the known ones many times."""
+    ordered = np.sort(known)
+    places = np.minimum(np.searchsorted(ordered, hashes), len(ordered) - 1)
+    among: np.ndarray = ordered[places] == hashes
+    return among
