@@ -77,6 +77,7 @@ def _serve(connection: Connection) -> None:
         answer: np.ndarray | str
         try:
             answer = pixel_array(path, index=frame, decoding_plugin="gdcm", **options)
+        # As in `raymed.data.dicom`: one bad file, listed with this reason, must not end them all.
         except Exception:
             answer = "its header or its pixels are damaged"
         connection.send(answer)
