@@ -20,7 +20,7 @@ from raymed.launch.run import run_training
 from raymed.training.loop import train
 from raymed.training.observer import Row
 from raymed.training.worker import Worker
-from tests.told import Told
+from tests.support.recording import Recorder
 
 # Of the S3 server on loopback; set here, so that Ray's workers have them too.
 os.environ |= {
@@ -123,9 +123,9 @@ def trained(learner: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def whole(tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Row]]:
     """The folder and the rows of `tiny` on a local disk that nothing disturbs; to be read only."""
-    folder, told = tmp_path_factory.mktemp("whole"), Told()
-    train(tiny, folder, Worker(torch.device("cpu")), told)
-    return folder, told.rows
+    folder, recorder = tmp_path_factory.mktemp("whole"), Recorder()
+    train(tiny, folder, Worker(torch.device("cpu")), recorder)
+    return folder, recorder.rows
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from raymed.model.systems.soft_att import AttendingLSTM
 from raymed.model.word_lstm import WordLSTM
 from raymed.sections import GenerationConfig
 from raymed.tokens import END, PAD, START, UNKNOWN
-from tests.passages import passages_of
+from tests.support.passages import passages_of
 
 WORDS, SIZE, HIDDEN, PASSAGES = 7, 5, 6, 5
 """Three words beside the special ones."""

@@ -155,12 +155,12 @@ def test_a_driver_whose_gpu_torch_does_not_see(site: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("key", ["launch.address", "RAY_ADDRESS"])
 def test_a_cluster_that_answers_or_does_not(site: Path, port: int, key: str) -> None:
-    def told(address: str) -> tuple[int, str]:
+    def recorder(address: str) -> tuple[int, str]:
         if key == "RAY_ADDRESS":
             return run(site, RAY_ADDRESS=address)
         return run(site, f"{key}={address}")
 
-    code, out = told(f"127.0.0.1:{port}")
+    code, out = recorder(f"127.0.0.1:{port}")
     assert code == 0
     assert f"127.0.0.1:{port}" in out
     assert ": answers\n" in out
@@ -168,7 +168,7 @@ def test_a_cluster_that_answers_or_does_not(site: Path, port: int, key: str) -> 
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{closed.getsockname()[1]}"
-        code, out = told(address)
+        code, out = recorder(address)
     assert code == 1
     assert "stops training: Ray's address: launch.address: no Ray cluster " in out
     assert f"answers at {address} (" in out

@@ -21,7 +21,7 @@ from raymed.figures import make_figure
 from raymed.generation import generate
 from raymed.launch.run import run_training
 from raymed.training.checkpoint import Checkpoint
-from tests.reports.pages import Page
+from tests.support.pages import Page
 
 NORMAL = {"no", "normal", "clear", "stable"}
 

@@ -22,7 +22,7 @@ from raymed.model.system import Reading, System
 from raymed.model.systems import build_system
 from raymed.sections import SYSTEMS, GenerationConfig, ModelConfig
 from raymed.tokens import END, PAD, SPECIAL, START, UNKNOWN
-from tests.passages import passages_of
+from tests.support.passages import passages_of
 
 WORDS, TAGS = 14, 6
 SETTINGS = GenerationConfig(stop_threshold=0.5, max_sentences=5, max_words=8)

@@ -49,9 +49,9 @@ from raymed.tuning.finetune import fine_tune
 from raymed.tuning.report import write_report
 from raymed.tuning.study import open_study
 from raymed.tuning.sweep import run_sweep
-from tests.rows import untimed
-from tests.stores import S3, Server, serving_gcs, serving_s3
-from tests.told import Told
+from tests.support.metric_rows import untimed
+from tests.support.object_stores import S3, Server, serving_gcs, serving_s3
+from tests.support.recording import Recorder
 
 ALONE = Worker(torch.device("cpu"))
 
@@ -206,7 +206,7 @@ def test_a_run_in_a_store_is_the_one_on_disk(
 
     folder = claim(stored)
     with pytest.raises(Interrupted):
-        train(stored, folder, ALONE, Told(interrupt))
+        train(stored, folder, ALONE, Recorder(interrupt))
     assert [path.name for path in whole_checkpoints(folder)] == ["epoch-0001"]
     (tmp_path / "run.yaml").write_text(stored.to_yaml())
     assert main(["train", str(tmp_path / "run.yaml")]) == 0
@@ -246,11 +246,11 @@ def test_the_store_goes_away_and_comes_back(
 
     def failures() -> list[str]:
         # TensorBoard's file of the first epoch may be on its way when the store goes.
-        return [text for text in told.warnings if "epoch-0002" in text]
+        return [text for text in recorder.warnings if "epoch-0002" in text]
 
-    told = Told(disturb)
+    recorder = Recorder(disturb)
     try:
-        train(stored, folder, ALONE, told)
+        train(stored, folder, ALONE, recorder)
     finally:
         # Where it has failed before.
         if not failures():
@@ -259,7 +259,7 @@ def test_the_store_goes_away_and_comes_back(
     assert f"{folder / 'checkpoints' / 'epoch-0002'}" in warning
     assert "could not be written" in warning
     assert "the one before it stays good" in warning
-    assert untimed(told.rows) == untimed(whole[1])
+    assert untimed(recorder.rows) == untimed(whole[1])
     assert untimed(read_metrics(folder / METRICS_FILE)) == untimed(whole[1])
     assert_same_weights(folder, whole[0])
 
@@ -277,7 +277,7 @@ def test_a_run_that_ends_while_the_store_is_away_says_so_and_goes_on_later(
 
     try:
         with pytest.raises(TrainingStopped, match=r"epoch-0003.*could not be written"):
-            train(stored, folder, ALONE, Told(disturb))
+            train(stored, folder, ALONE, Recorder(disturb))
         with pytest.raises(Unreachable, match="cannot be reached"):
             latest(folder)
     finally:
@@ -285,7 +285,7 @@ def test_a_run_that_ends_while_the_store_is_away_says_so_and_goes_on_later(
     last = latest(folder)
     assert last is not None
     assert last.name == "epoch-0002"
-    train(stored, folder, ALONE, Told())
+    train(stored, folder, ALONE, Recorder())
     assert_same_weights(folder, whole[0])
 
 
@@ -367,13 +367,13 @@ def test_features_are_shared_through_the_store(
     folder = place(stored.run.folder)
     monkeypatch.setattr(features, "_digests", {})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one"))
-    train(frozen, folder / "one", ALONE, Told())
+    train(frozen, folder / "one", ALONE, Recorder())
     (key,) = shared.iterdir()
     assert len(list(key.glob("*.arrow"))) == 2
     # Another node computes nothing.
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "two"))
     monkeypatch.setattr(features, "_chunks", None)
-    train(frozen, folder / "two", ALONE, Told())
+    train(frozen, folder / "two", ALONE, Recorder())
     assert_same_weights(folder / "one", folder / "two")
     assert (latest(folder / "two") / "encoder.safetensors").is_file()
 

@@ -29,7 +29,7 @@ from raymed.training.feeding import fed
 from raymed.training.loop import train_step
 from raymed.training.setup import Setup, set_up
 from raymed.training.worker import Worker
-from tests.told import Told
+from tests.support.recording import Recorder
 
 ON_GPU = torch.cuda.is_available()
 BATCH, PIXELS, STUDIES, STEPS, ROUNDS = (64, 224, 1200, 12, 4) if ON_GPU else (2, 32, 20, 1, 1)
@@ -110,7 +110,7 @@ def rank(number: int, world: int, file: str, folder: str) -> None:
     )
     worker = Worker(device, number, world)
     config = configuration.load(file).override({"training.batch_size": BATCH * world})
-    run = set_up(config, Path(folder, f"world-{world}"), worker, Told())
+    run = set_up(config, Path(folder, f"world-{world}"), worker, Recorder())
     seconds = quickest({"step": loop(run, worker)})["step"]
     if number == 0:
         Path(folder, f"seconds-{world}").write_text(str(seconds))
@@ -140,9 +140,12 @@ def main() -> None:
         }
         config = Config().override(values)
         alone = Worker(device)
-        run = set_up(config, folder / "run", alone, Told())
+        run = set_up(config, folder / "run", alone, Recorder())
         frozen = set_up(
-            config.override({"model.train_encoder": False}), folder / "frozen", alone, Told()
+            config.override({"model.train_encoder": False}),
+            folder / "frozen",
+            alone,
+            Recorder(),
         )
         seconds = quickest(
             {

@@ -33,7 +33,7 @@ from raymed.training.checkpoint import Checkpoint
 from raymed.training.loop import train
 from raymed.training.worker import Worker
 from raymed.tuning.sweep import check_sweep
-from tests.told import Told
+from tests.support.recording import Recorder
 
 IMAGES, SIDE = 6_000, 16
 PARTS = {
@@ -85,7 +85,7 @@ def work(part: str, data: Path, folder: Path) -> None:
         for split in dataset.info.counts:
             dataset.split(split)
     elif part == "train":
-        train(config, folder, Worker(torch.device("cpu")), Told())
+        train(config, folder, Worker(torch.device("cpu")), Recorder())
     elif part == "tune":
         baseline_scores(check_sweep(config), "val", None)
     elif part == "evaluate":

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from tests.data.dicom_files import dataset, saved
+from tests.support.dicom_files import dataset, saved
 
 SIDE = 1024
 FILES = 100

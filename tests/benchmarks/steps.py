@@ -27,7 +27,7 @@ from raymed.launch.run import run_training
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.loop import train
 from raymed.training.worker import Worker
-from tests.told import Told
+from tests.support.recording import Recorder
 
 STUDIES, PIXELS, BATCH = 400, 64, 16
 EPOCHS, ROUNDS = 4, 3
@@ -47,7 +47,7 @@ def plain(rank: int, world: int, file: str, folder: str) -> None:
     if world > 1:
         store = f"file://{folder}/rendezvous"
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
-    train(config, Path(folder), Worker(torch.device("cpu"), rank, world), Told())
+    train(config, Path(folder), Worker(torch.device("cpu"), rank, world), Recorder())
     if world > 1:
         dist.destroy_process_group()
 

@@ -35,7 +35,7 @@ from raymed.tuning.stopping import build_scheduler
 from raymed.tuning.study import make_study, objectives, open_study
 from raymed.tuning.sweep import run_sweep
 from raymed.tuning.trial import DECIDED, NUMBER, with_best
-from tests.told import Told
+from tests.support.recording import Recorder
 
 STUDIES, PIXELS, EPOCHS = 120, 32, 2
 ROUNDS, TRIALS, NESTED = 3, 10, 3
@@ -67,9 +67,9 @@ def in_process(config: Config, folder: Path) -> list[float]:
     def objective(trial: optuna.Trial) -> float:
         values = propose(trial, config.tune.space)
         one = config.override({**values, **NO_SWEEP})
-        told = Told()
-        train(one, folder / str(trial.number), Worker(torch.device("cpu")), told)
-        return told.rows[-1]["best_score"]
+        recorder = Recorder()
+        train(one, folder / str(trial.number), Worker(torch.device("cpu")), recorder)
+        return recorder.rows[-1]["best_score"]
 
     study = optuna.create_study(direction="maximize")
     study.optimize(objective, TRIALS)
@@ -86,7 +86,12 @@ def inside_trial(proposal: dict[str, Any], config: Config, folder: Path) -> None
         tune.report(with_best(rows, objectives(config.tune)))
 
     run = folder / str(proposal[NUMBER])
-    train(config.override({**values, **NO_SWEEP}), run, Worker(torch.device("cpu")), Told(report))
+    train(
+        config.override({**values, **NO_SWEEP}),
+        run,
+        Worker(torch.device("cpu")),
+        Recorder(report),
+    )
 
 
 def inside(config: Config, folder: Path) -> list[float]:

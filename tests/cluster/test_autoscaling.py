@@ -11,7 +11,7 @@ import pytest
 
 from raymed.config import Config
 from raymed.training.log import METRICS_FILE, read_metrics
-from tests.cluster.hosts import UNSHARE, missing
+from tests.support.hosts import UNSHARE, missing
 
 ROOT = Path(__file__).parents[2]
 CLOUD = {

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.hosts import hosts, living_in, missing
+from tests.support.hosts import hosts, living_in, missing
 
 ROOT = Path(__file__).parents[2]
 MAKE = """
 import json, sys, time
 from pathlib import Path
-from tests.cluster.hosts import hosts
+from tests.support.hosts import hosts
 
 with hosts(["one", "two"], Path(sys.argv[1]), []) as there:
     print(json.dumps(sorted(there.namespaces)), flush=True)
@@ -40,12 +40,12 @@ def test_each_host_has_its_own_name_address_processes_and_tmp(tmp_path: Path) ->
                 [*ssh, there.addresses[name], ask], Path("/"), {"PATH": "/usr/bin:/bin"}
             )
             out = subprocess.run(line, capture_output=True, text=True, check=True).stdout
-            told = out.split()
-            assert told[:3] == [name, there.addresses[name], str(there.homes[name])]
-            assert name in told[3:]
-            assert other not in told[3:]
+            recorder = out.split()
+            assert recorder[:3] == [name, there.addresses[name], str(there.homes[name])]
+            assert name in recorder[3:]
+            assert other not in recorder[3:]
             # The server and the one connection: the other host's are not seen.
-            assert told[-1] == "2"
+            assert recorder[-1] == "2"
     assert not Path("/tmp/one").exists()
 
 

@@ -19,7 +19,7 @@ from raymed.config import load
 from raymed.launch.run import run_training
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.log import METRICS_FILE, read_metrics
-from tests.cluster.hosts import Hosts, hosts, living_in, missing
+from tests.support.hosts import Hosts, hosts, living_in, missing
 
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).with_name("ray")
@@ -209,12 +209,12 @@ def ray_on(cluster: Cluster, host: str) -> bool:
     """Whether a process of Ray's is on a host: each has its files' folder in its command."""
     ssh = ["ssh", "-q", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]
     ask = "ps -e -o args | grep -c '^[^ ]*/ray/core/src/ray/'"
-    told = subprocess.run(
+    recorder = subprocess.run(
         cluster.command(*ssh, "-i", cluster.there.key, cluster.there.addresses[host], ask),
         capture_output=True,
         text=True,
     )
-    return int(told.stdout) > 0
+    return int(recorder.stdout) > 0
 
 
 def wait_until(holds: Callable[[], bool], limit_s: float = LIMIT_S) -> None:

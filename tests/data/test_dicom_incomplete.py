@@ -13,7 +13,7 @@ from pydicom.uid import (
 )
 
 from raymed.data.images import ImageError, read_image
-from tests.data.dicom_files import dataset, saved
+from tests.support.dicom_files import dataset, saved
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 DEEP = (np.random.default_rng(0).integers(0, 4096, (16, 16))).astype(np.uint16)

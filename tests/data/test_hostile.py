@@ -19,7 +19,7 @@ from raymed.data.examples import Example, Rejected
 from raymed.data.sources import prepare_source
 from raymed.errors import UsageError
 from raymed.sections import PrepareConfig
-from tests.data.dicom_files import IDENTITY, dataset, saved
+from tests.support.dicom_files import IDENTITY, dataset, saved
 
 PIXELS = np.random.default_rng(0).integers(0, 4096, (64, 64)).astype(np.uint16)
 

@@ -20,13 +20,13 @@ from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest
 from raymed.training.loop import train
 from raymed.training.saving import TrainingEnded
 from raymed.training.worker import Worker, computes_bfloat16
-from tests.told import Told
+from tests.support.recording import Recorder
 
 
-def trained(config: Config, folder: Path, device: torch.device) -> Told:
-    told = Told()
-    train(config, folder, Worker(device), told)
-    return told
+def trained(config: Config, folder: Path, device: torch.device) -> Recorder:
+    recorder = Recorder()
+    train(config, folder, Worker(device), recorder)
+    return recorder
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -72,10 +72,10 @@ def test_a_run_that_was_ended_is_resumed(
     """To rounding: some of a GPU's sums have no fixed order."""
     config = on_gpu.override({"training.precision": precision})
     whole = trained(config, tmp_path / "whole", device).rows
-    told = Told(at_step=lambda status: status.epoch == 2)
+    recorder = Recorder(at_step=lambda status: status.epoch == 2)
     with pytest.raises(TrainingEnded):
-        train(config, tmp_path / "resumed", Worker(device), told)
-    rows = told.rows + trained(config, tmp_path / "resumed", device).rows
+        train(config, tmp_path / "resumed", Worker(device), recorder)
+    rows = recorder.rows + trained(config, tmp_path / "resumed", device).rows
     for row, other in zip(rows, whole, strict=True):
         assert row["loss"] == pytest.approx(other["loss"], rel=2e-2)
     for ours, expected in zip(
@@ -127,9 +127,9 @@ def rank(number: int, world: int, config: Config, folder: Path) -> None:
     dist.init_process_group(
         "nccl", init_method=f"file://{folder / 'rendezvous'}", rank=number, world_size=world
     )
-    told = Told()
-    train(config, folder / "two", Worker(torch.device("cuda", number), number, world), told)
-    np.save(folder / f"losses-{number}", [row["loss"] for row in told.rows])
+    recorder = Recorder()
+    train(config, folder / "two", Worker(torch.device("cuda", number), number, world), recorder)
+    np.save(folder / f"losses-{number}", [row["loss"] for row in recorder.rows])
     dist.destroy_process_group()
 
 

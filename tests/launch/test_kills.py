@@ -12,7 +12,7 @@ from rich.console import Console
 
 from raymed.config import Config
 from raymed.launch.run import run_training
-from tests.enduring import ENDLESS_S, assert_the_same, enduring
+from tests.support.long_runs import ENDLESS_S, assert_the_same, long_run
 
 DRIVER = """
 import os, random, signal, sys
@@ -51,9 +51,9 @@ run.run_training(config.load(sys.argv[1]), Console(quiet=True))
 
 @pytest.mark.slow
 def test_killed_drivers(tiny: Config, tmp_path: Path) -> None:
-    undisturbed = enduring(tiny, tmp_path, run__name="undisturbed")
+    undisturbed = long_run(tiny, tmp_path, run__name="undisturbed")
     run_training(undisturbed, Console(quiet=True))
-    config = enduring(tiny, tmp_path, run__name="killed")
+    config = long_run(tiny, tmp_path, run__name="killed")
     (tmp_path / "run.yaml").write_text(config.to_yaml())
     command = [sys.executable, "-c", DRIVER, str(tmp_path / "run.yaml"), "1", "18"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=ENDLESS_S)

@@ -19,18 +19,18 @@ from ray.experimental import internal_kv
 from raymed.config import Config
 from raymed.training.loop import train
 from raymed.training.worker import Worker
-from tests.enduring import (
+from tests.support.faults import processes
+from tests.support.long_runs import (
     ENDLESS_S,
     EPOCHS,
     STEPS,
     assert_the_same,
-    enduring,
+    long_run,
     position,
     wait_for,
 )
-from tests.faults import processes
-from tests.rows import rows_of
-from tests.told import Told
+from tests.support.metric_rows import rows_of
+from tests.support.recording import Recorder
 
 CLOSE = 25
 """Epochs in which rounding has not grown yet."""
@@ -81,12 +81,12 @@ def start(config: Config, folder: Path, cluster: Cluster) -> "subprocess.Popen[s
 @pytest.mark.timeout(3 * ENDLESS_S)
 def test_killed_workers_and_nodes(tiny: Config, tmp_path: Path, cluster: Cluster) -> None:
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-    undisturbed = enduring(tiny, tmp_path, run__name="undisturbed", launch__workers=2)
+    undisturbed = long_run(tiny, tmp_path, run__name="undisturbed", launch__workers=2)
     out, error = start(undisturbed, tmp_path, cluster).communicate(timeout=ENDLESS_S)
     assert out.count("val CIDEr") == EPOCHS, error
     folder = tmp_path / "killed"
     process = start(
-        enduring(tiny, tmp_path, run__name="killed", launch__workers=2), tmp_path, cluster
+        long_run(tiny, tmp_path, run__name="killed", launch__workers=2), tmp_path, cluster
     )
     chance = random.Random(3)
     killed: set[int] = set()
@@ -115,7 +115,7 @@ def test_killed_workers_and_nodes(tiny: Config, tmp_path: Path, cluster: Cluster
 def test_a_run_goes_on_with_fewer_workers_and_with_more_again(
     tiny: Config, tmp_path: Path, cluster: Cluster
 ) -> None:
-    endless = enduring(tiny, tmp_path, training__epochs=10**5, training__warmup=0)
+    endless = long_run(tiny, tmp_path, training__epochs=10**5, training__warmup=0)
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     folder = tmp_path / "elastic"
     config = endless.override({"run.name": "elastic", "launch.workers": [1, 2]})
@@ -142,10 +142,10 @@ def test_a_run_goes_on_with_fewer_workers_and_with_more_again(
     # One worker computes what two do but for rounding, which grows with every step.
     found = rows_of(folder)
     assert [row["epoch"] for row in found] == list(range(1, len(found) + 1))
-    told = Told(lambda row: stop() if row["epoch"] == min(CLOSE, len(found)) else None)
+    recorder = Recorder(lambda row: stop() if row["epoch"] == min(CLOSE, len(found)) else None)
     with pytest.raises(KeyboardInterrupt):
-        train(endless, tmp_path / "alone", Worker(torch.device("cpu")), told)
-    for row, other in zip(found, told.rows, strict=False):
+        train(endless, tmp_path / "alone", Worker(torch.device("cpu")), recorder)
+    for row, other in zip(found, recorder.rows, strict=False):
         for key in ("learning_rate", *(key for key in row if key.startswith("loss"))):
             assert row[key] == pytest.approx(other[key], rel=1e-2), (row["epoch"], key)
 

@@ -19,8 +19,8 @@ from raymed.launch.run import run_training
 from raymed.launch.trainer import train_worker
 from raymed.launch.watch import WorkerObserver
 from raymed.training.observer import Status
-from tests.enduring import assert_the_same, enduring
 from tests.launch.test_queue_actor import Watched
+from tests.support.long_runs import assert_the_same, long_run
 
 EPOCHS, STEP = 4, 7
 PID = "pid"
@@ -75,7 +75,7 @@ def struck_group(settings: dict[str, Any]) -> None:
 def undisturbed(tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> Config:
     """The configuration of a run that has ended without a worker of its own."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    config = enduring(
+    config = long_run(
         tiny, folder, run__name="undisturbed", training__epochs=EPOCHS, launch__max_failures=0
     )
     run_training(config, Console(quiet=True))

@@ -14,8 +14,8 @@ from raymed.data.sources import prepare_source
 from raymed.errors import UsageError
 from raymed.launch.prepare import over_ray, run_prepare
 from raymed.sections import PrepareConfig
-from tests.data.dicom_files import dataset, saved
-from tests.stores import serving_s3
+from tests.support.dicom_files import dataset, saved
+from tests.support.object_stores import serving_s3
 
 COUNT = 300
 """More than two shards' images."""

@@ -29,8 +29,8 @@ from raymed.training.loop import train
 from raymed.training.observer import Observer, Row
 from raymed.training.saving import TrainingStopped
 from raymed.training.worker import Worker
-from tests.rows import rows_of
-from tests.told import Told
+from tests.support.metric_rows import rows_of
+from tests.support.recording import Recorder
 
 EPOCHS = 10
 IN_ONE_PROCESS = """
@@ -213,7 +213,7 @@ def test_a_run_taken_up_again_ends_where_the_uninterrupted_one_ends(
             if row["epoch"] == 3:
                 raise Interrupted
 
-        train(config, folder, worker, Told(stop))
+        train(config, folder, worker, Recorder(stop))
 
     with monkeypatch.context() as patch:
         patch.setattr(run_module, "train", until_the_third)

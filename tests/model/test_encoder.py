@@ -15,7 +15,7 @@ from torchvision import transforms
 
 from raymed.errors import UsageError
 from raymed.model.encoder import build_encoder, encoder_from, grid, regions, widths
-from tests.model.splitmix import draws
+from tests.support.splitmix import draws
 
 
 def grey_images(count: int, size: int) -> Tensor:

@@ -16,8 +16,8 @@ from raymed.model.systems import build_system
 from raymed.sections import SYSTEMS, ModelConfig
 from raymed.tokens import END, PAD, START, UNKNOWN
 from raymed.training.loss import Terms, terms
-from tests.model import hierarchical_by_hand, single_lstm_by_hand
-from tests.model.by_hand import (
+from tests.support import hierarchical_by_hand, single_lstm_by_hand
+from tests.support.by_hand import (
     DROPOUT,
     LAMBDAS,
     TAGS,
@@ -28,7 +28,7 @@ from tests.model.by_hand import (
     Weights,
     tags_alone,
 )
-from tests.model.splitmix import draws
+from tests.support.splitmix import draws
 
 BY_HAND = {
     **hierarchical_by_hand.SYSTEMS,

@@ -11,7 +11,7 @@ from raymed.model.single_lstm import SingleLSTM, as_sequences
 from raymed.model.systems import build_system
 from raymed.sections import ModelConfig
 from raymed.tokens import END, PAD, START, UNKNOWN
-from tests.passages import passages_of
+from tests.support.passages import passages_of
 
 TAGS, WORDS, TOP = 6, 11, 3
 

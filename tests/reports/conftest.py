@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from tests.reports.browser import load, without_policy
+from tests.support.browser import load, without_policy
 
 
 @pytest.fixture

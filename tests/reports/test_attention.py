@@ -21,8 +21,8 @@ from raymed.reports.attention import (
     attention_figure,
     attention_page,
 )
-from tests.reports.figures import assert_apart, below
-from tests.reports.pages import Page
+from tests.support.drawn_figures import assert_apart, below
+from tests.support.pages import Page
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 30)).astype(np.uint8)
 TAGS = [("nodule", 0.5), ("$5 _{", 0.3), ("[/bold]", 0.1), ("c", 0.06), ("d", 0.03), ("e", 0.01)]

@@ -12,8 +12,8 @@ from PIL import Image
 
 from raymed.errors import UsageError
 from raymed.reports.comparison import ComparedStudy, comparison_figure, comparison_page
-from tests.reports.figures import assert_apart, below, underlined
-from tests.reports.pages import Page
+from tests.support.drawn_figures import assert_apart, below, underlined
+from tests.support.pages import Page
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 40)).astype(np.uint8)
 SYSTEMS = ("cnn_rnn", "lrcn", "soft_att", "att_rk", "none", "semantic", "visual", "co", "a <b> & c")

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from raymed.reports.drawing import DPI, LEADING, canvas, printable, wrapped, write
-from tests.reports.figures import boxes, underlined
+from tests.support.drawn_figures import boxes, underlined
 
 
 def test_what_is_no_character_becomes_the_one_that_says_so() -> None:

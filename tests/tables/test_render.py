@@ -10,7 +10,7 @@ from rich.console import Console
 from raymed.tables.paper import MEASURES, TABLE_SYSTEMS
 from raymed.tables.render import HEADS, TITLES, markdown_table, terminal_table
 from raymed.tables.results import Cell, Row, table_rows
-from tests.tables.scores import Fabricated
+from tests.support.table_scores import Fabricated
 
 
 @pytest.fixture

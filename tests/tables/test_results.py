@@ -10,7 +10,7 @@ import pytest
 from raymed.tables.paper import MEASURES, TABLE_SYSTEMS, paper_figures
 from raymed.tables.results import Cell, table_rows, write_runs
 from raymed.tables.runs import Run
-from tests.tables.scores import CAPTIONS, Fabricated, values_of
+from tests.support.table_scores import CAPTIONS, Fabricated, values_of
 
 SEEDS = (0, 3, 11)
 

@@ -15,8 +15,8 @@ from raymed.training.loop import train
 from raymed.training.observer import Row
 from raymed.training.saving import TrainingStopped
 from raymed.training.worker import Worker
-from tests.rows import rows_of, untimed
-from tests.told import Told
+from tests.support.metric_rows import rows_of, untimed
+from tests.support.recording import Recorder
 
 ALONE = Worker(torch.device("cpu"))
 
@@ -71,16 +71,16 @@ def test_a_disk_that_fills_up_and_gets_room_again(
     def make_room(row: Row) -> None:
         if row["epoch"] == 2:
             until = time.monotonic() + 60
-            while not told.warnings and time.monotonic() < until:
+            while not recorder.warnings and time.monotonic() < until:
                 time.sleep(0.02)
             disk.has(9 * one)
 
-    told = Told(make_room)
-    train(tiny, disk.folder, ALONE, told)
-    first = told.warnings[0]
+    recorder = Recorder(make_room)
+    train(tiny, disk.folder, ALONE, recorder)
+    first = recorder.warnings[0]
     assert first.startswith(f"{disk.folder}/checkpoints/epoch-0002: the checkpoint could not be")
     assert "(no space left); the one before it stays good. Make room" in first
-    assert not any("epoch-0003" in text for text in told.warnings)
+    assert not any("epoch-0003" in text for text in recorder.warnings)
     assert [path.name for path in whole_checkpoints(disk.folder)] == ["epoch-0001", "epoch-0003"]
     assert_as_on_a_disk_with_room(disk.folder, whole)
 
@@ -91,11 +91,11 @@ def test_a_run_that_ends_on_a_full_disk_says_so_and_goes_on_once_there_is_room(
     one = size_of(whole_checkpoints(whole[0])[-1])
     disk.has(round(1.7 * one))
     with pytest.raises(TrainingStopped, match=r"epoch-0003: .*no space left"):
-        train(tiny, disk.folder, ALONE, Told())
+        train(tiny, disk.folder, ALONE, Recorder())
     (left,) = whole_checkpoints(disk.folder)
     assert left.name == "epoch-0001"
     assert Checkpoint.open(left).build_model()
     assert not list((disk.folder / "checkpoints").glob("epoch-000[23]"))
     disk.has(9 * one)
-    train(tiny, disk.folder, ALONE, Told())
+    train(tiny, disk.folder, ALONE, Recorder())
     assert_as_on_a_disk_with_room(disk.folder, whole)

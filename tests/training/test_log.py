@@ -20,7 +20,7 @@ from raymed.training.log import HPARAMS, Sample, attention_strip, side_by_side
 from raymed.training.loop import train
 from raymed.training.observer import Row
 from raymed.training.worker import Worker
-from tests.told import Told
+from tests.support.recording import Recorder
 
 EPOCHS = 3
 
@@ -35,7 +35,7 @@ def run(config: Config, folder: Path, epochs: int = EPOCHS) -> list[Row]:
             raise KeyboardInterrupt
 
     try:
-        train(config, folder, Worker(torch.device("cpu")), Told(report))
+        train(config, folder, Worker(torch.device("cpu")), Recorder(report))
     except KeyboardInterrupt:
         assert epochs < EPOCHS
     return rows

@@ -31,16 +31,16 @@ from raymed.training.observer import Row, Status
 from raymed.training.saving import TrainingEnded, TrainingStopped
 from raymed.training.setup import build_optimizer, check
 from raymed.training.worker import Worker
-from tests.rows import untimed
-from tests.told import Told
+from tests.support.metric_rows import untimed
+from tests.support.recording import Recorder
 
 ALONE = Worker(torch.device("cpu"))
 
 
 def run(config: Config, folder: Path) -> list[Row]:
-    told = Told()
-    train(config, folder, ALONE, told)
-    return told.rows
+    recorder = Recorder()
+    train(config, folder, ALONE, recorder)
+    return recorder.rows
 
 
 def last_weights(folder: Path) -> dict[str, Tensor]:
@@ -64,7 +64,7 @@ def stop_after_the_first_epoch(config: Config, folder: Path, _: pytest.MonkeyPat
     def report(_: Row) -> None:
         raise Interrupted
 
-    train(config, folder, ALONE, Told(report))
+    train(config, folder, ALONE, Recorder(report))
 
 
 def stop_within_the_second_epoch(config: Config, folder: Path, patch: pytest.MonkeyPatch) -> None:
@@ -76,7 +76,7 @@ def stop_within_the_second_epoch(config: Config, folder: Path, patch: pytest.Mon
         set_rates(optimizer, config, done, steps)
 
     patch.setattr(loop, "set_rates", rates)
-    train(config, folder, ALONE, Told())
+    train(config, folder, ALONE, Recorder())
 
 
 def stop_before_the_table_is_written(
@@ -86,7 +86,7 @@ def stop_before_the_table_is_written(
         raise Interrupted
 
     patch.setattr("raymed.training.log.write_metrics", written)
-    train(config, folder, ALONE, Told())
+    train(config, folder, ALONE, Recorder())
 
 
 @pytest.mark.parametrize(
@@ -237,14 +237,17 @@ def test_a_full_disk_is_said_and_room_lets_the_run_go_on(
             raise OSError(errno.ENOSPC, "No space left on device")
         real(*arguments)
 
-    told = Told()
+    recorder = Recorder()
     with monkeypatch.context() as patch:
         patch.setattr(safetensors.torch, "save_file", full_from_the_second)
         # It trains to its end, and says so each time; but it must not end as if all were well.
         with pytest.raises(TrainingStopped, match=r"epoch-0003: .*no space left"):
-            train(tiny, tmp_path, ALONE, told)
-    assert len(told.rows) == 3
-    assert [text.partition(":")[0][-10:] for text in told.warnings] == ["epoch-0002", "epoch-0003"]
+            train(tiny, tmp_path, ALONE, recorder)
+    assert len(recorder.rows) == 3
+    assert [text.partition(":")[0][-10:] for text in recorder.warnings] == [
+        "epoch-0002",
+        "epoch-0003",
+    ]
     assert [path.name for path in checkpoints_of(tmp_path).iterdir()] == ["epoch-0001"]
     run(tiny, tmp_path)
     ours, expected = last_weights(tmp_path), last_weights(whole[0])
@@ -267,10 +270,10 @@ def test_a_full_disk_that_has_room_again_costs_nothing_but_a_warning(
         return real(self, target)
 
     monkeypatch.setattr(Path, "replace", full_at_first)
-    told = Told()
-    train(tiny, tmp_path, ALONE, told)
-    assert len(told.warnings) == 1
-    assert "metrics cannot be written (No space left on device)" in told.warnings[0]
+    recorder = Recorder()
+    train(tiny, tmp_path, ALONE, recorder)
+    assert len(recorder.warnings) == 1
+    assert "metrics cannot be written (No space left on device)" in recorder.warnings[0]
     assert untimed(read_metrics(tmp_path / METRICS_FILE)) == untimed(whole[1])
 
 
@@ -284,20 +287,20 @@ def test_a_run_that_is_asked_to_end_at_a_step_goes_on_from_it(
     def end(status: Status) -> bool:
         return (status.epoch, status.done) == (epoch, step)
 
-    told = Told(at_step=end)
+    recorder = Recorder(at_step=end)
     with pytest.raises(TrainingEnded):
-        train(config, tmp_path, ALONE, told)
+        train(config, tmp_path, ALONE, recorder)
     last = latest(tmp_path)
     assert last is not None
     assert last.name == f"epoch-{epoch:04d}-step-{step:06d}"
-    assert told.statuses[-1].done == step
-    went_on = Told()
+    assert recorder.statuses[-1].done == step
+    went_on = Recorder()
     train(config, tmp_path, ALONE, went_on)
     steps = [(status.epoch, status.done) for status in went_on.statuses]
     # After the very last step only the validation is left to be done.
     assert steps[:1] == ([] if (epoch, step) == (3, 4) else [(epoch, step + 1)])
-    told.rows += went_on.rows
-    assert untimed(told.rows) == untimed(whole[1])
+    recorder.rows += went_on.rows
+    assert untimed(recorder.rows) == untimed(whole[1])
     ours, expected = last_weights(tmp_path), last_weights(whole[0])
     assert all(torch.equal(ours[name], expected[name]) for name in expected)
 
@@ -305,7 +308,7 @@ def test_a_run_that_is_asked_to_end_at_a_step_goes_on_from_it(
 def test_asked_to_end_while_it_validates_it_ends_there_and_trains_no_step_twice(
     tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told, whole = Told(), Told()
+    recorder, whole = Recorder(), Recorder()
     real = loop.validate
     batches = 0
 
@@ -315,7 +318,7 @@ def test_asked_to_end_while_it_validates_it_ends_there_and_trains_no_step_twice(
         def counted() -> None:
             nonlocal batches
             batches += 1
-            told.ends = True
+            recorder.ends = True
             during()
 
         return real(*others, counted)
@@ -327,12 +330,12 @@ def test_asked_to_end_while_it_validates_it_ends_there_and_trains_no_step_twice(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "validate", asked_after_the_first_batch)
         with pytest.raises(TrainingEnded):
-            train(config, folder, ALONE, told)
+            train(config, folder, ALONE, recorder)
     assert batches == 1
     last = latest(folder)
     assert last is not None
     assert last.name == "epoch-0001-step-000024"
-    went_on = Told()
+    went_on = Recorder()
     train(config, folder, ALONE, went_on)
     assert went_on.statuses[0].epoch == 2
     assert untimed(went_on.rows) == untimed(whole.rows)

@@ -13,7 +13,7 @@ from raymed.data.prepare import prepare
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.loop import train
 from raymed.training.worker import Worker
-from tests.told import Told
+from tests.support.recording import Recorder
 
 ALONE = Worker(torch.device("cpu"))
 
@@ -31,18 +31,18 @@ def test_where_no_score_tells_epochs_apart_it_is_said_once_and_the_loss_decides(
     )
     assert PreparedDataset.open(tmp_path / "few").info.counts["val"] == 1
     config = tiny.override({"data.path": str(tmp_path / "few")})
-    told = Told()
-    train(config, tmp_path / "run", ALONE, told)
-    (said,) = told.warnings
+    recorder = Recorder()
+    train(config, tmp_path / "run", ALONE, recorder)
+    (said,) = recorder.warnings
     assert said.startswith("CIDEr cannot be above 0 on the 1 image(s) of split val, whatever is ")
-    losses = [row["loss"] for row in told.rows]
-    assert {row["score"] for row in told.rows} == {0.0}
+    losses = [row["loss"] for row in recorder.rows]
+    assert {row["score"] for row in recorder.rows} == {0.0}
     assert losses[0] != min(losses)
     best = Checkpoint.open(tmp_path / "run")
     assert best.epoch == losses.index(min(losses)) + 1
     # No CIDEr is asked of a system that writes no report, and none is missed.
     tags_only = config.override({"model.system": "vgg19_tags", "training.epochs": 1})
-    other = Told()
+    other = Recorder()
     train(tags_only, tmp_path / "tags", ALONE, other)
     assert other.warnings == []
 
@@ -51,9 +51,9 @@ def test_before_and_between_epochs_it_says_what_it_does(
     tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    told = Told()
-    train(tiny.override({"training.epochs": 2}), tmp_path / "run", ALONE, told)
-    works = [(one.epoch, one.doing) for one in told.works if one.done == one.total]
+    recorder = Recorder()
+    train(tiny.override({"training.epochs": 2}), tmp_path / "run", ALONE, recorder)
+    works = [(one.epoch, one.doing) for one in recorder.works if one.done == one.total]
     assert works.index((0, "copying the train images to the cache")) < works.index(
         (0, "hashing the train images")
     )

@@ -20,17 +20,17 @@ from raymed.training.loop import train
 from raymed.training.observer import Row, Status
 from raymed.training.saving import TrainingEnded, TrainingStopped
 from raymed.training.worker import Worker, dtype_of, with_precision
-from tests.rows import untimed
-from tests.told import Told
+from tests.support.metric_rows import untimed
+from tests.support.recording import Recorder
 
 ALONE = Worker(torch.device("cpu"))
 GPU = torch.device("cuda", 0)
 
 
 def trained(config: Config, folder: Path) -> list[Row]:
-    told = Told()
-    train(config, folder, ALONE, told)
-    return told.rows
+    recorder = Recorder()
+    train(config, folder, ALONE, recorder)
+    return recorder.rows
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -71,10 +71,10 @@ def test_a_run_in_bfloat16_differs_from_one_in_float32_by_rounding(
 def test_a_run_in_bfloat16_is_resumed_bit_for_bit(
     mixed: Config, undisturbed: tuple[Path, list[Row]], tmp_path: Path, epoch: int, step: int
 ) -> None:
-    told = Told(at_step=lambda status: (status.epoch, status.done) == (epoch, step))
+    recorder = Recorder(at_step=lambda status: (status.epoch, status.done) == (epoch, step))
     with pytest.raises(TrainingEnded):
-        train(mixed, tmp_path, ALONE, told)
-    rows = told.rows + trained(mixed, tmp_path)
+        train(mixed, tmp_path, ALONE, recorder)
+    rows = recorder.rows + trained(mixed, tmp_path)
     assert untimed(rows) == untimed(undisturbed[1])
     assert same(tmp_path, undisturbed[0])
 
@@ -83,18 +83,18 @@ def test_a_run_keeps_its_precision(
     mixed: Config, undisturbed: tuple[Path, list[Row]], tmp_path: Path
 ) -> None:
     with pytest.raises(TrainingEnded):
-        train(mixed, tmp_path, ALONE, Told(at_step=lambda status: status.epoch == 2))
+        train(mixed, tmp_path, ALONE, Recorder(at_step=lambda status: status.epoch == 2))
     checkpoint = Checkpoint.open(tmp_path)
     assert checkpoint.build_model().precision == torch.bfloat16
     # Where nothing is said it goes on as it was, also on a machine that would have chosen float32.
-    told = Told()
+    recorder = Recorder()
     with patch("raymed.training.setup.computes_bfloat16", lambda _: False):
-        train(mixed.override({"training.precision": "auto"}), tmp_path, ALONE, told)
-    assert untimed(told.rows) == untimed(undisturbed[1][1:])
+        train(mixed.override({"training.precision": "auto"}), tmp_path, ALONE, recorder)
+    assert untimed(recorder.rows) == untimed(undisturbed[1][1:])
     assert same(tmp_path, undisturbed[0])
-    assert any("bfloat16" in text and "emulates" in text for text in told.warnings)
+    assert any("bfloat16" in text and "emulates" in text for text in recorder.warnings)
     with pytest.raises(UsageError, match=r"training.precision: is float32, .* in bfloat16"):
-        train(mixed.override({"training.precision": "float32"}), tmp_path, ALONE, Told())
+        train(mixed.override({"training.precision": "float32"}), tmp_path, ALONE, Recorder())
 
 
 def test_features_of_each_precision_are_their_own(mixed: Config, tmp_path: Path) -> None:
@@ -169,13 +169,13 @@ def test_layers_of_their_weights_precision_under_autocast() -> None:
 def test_reading_seldom_alters_nothing(
     tiny: Config, whole: tuple[Path, list[Row]], tmp_path: Path
 ) -> None:
-    told = Told()
+    recorder = Recorder()
     with patch.object(loop, "STEPS_BETWEEN_READINGS", {"cpu": 3}):
-        train(tiny, tmp_path, ALONE, told)
-    assert untimed(told.rows) == untimed(whole[1])
+        train(tiny, tmp_path, ALONE, recorder)
+    assert untimed(recorder.rows) == untimed(whole[1])
     assert same(tmp_path, whole[0])
     # Four steps an epoch: the third is read, and the last.
-    assert [(s.epoch, s.done) for s in told.statuses[:4]] == [(1, 3), (1, 4), (2, 3), (2, 4)]
+    assert [(s.epoch, s.done) for s in recorder.statuses[:4]] == [(1, 3), (1, 4), (2, 3), (2, 4)]
 
 
 def test_divergence_that_is_read_late_names_the_step_that_it_began_at(
@@ -186,7 +186,7 @@ def test_divergence_that_is_read_late_names_the_step_that_it_began_at(
         patch.object(loop, "STEPS_BETWEEN_READINGS", {"cpu": 4}),
         pytest.raises(TrainingStopped, match=r"epoch 1, step 2: .*nan"),
     ):
-        train(config, tmp_path, ALONE, Told())
+        train(config, tmp_path, ALONE, Recorder())
     assert latest(tmp_path) is None
 
 
@@ -196,12 +196,12 @@ def test_a_run_that_is_read_seldom_ends_at_a_reading(
     def first(status: Status) -> bool:
         return (status.epoch, status.done) == (2, 3)
 
-    told = Told(at_step=first)
+    recorder = Recorder(at_step=first)
     with patch.object(loop, "STEPS_BETWEEN_READINGS", {"cpu": 3}):
         with pytest.raises(TrainingEnded):
-            train(tiny, tmp_path, ALONE, told)
+            train(tiny, tmp_path, ALONE, recorder)
         last = latest(tmp_path)
         assert last is not None
         assert last.name == "epoch-0002-step-000003"
-        assert untimed(told.rows + trained(tiny, tmp_path)) == untimed(whole[1])
+        assert untimed(recorder.rows + trained(tiny, tmp_path)) == untimed(whole[1])
     assert same(tmp_path, whole[0])

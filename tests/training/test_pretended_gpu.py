@@ -24,7 +24,7 @@ from raymed.training.checkpoint import Checkpoint, Snapshot, checkpoint_name, ch
 from raymed.training.loss import Terms, terms
 from raymed.training.validation import THRESHOLDS, validate
 from raymed.training.worker import Worker
-from tests.pretend_cuda import CUDA, pretending, waited_for
+from tests.support.pretend_cuda import CUDA, pretending, waited_for
 
 THERE = Worker(CUDA)
 

@@ -27,16 +27,16 @@ from raymed.training.loop import train
 from raymed.training.observer import Row
 from raymed.training.setup import check
 from raymed.training.worker import Worker
-from tests.rows import untimed
-from tests.told import Told
+from tests.support.metric_rows import untimed
+from tests.support.recording import Recorder
 
 ALONE = Worker(torch.device("cpu"))
 
 
 def run(config: Config, folder: Path) -> list[Row]:
-    told = Told()
-    train(config, folder, ALONE, told)
-    return told.rows
+    recorder = Recorder()
+    train(config, folder, ALONE, recorder)
+    return recorder.rows
 
 
 def last_file(folder: Path, name: str) -> Path:
@@ -127,7 +127,7 @@ def test_interrupted_and_without_its_cache_it_ends_where_the_uninterrupted_one_e
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(Interrupted):
-        train(frozen, tmp_path / "run", ALONE, Told(interrupt))
+        train(frozen, tmp_path / "run", ALONE, Recorder(interrupt))
     shutil.rmtree(tmp_path / "cache")
     monkeypatch.setattr(features, "_digests", {})
     # What is frozen is what the checkpoint says, not what the seed would now draw.
@@ -302,14 +302,14 @@ def test_what_the_limits_cut_is_said_once_at_the_start(tiny: Config, tmp_path: P
         (short, "cut", 2, False),  # goes on
         (short.override({"model.system": "vgg19_tags"}), "tags", 1, False),
     ):
-        told = Told()
-        train(config.override({"training.epochs": epochs}), tmp_path / folder, ALONE, told)
-        said = [text for text in told.warnings if "generation.max_sentences=1 " in text]
+        recorder = Recorder()
+        train(config.override({"training.epochs": epochs}), tmp_path / folder, ALONE, recorder)
+        said = [text for text in recorder.warnings if "generation.max_sentences=1 " in text]
         assert len(said) == warned
-        assert told.warnings == said
+        assert recorder.warnings == said
     split = PreparedDataset.open(tiny.data.path).split("train")
     words = [[len(sentence.split()) for sentence in report] for report in split.sentences]
     share = 1 - sum(report[0] for report in words) / sum(map(sum, words))
-    told = Told()
-    train(short, tmp_path / "again", ALONE, told)
-    assert told.warnings[0].startswith(f"{share:.1%} of the training reports' words")
+    recorder = Recorder()
+    train(short, tmp_path / "again", ALONE, recorder)
+    assert recorder.warnings[0].startswith(f"{share:.1%} of the training reports' words")

@@ -22,8 +22,8 @@ from raymed.training.loop import train
 from raymed.training.observer import Row
 from raymed.training.validation import THRESHOLDS, TOP_TAGS, Validation, validate
 from raymed.training.worker import Worker
-from tests.rows import untimed
-from tests.told import Told
+from tests.support.metric_rows import untimed
+from tests.support.recording import Recorder
 
 ALONE = Worker(torch.device("cpu"))
 IMAGES = 8
@@ -187,10 +187,10 @@ def run(config: Config, folder: Path, epochs: int | None = None) -> list[Row]:
             raise KeyboardInterrupt
 
     if epochs is None:
-        train(config, folder, ALONE, Told(report))
+        train(config, folder, ALONE, Recorder(report))
     else:
         with pytest.raises(KeyboardInterrupt):
-            train(config, folder, ALONE, Told(report))
+            train(config, folder, ALONE, Recorder(report))
     return rows
 
 

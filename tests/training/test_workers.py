@@ -26,8 +26,8 @@ from raymed.training.observer import Status
 from raymed.training.saving import TrainingEnded, TrainingStopped
 from raymed.training.setup import set_up
 from raymed.training.worker import Worker
-from tests.rows import TIMES
-from tests.told import Told
+from tests.support.metric_rows import TIMES
+from tests.support.recording import Recorder
 
 
 def worker(rank: int, world: int, configs: dict[str, Config], folder: Path) -> None:
@@ -39,14 +39,14 @@ def worker(rank: int, world: int, configs: dict[str, Config], folder: Path) -> N
     )
     place = Worker(torch.device("cpu"), rank, world)
     for name, config in configs.items():
-        told = Told()
+        recorder = Recorder()
         try:
-            train(config, folder / name, place, told)
+            train(config, folder / name, place, recorder)
         except TrainingStopped as stopped:
             (folder / f"{name}-stopped-{rank}").write_text(str(stopped))
-        torch.save(told.rows, folder / f"{name}-rows-{rank}")
+        torch.save(recorder.rows, folder / f"{name}-rows-{rank}")
         # Also while features are computed, or training would seem to go on with other workers.
-        assert {status.workers for status in told.statuses} <= {world}
+        assert {status.workers for status in recorder.statuses} <= {world}
     dist.destroy_process_group()
 
 
@@ -84,13 +84,13 @@ def test_two_workers_follow_one(
     tmp_path: Path,
     name: str,
 ) -> None:
-    told = Told()
+    recorder = Recorder()
     torch.set_default_dtype(torch.float64)
     try:
-        train(configs[name], tmp_path, Worker(torch.device("cpu")), told)
+        train(configs[name], tmp_path, Worker(torch.device("cpu")), recorder)
     finally:
         torch.set_default_dtype(torch.float32)
-    alone = told.rows
+    alone = recorder.rows
     first, second = (torch.load(spawned / f"{name}-rows-{rank}") for rank in range(2))
     assert len(alone) == len(first) == len(second) == 2
     for one, two, other in zip(alone, first, second, strict=True):
@@ -142,11 +142,11 @@ def test_more_workers_than_studies(
     torch.set_default_dtype(torch.float64)
     try:
         for name, config in configs.items():
-            told = Told()
-            train(config, tmp_path / f"{name}-alone", Worker(torch.device("cpu")), told)
+            recorder = Recorder()
+            train(config, tmp_path / f"{name}-alone", Worker(torch.device("cpu")), recorder)
             for rank in range(5):
                 rows = torch.load(tmp_path / f"{name}-rows-{rank}")
-                for row, expected in zip(rows, told.rows, strict=True):
+                for row, expected in zip(rows, recorder.rows, strict=True):
                     for key in set(expected) - set(TIMES):
                         assert row[key] == pytest.approx(expected[key], rel=1e-9), (name, key)
     finally:
@@ -174,26 +174,26 @@ def leaving_worker(rank: int, world: int, config: Config, folder: Path) -> None:
         return False
 
     with pytest.raises(TrainingEnded):
-        train(config, folder / "run", place, Told(at_step=ask_among_features))
+        train(config, folder / "run", place, Recorder(at_step=ask_among_features))
     features.STEP = step
     made = [*Path(os.environ["XDG_CACHE_HOME"]).glob("raymed/features/*/*.arrow")]
     (folder / f"made-{rank}").write_text(str(len(made)))
     dist.barrier()
 
-    told, real = Told(), loop.validate
+    recorder, real = Recorder(), loop.validate
 
     def asked_in_validation(*arguments: Any) -> Any:
-        told.ends = rank == 1
+        recorder.ends = rank == 1
         return real(*arguments)
 
     loop.validate = asked_in_validation
     with pytest.raises(TrainingEnded):
-        train(config, folder / "run", place, told)
+        train(config, folder / "run", place, recorder)
     loop.validate = real
     last = latest(folder / "run")
     assert last is not None
     assert last.name == "epoch-0001-step-000004"
-    went_on = Told()
+    went_on = Recorder()
     train(config, folder / "run", place, went_on)
     torch.save(went_on.rows, folder / f"rows-{rank}")
     dist.destroy_process_group()
@@ -207,12 +207,12 @@ def test_one_workers_end_is_that_of_all(
     config = tiny.override({"model.train_encoder": False, "training.clip_norm": 1e9})
     mp.spawn(leaving_worker, args=(2, config, tmp_path), nprocs=2)
     assert [(tmp_path / f"made-{rank}").read_text() for rank in range(2)] == ["0", "0"]
-    told = Told()
-    train(config, tmp_path / "alone", Worker(torch.device("cpu")), told)
+    recorder = Recorder()
+    train(config, tmp_path / "alone", Worker(torch.device("cpu")), recorder)
     for rank in range(2):
         rows = torch.load(tmp_path / f"rows-{rank}")
         assert [row["epoch"] for row in rows] == [1, 2, 3]
-        for row, expected in zip(rows, told.rows, strict=True):
+        for row, expected in zip(rows, recorder.rows, strict=True):
             assert row["loss"] == pytest.approx(expected["loss"], rel=1e-4)
 
 
@@ -223,19 +223,24 @@ def interrupted_worker(rank: int, world: int, config: Config, folder: Path) -> N
         "gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=world
     )
     place = Worker(torch.device("cpu"), rank, world)
-    train(config, folder / "whole", place, Told())
+    train(config, folder / "whole", place, Recorder())
     for end in ((1, 2), (2, 3)):
-        told = Told(at_step=lambda status, end=end: (status.epoch, status.done) == end)
+        recorder = Recorder(at_step=lambda status, end=end: (status.epoch, status.done) == end)
         with pytest.raises(TrainingEnded):
-            train(config, folder / "interrupted", place, told)
-    train(config, folder / "interrupted", place, Told())
+            train(config, folder / "interrupted", place, recorder)
+    train(config, folder / "interrupted", place, Recorder())
 
     with pytest.raises(TrainingEnded):
-        train(config, folder / "stale", place, Told(at_step=lambda status: status.epoch == 2))
+        train(
+            config,
+            folder / "stale",
+            place,
+            Recorder(at_step=lambda status: status.epoch == 2),
+        )
     # Another node may see the folder as it was: without checkpoints, say.
     old_state = patch("raymed.training.setup.latest", lambda _: None) if rank else nullcontext()
     with old_state:
-        train(config, folder / "stale", place, Told())
+        train(config, folder / "stale", place, Recorder())
     dist.destroy_process_group()
 
 
@@ -271,4 +276,4 @@ def test_another_data_set_on_another_node_is_said(
     monkeypatch.setattr(SecondWorker, "answer", "0123456789abcdef")
     second = SecondWorker(torch.device("cpu"), rank=1, world=2)
     with pytest.raises(UsageError, match=r"worker 1 finds another content there .*0123456789ab"):
-        set_up(tiny, tmp_path, second, Told())
+        set_up(tiny, tmp_path, second, Recorder())

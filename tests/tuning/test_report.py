@@ -25,8 +25,8 @@ from raymed.tuning import plots
 from raymed.tuning.report import printed, write_report
 from raymed.tuning.space import propose
 from raymed.tuning.study import REASON, make_study
-from tests.reports.browser import load, without_policy
-from tests.told import Told
+from tests.support.browser import load, without_policy
+from tests.support.recording import Recorder
 
 EPOCHS = 6
 KEYS = ["training.learning_rate", "loss.attention", "model.top_tags", "generation.stop_threshold"]
@@ -89,12 +89,22 @@ def sweep(config: Config) -> Path:
 
         run = config.override({**propose(trial, config.tune.space), **NO_SWEEP, "run.name": name})
         if state == "completed":
-            train(run, folder / "trials" / name, Worker(torch.device("cpu")), Told(report))
+            train(
+                run,
+                folder / "trials" / name,
+                Worker(torch.device("cpu")),
+                Recorder(report),
+            )
             best = max(rows, key=lambda row: (row["score"], -row["loss"]))
             study.tell(trial, [best["score"], best["seconds_per_report"]])
             continue
         with pytest.raises(UsageError if state == "failed" else Ended):
-            train(run, folder / "trials" / name, Worker(torch.device("cpu")), Told(report))
+            train(
+                run,
+                folder / "trials" / name,
+                Worker(torch.device("cpu")),
+                Recorder(report),
+            )
         if state == "failed":
             trial.set_user_attr(REASON, "diverged </script><script>alert(1)</script>")
         if state != "unfinished":

@@ -20,8 +20,8 @@ from raymed.training.log import read_metrics
 from raymed.tuning.space import propose
 from raymed.tuning.study import build_sampler, open_study
 from raymed.tuning.sweep import run_sweep
-from tests.faults import epochs_of, killing_actors
-from tests.rows import untimed
+from tests.support.faults import epochs_of, killing_actors
+from tests.support.metric_rows import untimed
 
 TRIALS, EPOCHS = 4, 6
 SEED = 20261124

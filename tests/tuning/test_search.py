@@ -46,7 +46,7 @@ def search(folder: Path, histories: dict[int, Rows], **tune: Any) -> StudySearch
     return made
 
 
-def told(one: StudySearch, trial_id: str, history: Rows, **extra: Any) -> None:
+def recorder(one: StudySearch, trial_id: str, history: Rows, **extra: Any) -> None:
     """As Tune does: every row as a result, the last of them again at the end."""
     results = [with_best(history[:n], one.names) for n in range(1, len(history) + 1)]
     results = [*results[:-1], {**results[-1], **extra}] if results else [dict(extra)]
@@ -64,10 +64,10 @@ def test_states_and_values(tmp_path: Path) -> None:
             NUMBER: "abcde".index(name),
             DECIDED: 0,
         }
-    told(one, "a", rows(0.1, 0.5, 0.3))
-    told(one, "b", rows(0.1, 0.05))
-    told(one, "c", rows(0.1), **{FAILURE: "diverged"})
-    told(one, "d", [], **{LOST: True})
+    recorder(one, "a", rows(0.1, 0.5, 0.3))
+    recorder(one, "b", rows(0.1, 0.05))
+    recorder(one, "c", rows(0.1), **{FAILURE: "diverged"})
+    recorder(one, "d", [], **{LOST: True})
     one.on_trial_complete("e", None, error=True)
     done, early, failed, lost, error = one.study.trials
     assert (done.state, done.value) == (TrialState.COMPLETE, 0.5)
@@ -91,8 +91,8 @@ def test_several_objectives_are_those_of_the_best_epoch(tmp_path: Path) -> None:
     one = search(tmp_path, {}, objectives=BOTH)
     for name in "ab":
         one.suggest(name)
-    told(one, "a", rows(0.1, 0.5, 0.3))
-    told(one, "b", rows(0.2, 0.1))
+    recorder(one, "a", rows(0.1, 0.5, 0.3))
+    recorder(one, "b", rows(0.2, 0.1))
     # Optuna knows no pruned trial of several objectives: it is told what it had reached.
     assert [t.state for t in one.study.trials] == [TrialState.COMPLETE] * 2
     assert one.study.trials[0].values == [0.5, pytest.approx(2.05)]
@@ -102,7 +102,7 @@ def test_several_objectives_are_those_of_the_best_epoch(tmp_path: Path) -> None:
 def test_interrupted_trials_come_first_and_go_on(tmp_path: Path) -> None:
     first = search(tmp_path, {})
     proposals = [first.suggest(name) for name in "abc"]
-    told(first, "b", rows(0.1, 0.2, 0.3))
+    recorder(first, "b", rows(0.1, 0.2, 0.3))
     history = rows(0.1, 0.4)
     first.on_trial_result("a", with_best(history[:1], ["score"]))
     # Killed here: a has two epochs on the disk, of which the study knows one; c has none.
@@ -111,7 +111,7 @@ def test_interrupted_trials_come_first_and_go_on(tmp_path: Path) -> None:
     assert taken_up == [{**proposals[0], DECIDED: 1}, proposals[2]]
     assert again.reminded == {"x": history[:1], "y": []}  # type: ignore[attr-defined]
     assert again.suggest("z")[NUMBER] == 3
-    told(again, "x", rows(0.1, 0.4, 0.2))
+    recorder(again, "x", rows(0.1, 0.4, 0.2))
     trial = open_study(Config().override({"tune.space": SPACE}), tmp_path).trials[0]
     assert (trial.value, trial.intermediate_values) == (0.4, {1: 0.1, 2: 0.4, 3: 0.4})
     assert len(begun(again.study)) == 4

@@ -24,7 +24,7 @@ from raymed.metrics.captions import cider
 from raymed.tuning.space import propose
 from raymed.tuning.study import STUDY_FILE, build_sampler
 from raymed.tuning.sweep import Sweep, run_sweep
-from tests.faults import killing_actors
+from tests.support.faults import killing_actors
 
 TRIALS, EPOCHS, SEED = 5, 12, 80
 GOOD, BAD, DIVERGING = 0.01, 1e-6, 1e30
@@ -165,8 +165,8 @@ def test_the_leaderboard_is_sorted_by_what_the_trials_reported(seen: Seen) -> No
         assert [r["epoch"] for r in rows] == list(range(1, len(rows) + 1))
         if rows:
             # Of epochs of one score, that of the lowest loss.
-            told = [r for r in rows if r["cider"] == best[str(row["trial"])]]
-            chosen = min(told, key=lambda r: r["loss"])
+            recorder = [r for r in rows if r["cider"] == best[str(row["trial"])]]
+            chosen = min(recorder, key=lambda r: r["loss"])
             assert (row["cider"], row["recall_5"]) == (chosen["cider"], chosen["recall_5"])
     assert seen.sweep.best == seen.sweep.folder / "trials" / names[0]
 
@@ -222,10 +222,10 @@ def test_optunas_study_holds_the_same_values(seen: Seen) -> None:
                 assert key not in trial.params
             else:
                 assert trial.params[key] == row[key]
-        told = {
+        recorder = {
             epoch: r["best_score"] for epoch, r in enumerate(seen.metrics[str(row["trial"])], 1)
         }
-        assert trial.intermediate_values == told
+        assert trial.intermediate_values == recorder
         assert trial.state == STATES[str(row["state"])]
         if row["state"] == "failed":
             assert trial.user_attrs["reason"] == row["reason"]

@@ -9,13 +9,13 @@ import torch
 
 from raymed.config import Config
 from raymed.training.checkpoint import MODEL_FILE, latest
-from tests.rows import rows_of
+from tests.support.metric_rows import rows_of
 
 EPOCHS, STEPS = 12, 12
 ENDLESS_S = 480.0
 
 
-def enduring(tiny: Config, folder: Path, **changes: object) -> Config:
+def long_run(tiny: Config, folder: Path, **changes: object) -> Config:
     """A run of many short steps, with a checkpoint every five of them."""
     return tiny.override(
         {

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 from raymed.tokens import END
-from tests.model.by_hand import (
+from tests.support.by_hand import (
     CELL,
     Answer,
     Image,

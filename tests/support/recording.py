@@ -7,7 +7,7 @@ from raymed.training.observer import FEATURES, Row, Status
 
 
 @dataclass
-class Told:
+class Recorder:
     """What a run said.
 
     Attributes:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
-from tests.model.by_hand import (
+from tests.support.by_hand import (
     CELL,
     Answer,
     Image,
