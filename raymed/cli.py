@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("file", nargs="?", metavar="FILE", help="a YAML file; none: the defaults")
     sub.add_argument("settings", nargs="*", metavar="key=value", help=OVERRIDES)
 
-    sub = add("prepare", _prepare, "make a prepared data set of images and reports")
+    sub = add("prepare", _prepare, "make a prepared dataset of images and reports")
     sub.formatter_class = argparse.RawDescriptionHelpFormatter
     sub.epilog = prepare_help()
     sub.add_argument("source", choices=tuple(SOURCES), metavar="SOURCE", help=", ".join(SOURCES))
@@ -153,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
         "files",
         nargs="+",
         metavar="FILE|key=value",
-        help="YAML files with a table section, one for each data set; and settings",
+        help="YAML files with a table section, one for each dataset; and settings",
     )
 
     sub = add("figure", _figure, "draw figure 3 (several runs) or 4 (one) as PNG and as HTML")

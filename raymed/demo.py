@@ -63,7 +63,7 @@ def run_demo(config: Config, console: Console) -> None:
 
     console.rule(f"done in {time.monotonic() - began:.0f} s")
     console.print(
-        f"data set      {config.data.path}\n"
+        f"dataset      {config.data.path}\n"
         f"trained run   {folder / 'train'}   (metrics.csv, checkpoints, TensorBoard)\n"
         f"sweep         {sweep.folder}   (leaderboard.parquet, best.yaml, trials, optuna.journal)\n"
         f"best trial    {sweep.best}\n"

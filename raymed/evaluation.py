@@ -98,7 +98,7 @@ def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: Place
         out: folder for ``predictions.parquet`` and ``scores.json``.
 
     Raises:
-        UsageError: the data set cannot be opened, its images have another size, or ``out`` holds
+        UsageError: the dataset cannot be opened, its images have another size, or ``out`` holds
             results that were made from something else.
     """
     dataset = PreparedDataset.open(config.data.path)
@@ -125,7 +125,7 @@ def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: Place
         tags = Stream(len(split), lambda: _column(predictions, "predicted_tags"))
         system = Written(sentences if writes else None, tags)
         for name, written in {config.model.system: system, **without_model}.items():
-            # One lexicon for all: METEOR's table of paraphrases is made once per data set.
+            # One lexicon for all: METEOR's table of paraphrases is made once per dataset.
             lexicon = chain(dataset.words, split.references)
             rows[name], meteor_missing = _scores(split, written, lexicon)
     evaluation = Evaluation(

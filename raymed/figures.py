@@ -1,4 +1,4 @@
-"""`raymed figure`: the paper's figures 3 and 4 for studies of a prepared data set."""
+"""`raymed figure`: the paper's figures 3 and 4 for studies of a prepared dataset."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from raymed.training.checkpoint import Checkpoint
 SHOWN = 4
 """Studies in a figure where none are named, as many as in the paper's."""
 NORMAL = "normal"
-"""The tag of a study without an abnormality, in data sets that have it."""
+"""The tag of a study without an abnormality, in datasets that have it."""
 
 
 def make_figure(
@@ -31,7 +31,7 @@ def make_figure(
         figure: ``3`` (reports of several systems beside the truth, one PNG) or ``4`` (the
             attention of each sentence, a PNG for each study).
         runs: folders of runs or checkpoints; figure 4 takes one.
-        data: the prepared data set; None: the one that the first run was trained on.
+        data: the prepared dataset; None: the one that the first run was trained on.
         split_name: ``train``, ``val`` or ``test``.
         names: ids of images, separated by commas; empty: the first ones of the split whose report
             describes an abnormality.
@@ -43,7 +43,7 @@ def make_figure(
         The files written, the page last.
 
     Raises:
-        UsageError: a run, the data set or an image is not there, no report describes an
+        UsageError: a run, the dataset or an image is not there, no report describes an
             abnormality, the runs' images have different sizes, ``out`` holds such a figure of
             something else, or a file cannot be written.
     """

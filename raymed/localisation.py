@@ -55,7 +55,7 @@ def measure_attention(
     """Write the reports of a split, score their attention, and leave the scores in ``out``.
 
     Returns:
-        None where the data set does not know the place of any finding.
+        None where the dataset does not know the place of any finding.
 
     Raises:
         UsageError: ``out`` cannot be written, or holds scores that were made from something else.

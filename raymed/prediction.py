@@ -111,7 +111,7 @@ def predict(
 def predict_rows(
     checkpoint: Checkpoint, config: Config, split: Split, rows: Sequence[int], out: Place
 ) -> Iterator[Prediction]:
-    """The reports and figures of rows of a prepared data set's split, the truth in the figures."""
+    """The reports and figures of rows of a prepared dataset's split, the truth in the figures."""
     report, draw = Reporter(checkpoint, config.generation), _Illustrator(out, ())
     pictures = split.pixels(np.array(rows))
     for row, picture, written in zip(rows, pictures, report(pictures), strict=True):

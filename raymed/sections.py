@@ -125,7 +125,7 @@ class RunConfig(Section):
 
 class DataConfig(Section):
     path: Annotated[str, Decides.NOTHING, IS_PATH] = "data/phantom"
-    """The prepared data set (made by `raymed prepare`): a folder, or a URI as for `run.folder`."""
+    """The prepared dataset (made by `raymed prepare`): a folder, or a URI as for `run.folder`."""
     vocabulary: Annotated[Count, Decides.RUN] = 1000
     """How many of the most frequent words of the training split the model can write."""
     features: Annotated[str | None, Decides.NOTHING, IS_PATH] = None
@@ -145,7 +145,7 @@ class ModelConfig(Section):
     folder of a run or checkpoint, whatever its system, with the same encoder."""
     train_encoder: Annotated[bool, Decides.RUN] = True
     """Whether the encoder, its own fully connected layers included, is trained or stays as loaded;
-    its features are then computed once for each data set, and a run costs what the rest costs."""
+    its features are then computed once for each dataset, and a run costs what the rest costs."""
     hidden_size: Annotated[Count, Decides.RUN] = 512
     """Width of hidden states and of the context vector (H in the paper)."""
     embedding_size: Annotated[Count, Decides.RUN] = 512
@@ -371,7 +371,7 @@ class PrepareConfig(Section):
     """What `raymed prepare` is told beside the source and its path."""
 
     out: str
-    """Folder of the prepared data set to write, or a URI such as s3://bucket/folder."""
+    """Folder of the prepared dataset to write, or a URI such as s3://bucket/folder."""
     image_size: Annotated[int, Field(ge=8)] = 224
     """Side of the square images, in pixels: the longer side is scaled to it, the rest padded."""
     split: Literal["auto", "study", "paper", "given", "r2gen"] = "auto"
@@ -384,7 +384,7 @@ class PrepareConfig(Section):
     views: Annotated[Literal["all", "frontal", "lateral"], For("iu-xray", "table")] = "all"
     """Views to keep, of iu-xray and of a table with a view column; PA and AP count as frontal."""
     overwrite: bool = False
-    """Replace a prepared data set that is already there."""
+    """Replace a prepared dataset that is already there."""
     images: Annotated[str | None, For("iu-xray", "peir-gross", "r2gen", "table")] = None
     """Folder of the images; empty: where the reports, the table or the captions lie, or `images`
     beside r2gen's file. A name in a table is a path relative to it, or an absolute one below it;

@@ -63,7 +63,7 @@ def _no_lines_of_progress() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A prepared data set of 30 phantom studies (24 to train on), 32 x 32 pixels."""
+    """A prepared dataset of 30 phantom studies (24 to train on), 32 x 32 pixels."""
     folder = tmp_path_factory.mktemp("phantom")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
@@ -132,7 +132,7 @@ def whole(tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 def ray(phantom: Path) -> Iterator[None]:  # noqa: ARG001
     """One Ray of two processors for all tests, with the dashboard that Ray Train asks.
 
-    It starts after the data set was prepared, so that its workers inherit the place of the cache.
+    It starts after the dataset was prepared, so that its workers inherit the place of the cache.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")

@@ -19,7 +19,7 @@ from raymed.training.checkpoint import Checkpoint
 
 @pytest.fixture
 def alone(trained, tmp_path):
-    """A checkpoint copied away, whose configuration names a data set that is not there."""
+    """A checkpoint copied away, whose configuration names a dataset that is not there."""
     shutil.copytree(Checkpoint.open(trained).path, tmp_path / "checkpoint")
     checkpoint = Checkpoint.open(tmp_path / "checkpoint")
     return checkpoint, checkpoint.config.override({"data.path": str(tmp_path / "nowhere")})

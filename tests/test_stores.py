@@ -1,4 +1,4 @@
-"""Data sets, runs, sweeps and pages in stores that speak S3, or Google's protocol."""
+"""Datasets, runs, sweeps and pages in stores that speak S3, or Google's protocol."""
 
 import json
 import multiprocessing
@@ -163,7 +163,7 @@ def test_a_data_set_is_fetched_once_by_a_node_and_checked(
     assert [file.name for file in copies] == ["train-00000.parquet"]
     dataset.split("train")
     assert {file: file.stat().st_mtime_ns for file in copies} == copies
-    # A copy that is not what the data set says is fetched again, one in the store is refused.
+    # A copy that is not what the dataset says is fetched again, one in the store is refused.
     (copy,) = copies
     content = bytearray(copy.read_bytes())
     content[len(content) // 2] ^= 1

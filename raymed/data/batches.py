@@ -80,7 +80,7 @@ class TokenisedSplit:
     """A split with its reports as word ids, cut to what the model learns from.
 
     Args:
-        split: of a prepared data set.
+        split: of a prepared dataset.
         vocabulary: words and tags.
         max_sentences: later sentences are left out; the report then has no stop among the rest.
         max_words: later words of a sentence are left out, and its END with them.

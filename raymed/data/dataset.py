@@ -127,7 +127,7 @@ class PreparedDataset:
                 raise
             except OSError as error:
                 raise UsageError(
-                    f"{cached.parent}: cannot write the cache of the data set ({reason(error)}); "
+                    f"{cached.parent}: cannot write the cache of the dataset ({reason(error)}); "
                     f"its pixels need {rows * size * size / 2**20:,.0f} MiB. Make room, or set "
                     "XDG_CACHE_HOME to a folder with room, on a disk that has file locks"
                 ) from error
@@ -167,10 +167,10 @@ class PreparedDataset:
         return table
 
     def _local(self, part: Part) -> Path:
-        """A part as a local file: of a data set at a URI, one in this node's cache.
+        """A part as a local file: of a dataset at a URI, one in this node's cache.
 
         One process of a node fetches it, and the others wait for it and use it too. Whoever opens
-        it first sees that it holds what the data set says it does.
+        it first sees that it holds what the dataset says it does.
         """
         source = place(self.path) / part.file
         if isinstance(source, Path):
@@ -248,7 +248,7 @@ def _write_batches(writer: pa.ipc.RecordBatchFileWriter, table: pa.Table) -> Non
 
 
 def _is(file: Path, part: Part) -> bool:
-    """Whether a local file holds what the data set says of a part; read once in a process."""
+    """Whether a local file holds what the dataset says of a part; read once in a process."""
     known = stamp(file)
     if known not in _digests:
         with file.open("rb") as content:

@@ -1,4 +1,4 @@
-"""Source: the annotation file that R2Gen and later work give their data sets in."""
+"""Source: the annotation file that R2Gen and later work give their datasets in."""
 
 import json
 from collections.abc import Iterator

@@ -79,7 +79,7 @@ class DatasetInfo:
     views: str = "all"
     """Views that were kept: all, frontal or lateral."""
     left_out: LeftOut | None = None
-    """Of every report found; None of a data set that was prepared before this was counted."""
+    """Of every report found; None of a dataset that was prepared before this was counted."""
 
     def to_json(self) -> str:
         """Return the text of ``dataset.json``."""

@@ -1,4 +1,4 @@
-"""From a source's name and the user's settings to a prepared data set."""
+"""From a source's name and the user's settings to a prepared dataset."""
 
 from collections.abc import Iterator
 from functools import partial

@@ -149,7 +149,7 @@ def by_file(
         raise UsageError(
             f"the split file lists none of the {len(splits):,} images that could be used: its ids "
             f"are like {next(iter(listed), 'none')!r}, and an image here is {image_ids[0]!r} of "
-            f"study {studies[0]!r}. Take the split file of this data set"
+            f"study {studies[0]!r}. Take the split file of this dataset"
         )
     return splits
 

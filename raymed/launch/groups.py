@@ -1,6 +1,6 @@
 """Worker groups that stay up and train one run after the other: a sweep's trials, a table's runs.
 
-Each is a Ray Train run of ``launch.workers`` workers. Libraries stay loaded and the data set
+Each is a Ray Train run of ``launch.workers`` workers. Libraries stay loaded and the dataset
 mapped between them, so a run costs its training and little else.
 """
 
@@ -136,7 +136,7 @@ def score(folder: Place, data_path: str, split: str) -> None:
     """Leave the scores of a finished run's best checkpoint in its folder, in ``scored/``.
 
     Raises:
-        UsageError: the checkpoint cannot be opened, or does not fit the data set.
+        UsageError: the checkpoint cannot be opened, or does not fit the dataset.
     """
     checkpoint = Checkpoint.open(folder)
     # The checkpoint's own configuration has the threshold and the M that were found for it.

@@ -41,7 +41,7 @@ def run_prepare(
         with connected(settings.address):
             return prepare_source(source, path, settings, console, over_ray(settings.workers))
     except KeyboardInterrupt:
-        said = "nothing of the data set was kept, and the same command begins anew"
+        said = "nothing of the dataset was kept, and the same command begins anew"
         raise KeyboardInterrupt(said) from None
 
 

@@ -33,7 +33,7 @@ def run_training(config: Config, console: Console) -> Checkpoint:
     """Train a run, or take it up where it stopped; its best checkpoint.
 
     Raises:
-        UsageError: the data set, the folder or the cluster does not fit the configuration.
+        UsageError: the dataset, the folder or the cluster does not fit the configuration.
         Terminated: SIGTERM came; a checkpoint was written if there was anything to be kept.
     """
     config = located(config)
@@ -184,7 +184,7 @@ def last_checkpoint(folder: Place, dataset: PreparedDataset) -> Checkpoint | Non
     if checkpoint.content_hash != dataset.info.content_hash:
         raise UsageError(
             f"{dataset.path}: its content is not what {folder} was trained on: give data.path of "
-            "that data set, or choose another run.name"
+            "that dataset, or choose another run.name"
         )
     return checkpoint
 

@@ -27,14 +27,14 @@ def make_table(table: str, config: Config, console: Console) -> Place:
         The Markdown file.
 
     Raises:
-        UsageError: as `finished_runs`; the data set knows no place of a finding, and the
+        UsageError: as `finished_runs`; the dataset knows no place of a finding, and the
             attention is to be measured; or the folder cannot be written.
     """
     dataset = PreparedDataset.open(config.data.path)
     if table == "attention" and not any(dataset.split(SPLIT).findings):
         raise UsageError(
             f"data.path: {config.data.path} does not know the place of any finding, so attention "
-            "cannot be measured on it; give a phantom data set"
+            "cannot be measured on it; give a phantom dataset"
         )
     runs = finished_runs(config, TABLE_SYSTEMS[table], console)
     rows = table_rows(table, config.table.paper, runs)

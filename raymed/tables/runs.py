@@ -103,7 +103,7 @@ def _planned(config: Config, systems: Sequence[str], dataset: PreparedDataset) -
         given = config.table.runs.get(system, ())
         for folder in given:
             trained = _fitting(place(folder), system, dataset)
-            # It is scored on this table's data set, wherever it lay when it was trained.
+            # It is scored on this table's dataset, wherever it lay when it was trained.
             here = trained.override({"data.path": config.data.path})
             yield Run(system, here.training.seed, here, place(folder).absolute(), given=True)
         for seed in () if given else config.table.seeds:
@@ -133,7 +133,7 @@ def _fitting(run: Place, system: str, dataset: PreparedDataset) -> Config:
         raise UsageError(f"table.runs.{system}: {run} is a run of {found}")
     if checkpoint.content_hash != dataset.info.content_hash:
         raise UsageError(
-            f"table.runs.{system}: {run} was trained on another data set than {dataset.path}"
+            f"table.runs.{system}: {run} was trained on another dataset than {dataset.path}"
         )
     if checkpoint.epoch < wanted:
         raise UsageError(

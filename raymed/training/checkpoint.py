@@ -1,4 +1,4 @@
-"""Checkpoints: tensors and JSON only, written whole or not at all, open without the data set.
+"""Checkpoints: tensors and JSON only, written whole or not at all, open without the dataset.
 
 Each is a folder, ``epoch-0007`` after the seventh epoch or ``epoch-0007-step-000120`` within it, of
 ``model.safetensors``, ``optimizer.pt`` and ``checkpoint.json``. The last is written last and
@@ -82,7 +82,7 @@ class Checkpoint:
             validation split where these were free.
         vocabulary: the words and tags behind the model's ids.
         image_size: side of the images it was trained on, in pixels.
-        content_hash: of the prepared data set it was trained on.
+        content_hash: of the prepared dataset it was trained on.
         history: a row of metrics for each epoch so far.
         partial: the epoch after these, where it is not at its end.
         curve: CIDEr on the validation split after this epoch at other stop thresholds and values of

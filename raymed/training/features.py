@@ -1,7 +1,7 @@
-"""Freezing an encoder: its features of a data set, computed once and mapped by every run.
+"""Freezing an encoder: its features of a dataset, computed once and mapped by every run.
 
 They lie in a folder of the local cache whose name is a hash of all that they depend on: the
-encoder's weights, the data set's content, how pixels become the encoder's input, and the precision
+encoder's weights, the dataset's content, how pixels become the encoder's input, and the precision
 that it computes in. Files are small (`raymed.data.features`), and each is computed by whoever first
 locks it: the workers of one run share the work, and so do runs that want the same features at the
 same time. Workers that see other caches, on other nodes, find nothing there and compute it all. A
@@ -81,7 +81,7 @@ def freeze(
     Args:
         config: of the run.
         dataset: that it is trained on.
-        splits: of the data set, to compute the features of.
+        splits: of the dataset, to compute the features of.
         start: the checkpoint that the run goes on or starts from, if any.
         worker: its device computes; its rank decides which share it begins with.
         progress: called with how many images are done, and of how many.

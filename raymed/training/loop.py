@@ -48,7 +48,7 @@ def train(config: Config, folder: Place, worker: Worker, observer: Observer) -> 
         observer: told how far the run is, and asked whether it is to end.
 
     Raises:
-        UsageError: the data set, the weights or a checkpoint cannot be used.
+        UsageError: the dataset, the weights or a checkpoint cannot be used.
         TrainingStopped: a gradient is no longer finite, naming epoch, step and the terms of the
             loss; or the last checkpoint cannot be written.
         TrainingEnded: the observer wanted the run to end; it goes on from where it was.

@@ -1,7 +1,7 @@
 """What a run is made of before its first step: data, model, optimiser, and where it goes on.
 
 What the workers must agree on, the first decides and tells the others: the last checkpoint, what
-the run starts from, its precision, the data set. Another node may see an older state of the same
+the run starts from, its precision, the dataset. Another node may see an older state of the same
 folder, and two workers that begin from different weights train on without an error.
 """
 
@@ -69,8 +69,8 @@ def set_up(config: Config, folder: Place, worker: Worker, observer: Observer) ->
     """Open the data, and build the model with the weights that the run goes on or starts from.
 
     Raises:
-        UsageError: the data set, the weights or a checkpoint cannot be used, or the workers do not
-            see the same data set.
+        UsageError: the dataset, the weights or a checkpoint cannot be used, or the workers do not
+            see the same dataset.
     """
     dataset = check(config)
     _see_the_same(dataset, worker)
@@ -138,7 +138,7 @@ def set_up(config: Config, folder: Place, worker: Worker, observer: Observer) ->
 
 
 def check(config: Config) -> PreparedDataset:
-    """Open the data set and see that the configuration fits it.
+    """Open the dataset and see that the configuration fits it.
 
     Raises:
         UsageError: naming the key that does not fit.
@@ -196,7 +196,7 @@ def _see_the_same(dataset: PreparedDataset, worker: Worker) -> None:
         raise UsageError(
             f"{dataset.path}: worker {worker.rank} finds another content there "
             f"({ours[:12]}) than the first worker ({theirs[:12]}): see that all nodes have the "
-            "same data set, and that none sees an old state of the folder"
+            "same dataset, and that none sees an old state of the folder"
         )
 
 

@@ -40,7 +40,7 @@ def check_start(config: Config, dataset: PreparedDataset) -> None:
         if ours != theirs:
             raise UsageError(
                 f"training.start_from: {path}: its {len(theirs)} {kind} are not the {len(ours)} "
-                f"of {config.data.path}: give the data set and the data.vocabulary that it was "
+                f"of {config.data.path}: give the dataset and the data.vocabulary that it was "
                 "trained with, or start from another run"
             )
 

@@ -104,7 +104,7 @@ class _Section:
 def write_report(folder: Place, out: Place) -> None:
     """Write the page of a sweep.
 
-    What the page cannot show (a plot of too few trials, reports of a data set that is elsewhere),
+    What the page cannot show (a plot of too few trials, reports of a dataset that is elsewhere),
     it says in words.
 
     Args:
@@ -178,7 +178,7 @@ def _facts(sweep: _Sweep) -> dict[str, str]:
     )
     return {
         "system": f"{config.model.system}, encoder {config.model.encoder}",
-        "data set": config.data.path,
+        "dataset": config.data.path,
         "last trial": f"{last:%d %B %Y, %H:%M}",
         "trials": f"{len(sweep.results)} of {number}: {counted}",
         "searched for": f"{wanted} on the validation split",
@@ -187,7 +187,7 @@ def _facts(sweep: _Sweep) -> dict[str, str]:
 
 
 def _scores(sweep: _Sweep) -> list[tuple[str, float | None, float | None]]:
-    """CIDEr and tag recall of the best trial and, where the data set is there, of no model."""
+    """CIDEr and tag recall of the best trial and, where the dataset is there, of no model."""
     config, best = sweep.config, sweep.results[0].best
     scores: list[tuple[str, float | None, float | None]] = []
     if sweep.best:

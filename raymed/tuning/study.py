@@ -33,7 +33,7 @@ REASON = "reason"
 REPEATED = "repeated"
 """User attribute of a proposal that was not trained: the trial that had its values before."""
 CONTENT = "content_hash"
-"""User attribute of a study: of the prepared data set that its trials are trained on."""
+"""User attribute of a study: of the prepared dataset that its trials are trained on."""
 FOLDER = "folder"
 """User attribute of a study: the absolute folder of its sweep."""
 NEEDS = {"cma_es": ("cmaes",), "gp": ("scipy", "torch"), "qmc": ("scipy",)}

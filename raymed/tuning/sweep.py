@@ -101,7 +101,7 @@ def run_sweep(config: Config, console: Console) -> Sweep:
 
     Raises:
         UsageError: the space is empty, the folder is another sweep's or in use, a trial would not
-            fit the cluster or the data set, or no trial has reported a score.
+            fit the cluster or the dataset, or no trial has reported a score.
     """
     config = located(config)
     dataset = check_sweep(config)
@@ -142,7 +142,7 @@ def run_sweep(config: Config, console: Console) -> Sweep:
 
 
 def check_sweep(config: Config) -> PreparedDataset:
-    """See that there is something to search, and that every proposal will fit the data set.
+    """See that there is something to search, and that every proposal will fit the dataset.
 
     Raises:
         UsageError: naming the key.
@@ -219,7 +219,7 @@ def _claim(
     elif known != dataset.info.content_hash:
         raise UsageError(
             f"{dataset.path}: its content is not what the trials of {folder} were trained on; "
-            "give data.path of that data set, or choose another run.name"
+            "give data.path of that dataset, or choose another run.name"
         )
     before = study.user_attrs.get(FOLDER, str(folder))
     if not is_folder(folder, before):

@@ -118,7 +118,7 @@ def cluster(
     if lacking:
         pytest.skip(f"no hosts can be made of namespaces here: {lacking}")
     assert phantom.is_relative_to(tmp_path_factory.getbasetemp())
-    # What is seen on all hosts: data sets and runs, and Python with its packages.
+    # What is seen on all hosts: datasets and runs, and Python with its packages.
     kept = [tmp_path_factory.getbasetemp(), ROOT, Path(sys.prefix), Path(sys.base_prefix)]
     # Another test's Ray might write it meanwhile, which is no trace of this cluster's.
     ray = Path(sys.executable).with_name("ray")

@@ -103,7 +103,7 @@ def test_a_sentence_cut_in_its_words_has_no_end(dataset: PreparedDataset, train:
 
 
 def test_a_vocabulary_without_some_words_and_tags(dataset: PreparedDataset, train: Split) -> None:
-    """As a checkpoint of another data set has it: its order is another, and words are missing."""
+    """As a checkpoint of another dataset has it: its order is another, and words are missing."""
     words, tags = list(dataset.words)[5:0:-1], ["not here", *dataset.tags[:1:-1]]
     vocabulary = Vocabulary(tuple(words), tuple(tags))
     split = TokenisedSplit(train, vocabulary, 12, 30)

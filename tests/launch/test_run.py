@@ -255,7 +255,7 @@ def test_a_changed_configuration_names_the_key(settings: Config, alone: tuple[Pa
     assert str(alone[0]) in str(raised.value)
     assert "loss.tag: 1.0 -> 2.5; training.seed: 0 -> 8" in str(raised.value)
     assert (alone[0] / CONFIG_FILE).read_text() == text
-    # How it is launched, and where the data set lies, decides nothing.
+    # How it is launched, and where the dataset lies, decides nothing.
     moved = alone[0].parent / "moved"
     shutil.copytree(settings.data.path, moved)
     run(settings.override({"run.name": "alone", "data.path": str(moved), "launch.max_failures": 7}))

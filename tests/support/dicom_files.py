@@ -21,7 +21,7 @@ IDENTITY = {
 
 
 def dataset(pixels: np.ndarray, **elements: object) -> Dataset:
-    """A data set whose image is ``pixels``: uint or int [frames, height, width] or without frames.
+    """A dataset whose image is ``pixels``: uint or int [frames, height, width] or without frames.
 
     Elements named like DICOM's keywords are set on top, None deletes one.
     """
@@ -53,6 +53,6 @@ def dataset(pixels: np.ndarray, **elements: object) -> Dataset:
 
 
 def saved(path: Path, made: Dataset) -> Path:
-    """Write a data set to a file."""
+    """Write a dataset to a file."""
     made.save_as(path, enforce_file_format=True)
     return path

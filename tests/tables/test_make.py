@@ -309,7 +309,7 @@ def test_a_given_run_is_scored_on_the_test_split_where_it_is_not_yet(
 
 @pytest.fixture(scope="module")
 def unplaced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A data set that knows the place of no finding."""
+    """A dataset that knows the place of no finding."""
     folder = tmp_path_factory.mktemp("unplaced")
     films = [replace(film, findings=()) for film in draw(20, seed=9, image_size=32)]
     with pytest.MonkeyPatch.context() as patch:
@@ -332,7 +332,7 @@ def test_runs_that_do_not_fit_are_refused(
     assert message.endswith("vgg19_tags-seed-4 is a run of vgg19_tags")
     assert message.startswith("table.runs.co_attention: ")
     message = with_run(theirs, **{"data.path": unplaced})
-    assert f"was trained on another data set than {unplaced}" in message
+    assert f"was trained on another dataset than {unplaced}" in message
     for path in (tmp_path / "gone", runs, theirs / "checkpoints" / "epoch-0002"):
         assert with_run(path) == (
             f"table.runs.co_attention: {path} is no run's folder: it has no checkpoints"

@@ -48,7 +48,7 @@ def tell_images_apart(encoder: Encoder, images: Tensor) -> None:
 
 @dataclass
 class Lesson:
-    """Eight studies of the training split of a configuration's data set."""
+    """Eight studies of the training split of a configuration's dataset."""
 
     config: Config
     vocabulary: Vocabulary

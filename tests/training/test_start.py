@@ -255,7 +255,7 @@ def test_bad_starts_are_refused_before_anything_is_loaded(
         with pytest.raises(UsageError, match=message) as raised:
             check(frozen.override(settings))
         assert "\n" not in str(raised.value)
-    # Other tags, of a data set whose images find other things.
+    # Other tags, of a dataset whose images find other things.
     prepare(
         draw(4, image_size=32),
         tmp_path / "few",
