@@ -283,7 +283,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
 
     checkpoint = _open_checkpoint(options.checkpoint)
     allowed = ("split", "out", "data.path", "generation.")
-    config = configuration.altered(checkpoint.config, others, allowed)
+    config = configuration.apply_settings(checkpoint.config, others, allowed)
     split = own.get("split", "test")
     out = place(own.get("out") or place(options.checkpoint) / split)
     evaluation = evaluate(checkpoint, config, split, out)
@@ -302,7 +302,7 @@ def _predict(options: argparse.Namespace, console: Console) -> None:
     from raymed.prediction import PREDICTIONS_FILE, predict, print_prediction
 
     checkpoint = _open_checkpoint(options.checkpoint)
-    config = configuration.altered(checkpoint.config, others, ("out", "generation."))
+    config = configuration.apply_settings(checkpoint.config, others, ("out", "generation."))
     out = place(own.get("out", "predictions"))
     for prediction in predict(checkpoint, config, images, out, partial(_say, console)):
         print_prediction(prediction, console)

@@ -30,7 +30,7 @@ from raymed.sections import (
 )
 from raymed.storage import Place, place, reason
 
-TABLE_SETS = ("model.system", "training.seed")
+SET_BY_THE_TABLE = ("model.system", "training.seed")
 """Keys that a table itself sets for each of its runs."""
 
 
@@ -103,7 +103,7 @@ def _metadata(key: str) -> list[Any]:
     return owner.model_fields[name].metadata
 
 
-NO_SWEEP: dict[str, Any] = {
+SEARCH_DEFAULTS: dict[str, Any] = {
     key: getattr(TuneConfig(), key.removeprefix("tune."))
     for key in keys_that_decide(Decides.SEARCH)
     if key.startswith("tune.")
@@ -128,7 +128,7 @@ def load(path: str | Place | None, overrides: Sequence[str] = ()) -> Config:
     return _validated(tree, origin)
 
 
-def altered(config: Config, overrides: Sequence[str], allowed: tuple[str, ...]) -> Config:
+def apply_settings(config: Config, overrides: Sequence[str], allowed: tuple[str, ...]) -> Config:
     """A checkpoint's configuration with ``key=value`` texts applied, of keys that may change.
 
     Raises:
@@ -315,7 +315,7 @@ def _table_faults(config: Config) -> Iterator[str]:
     """Every setting of a single system must be a key's, valid, and not one that all share."""
     tree = config.model_dump(mode="json", by_alias=True)
     keys = [*dotted_keys()]
-    own = [k for k in keys_that_decide(Decides.RUN, Decides.SCORE) if k not in TABLE_SETS]
+    own = [k for k in keys_that_decide(Decides.RUN, Decides.SCORE) if k not in SET_BY_THE_TABLE]
     for system, settings in config.table.systems.items():
         for key, value in settings.items():
             if key in Config.model_fields and isinstance(value, dict):

@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from raymed.keys import ARE_RUNS, IS_DATABASE, IS_PATH, IS_WEIGHTS, Decides, For
-from raymed.yaml12 import as_written
+from raymed.yaml12 import literal_text
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -112,7 +112,7 @@ class Section(BaseModel):
     def _texts_as_written(cls, value: Any, info: ValidationInfo) -> Any:
         """A run may be called 007 or 1e3: where a key takes text, that is no number."""
         field = cls.model_fields[str(info.field_name)]
-        return as_written(value) if _holds_texts_alone(field.annotation) else value
+        return literal_text(value) if _holds_texts_alone(field.annotation) else value
 
 
 class RunConfig(Section):

@@ -18,13 +18,13 @@ FLOAT = re.compile(
 BASES = {"0o": 8, "0x": 16}
 
 
-class WrittenInt(int):
+class LiteralInt(int):
     """A whole number that knows how it was written: ``007``, where a key takes text."""
 
     text: str
 
 
-class WrittenFloat(float):
+class LiteralFloat(float):
     """A number that knows how it was written."""
 
     text: str
@@ -44,14 +44,14 @@ def write(tree: Any) -> str:
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-def as_written(value: Any) -> Any:
+def literal_text(value: Any) -> Any:
     """Numbers in a value, in lists and mappings too, as the texts that they were written as."""
-    if isinstance(value, WrittenInt | WrittenFloat):
+    if isinstance(value, LiteralInt | LiteralFloat):
         return value.text
     if isinstance(value, list):
-        return [as_written(one) for one in value]
+        return [literal_text(one) for one in value]
     if isinstance(value, dict):
-        return {key: as_written(one) for key, one in value.items()}
+        return {key: literal_text(one) for key, one in value.items()}
     return value
 
 
@@ -67,14 +67,14 @@ class _Loader(yaml.SafeLoader):
                 written.add(key.value)
         return super().construct_mapping(node, deep)
 
-    def construct_integer(self, node: yaml.ScalarNode) -> WrittenInt:
+    def construct_integer(self, node: yaml.ScalarNode) -> LiteralInt:
         base = BASES.get(node.value[:2], 10)
-        number = WrittenInt(node.value.removeprefix("0o") if base == 8 else node.value, base)
+        number = LiteralInt(node.value.removeprefix("0o") if base == 8 else node.value, base)
         number.text = node.value
         return number
 
-    def construct_number(self, node: yaml.ScalarNode) -> WrittenFloat:
-        number = WrittenFloat(node.value.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    def construct_number(self, node: yaml.ScalarNode) -> LiteralFloat:
+        number = LiteralFloat(node.value.lower().replace(".inf", "inf").replace(".nan", "nan"))
         number.text = node.value
         return number
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
-from raymed.config import Config, altered, dotted_keys, load, load_prepare
+from raymed.config import Config, apply_settings, dotted_keys, load, load_prepare
 from raymed.errors import UsageError
 from raymed.sections import SYSTEMS, Section
 
@@ -292,10 +292,12 @@ def test_a_searched_key_from_the_command_line() -> None:
 
 
 def test_a_checkpoints_configuration_altered_where_it_may_be() -> None:
-    config = altered(Config(), ["generation.max_words=9", "data.path=x"], ("generation.", "data."))
+    config = apply_settings(
+        Config(), ["generation.max_words=9", "data.path=x"], ("generation.", "data.")
+    )
     assert (config.generation.max_words, config.data.path) == (9, "x")
     with pytest.raises(UsageError, match=r"loss.tag: cannot be set here, only generation.\*"):
-        altered(Config(), ["generation.max_words=9", "loss.tag=2"], ("generation.",))
+        apply_settings(Config(), ["generation.max_words=9", "loss.tag=2"], ("generation.",))
 
 
 def test_settings_of_prepare() -> None:

@@ -13,7 +13,7 @@ import torch
 from optuna.trial import TrialState
 
 from raymed.cli import main
-from raymed.config import NO_SWEEP, Config
+from raymed.config import SEARCH_DEFAULTS, Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
 from raymed.metrics.baselines import best_constant
@@ -87,7 +87,9 @@ def sweep(config: Config) -> Path:
             if state in ("stopped", "unfinished"):
                 raise Ended
 
-        run = config.override({**propose(trial, config.tune.space), **NO_SWEEP, "run.name": name})
+        run = config.override(
+            {**propose(trial, config.tune.space), **SEARCH_DEFAULTS, "run.name": name}
+        )
         if state == "completed":
             train(
                 run,
