@@ -126,7 +126,7 @@ def test_all_faults_at_once_with_the_nearest_names(write: Callable[..., Path]) -
         ("model.train_encoder=maybe", "model.train_encoder: input should be a valid boolean"),
         (
             "run.name=../up",
-            "run.name: must be letters (a to z), digits, dots, hyphens",
+            "run.name: must consist of letters (a to z), digits, dots, hyphens",
         ),
         ("run.name=", "run.name: must be a text (found None)"),
         ("run.name=true", "run.name: must be a text in quotes (found True)"),
@@ -332,13 +332,10 @@ def test_sections_are_frozen_and_keys_are_dotted_names_of_them() -> None:
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["table.seeds=[]"], ["table.seeds: must be one at least (found [])"]),
+        (["table.seeds=[]"], ["table.seeds: must have at least one (found [])"]),
         (
             ["table.seeds=[0, 1, 0, 1, 2]"],
-            [
-                "table.seeds: must differ from each other, and 0, 1 comes again "
-                "(found [0, 1, 0, 1, 2])"
-            ],
+            ["table.seeds: must be distinct, but 0, 1 is repeated (found [0, 1, 0, 1, 2])"],
         ),
         (
             ["table.seeds=[3, -1]"],
@@ -348,7 +345,7 @@ def test_sections_are_frozen_and_keys_are_dotted_names_of_them() -> None:
         (
             ["table.runs.lrcn=[runs/a, runs/a]"],
             [
-                "table.runs.lrcn: must differ from each other, and runs/a comes again "
+                "table.runs.lrcn: must be distinct, but runs/a is repeated "
                 "(found ['runs/a', 'runs/a'])"
             ],
         ),
