@@ -38,9 +38,9 @@ SWEEP = {
     "finetune": ["training.epochs=3"],
 }
 """The same for the commands that need Ray."""
-PROGRAMS = {"aws", "export", "gcloud", "git", "kubectl", "mkdir", "ray", "tar", "tensorboard"}
+PROGRAMS = {"aws", "export", "gcloud", "git", "kubectl", "mkdir", "mv", "ray", "tar", "tensorboard"}
 """Programs of others in blocks that are not run."""
-SPOKEN = ("effusion on the left.", "the lungs are clear. no effusion.", "a nodule is seen.")
+REPORTS = ("effusion on the left.", "the lungs are clear. no effusion.", "a nodule is seen.")
 
 
 class Block(NamedTuple):
@@ -76,10 +76,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for number in range(1, 10):
         name = f"film-{number:02}.png"
         Image.new("L", (32, 32), 20 * number).save(folder / "images" / name)
-        spoken, tag = SPOKEN[number % 3], ("mass", "normal", "nodule")[number % 3]
+        report, tag = REPORTS[number % 3], ("mass", "normal", "nodule")[number % 3]
         split = ("train", "val", "test")[number % 3] if number > 5 else "train"
-        rows.append(f"{name},{spoken},{tag},{split}")
-        mapped.append(f"{name},{spoken},stable.,{tag},{split}")
+        rows.append(f"{name},{report},{tag},{split}")
+        mapped.append(f"{name},{report},stable.,{tag},{split}")
     (folder / "reports.csv").write_text("\n".join(rows))
     (folder / "mapped.csv").write_text("\n".join(mapped))
     with pytest.MonkeyPatch.context() as patch:
