@@ -347,7 +347,7 @@ def test_the_command_prints_the_pages_path_and_refuses_what_is_no_sweep(
     assert main(["report", str(tmp_path)]) == 2
     assert "not a sweep: it has no sweep.yaml" in capsys.readouterr().err
     assert main(["report", str(sweep), "split=test"]) == 2
-    assert "split=test: cannot be set here, only out=FILE" in capsys.readouterr().err
+    assert "split=test: cannot be set here; only out=FILE can" in capsys.readouterr().err
 
 
 def test_a_sweep_of_which_no_trial_has_begun(config: Config, tmp_path: Path) -> None:
