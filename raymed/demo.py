@@ -100,7 +100,7 @@ def _print_results(config: Config, sweep: Sweep, page: Path, console: Console) -
 
 def _short(path: Place | str) -> str:
     """A path relative to the working directory if it is below it."""
-    full, here = os.path.abspath(path), os.getcwd()
+    full, here = os.path.abspath(str(path)), os.getcwd()
     return os.path.relpath(full, here) if full.startswith(here + os.sep) else full
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image
 
 import raymed
@@ -234,11 +235,13 @@ def test_help_and_config_load_neither_torch_nor_ray():
 
 
 def test_one_version_everywhere(capsys):
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    root = Path(__file__).parents[1]
+    version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
     assert capsys.readouterr().out == f"raymed {raymed.__version__}\n"
-    assert raymed.__version__ == project["version"]
+    assert raymed.__version__ == version
+    assert yaml.safe_load((root / "CITATION.cff").read_text())["version"] == version
 
 
 def test_the_installed_command_exits_with_2(tmp_path):

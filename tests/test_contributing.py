@@ -34,7 +34,7 @@ def project(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "raymed", tmp_path / "raymed", ignore=shutil.ignore_patterns("*.pyc"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     text = (ROOT / "CONTRIBUTING.md").read_text()
-    for head, body in re.findall(r"```python\n# (\S.*)\n(.*?)```", text, re.DOTALL):
+    for head, body in re.findall(r"```python\n# ([^\n]+)\n(.*?)```", text, re.DOTALL):
         name, _, registry = head.partition(": ")
         file = tmp_path / name
         if registry:
