@@ -335,7 +335,7 @@ LANGUAGES = (
 
 
 class PrepareConfig(Section):
-    """What `raymed prepare` is told beside the source and its path."""
+    """The settings of `raymed prepare`, besides the source and its path."""
 
     out: str
     """Folder of the prepared dataset to write, or a URI such as s3://bucket/folder."""
