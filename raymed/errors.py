@@ -1,8 +1,8 @@
-"""The one exception a user's mistake raises."""
+"""The exception for mistakes of the user."""
 
 
 class UsageError(ValueError):
-    """A mistake of the user's, in words: the file or key, the rule, the value, what to do.
+    """The user made a mistake. The message gives the file or key, the rule, the value and a remedy.
 
     The command line prints the message and exits with code 2; nothing else catches it.
     """

@@ -1,6 +1,6 @@
-"""What is known of a configuration key beside its type: what depends on it, and if it is a path.
+"""What is known about a setting beyond its type: what it affects and whether it is a path.
 
-Each key's field in `raymed.sections` carries these as metadata of its annotation.
+Each field in `raymed.sections` carries these as metadata of its annotation.
 """
 
 from collections.abc import Callable
@@ -12,17 +12,17 @@ from raymed.storage import place
 
 
 class Decides(Enum):
-    """What depends on a key. Every key has one of these."""
+    """What a key affects. Every key has exactly one of these."""
 
     NOTHING = "nothing"
-    """No result: where things are kept and who trains them. May differ each time."""
+    """No result: where things are kept and what hardware trains. May change at any time."""
     RUN = "run"
-    """What a training run gives. A sweep may search it."""
+    """The result of a training run. A sweep may search it."""
     SCORE = "score"
-    """How long a run trains, and what its score is measured on and how: what `RUN` is, but all
-    trials of a sweep share it, since their scores would not be comparable."""
+    """How long a run trains, and how and on what its score is measured. Like `RUN`, but all trials
+    of a sweep share it, since their scores would not be comparable otherwise."""
     SEARCH = "search"
-    """Which trials a sweep proposes and stops, and which study it is. A single run ignores it."""
+    """Which trials a sweep proposes and stops, and its Optuna study. A single run ignores it."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class Locates:
     """The key holds paths.
 
     Attributes:
-        absolute: from the key's value to the same with absolute paths; URIs stay.
+        absolute: Maps the value to one with absolute paths; URIs are unchanged.
     """
 
     absolute: Callable[[Any], Any]
 
 
 class For:
-    """The setting of `raymed prepare` is for these sources alone."""
+    """Limits a setting of `raymed prepare` to some sources."""
 
     def __init__(self, *sources: str) -> None:
         self.sources = sources
@@ -56,7 +56,7 @@ def _runs(runs: dict[str, list[str]]) -> dict[str, list[str]]:
 
 
 def _database(url: str) -> str:
-    """A relative SQLite file as SQLAlchemy takes it; another database's URL as it is."""
+    """A SQLAlchemy URL with the path of a SQLite file made absolute; other URLs unchanged."""
     scheme, separator, path = url.partition(":///")
     if not (separator and path and scheme.startswith("sqlite")) or path.startswith(
         ("/", ":memory:", "file:")

@@ -22,6 +22,7 @@ from raymed.generation import Report, attended, generate
 from raymed.image_files import ImageFiles
 from raymed.json_lines import added_lines
 from raymed.model.system import Reading
+from raymed.notices import NOT_FOR_CLINICAL_USE
 from raymed.progress import Progress
 from raymed.provenance import KEY, Record, made_from, refuse_others
 from raymed.reports.attention import AttendedSentence, attention_figure
@@ -49,6 +50,7 @@ def print_prediction(prediction: Prediction, console: Console) -> None:
     console.print(prediction.image, style="bold", highlight=False, markup=False, soft_wrap=True)
     for line in (f"tags: {tags}", *prediction.report.sentences, f"attention: {prediction.figure}"):
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"  {NOT_FOR_CLINICAL_USE}", style="dim", highlight=False, soft_wrap=True)
 
 
 def predict(

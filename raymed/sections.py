@@ -1,4 +1,4 @@
-"""The sections of the configuration: every setting, typed, with its meaning and its limits.
+"""The sections of the configuration: every setting with its type, meaning and limits.
 
 The defaults are the settings of Jing, Xie and Xing (2018), section 4.2, wherever the paper gives
 one.
@@ -6,14 +6,12 @@ one.
 
 import difflib
 import math
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ValidationInfo,
@@ -22,13 +20,19 @@ from pydantic import (
 )
 
 from raymed.keys import ARE_RUNS, IS_DATABASE, IS_PATH, IS_WEIGHTS, Decides, For
-from raymed.yaml12 import as_written
+from raymed.setting_types import (
+    Count,
+    Distinct,
+    Fraction,
+    Rate,
+    RunName,
+    Seed,
+    Seeds,
+    Weight,
+    Workers,
+)
+from raymed.yaml12 import literal_text
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Objective = Literal["score", "cider", "recall_5", "seconds_per_report"]
 Column = Literal["image", "report", "tags", "study", "split", "view"]
 
@@ -52,56 +56,19 @@ def _known_system(name: str) -> str:
     return name
 
 
-def _workers(given: Any) -> Any:
-    counts = list(given) if isinstance(given, list | tuple) else [given]
-    whole = all(isinstance(count, int) and not isinstance(count, bool) for count in counts)
-    if not whole or not (
-        (counts == [given] and given >= 0) or (len(counts) == 2 and 1 <= counts[0] < counts[1])
-    ):
-        raise ValueError(
-            "must be a whole number from 0 up, or the fewest and the most, such as [1, 4]"
-        )
-    return given
-
-
-Workers = Annotated[int | tuple[int, int], BeforeValidator(_workers)]
 SystemName = Annotated[str, AfterValidator(_known_system)]
 
 
-def _different(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    twice = sorted({value for value in values if values.count(value) > 1})
-    if twice:
-        raise ValueError(
-            f"must differ from each other, and {', '.join(map(str, twice))} comes again"
-        )
-    return values
-
-
-def _seeds(values: tuple[int, ...]) -> tuple[int, ...]:
-    if not values:
-        raise ValueError("must be one at least")
-    return _different(values)
-
-
-def _run_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise ValueError(
-            "must be letters (a to z), digits, dots, hyphens and underscores, of which the first "
-            "is a letter or a digit; it is the name of a folder in run.folder"
-        )
-    return name
-
-
-def _holds_texts_alone(kind: Any) -> bool:
-    """Whether values of this type are texts, or lists or mappings of nothing else."""
+def _is_text_only(kind: Any) -> bool:
+    """Whether values of this type are strings, or lists or mappings of only strings."""
     if get_origin(kind) is Literal:
         return True
     kinds = [one for one in get_args(kind) if isinstance(one, type) or get_args(one)]
-    return kind in (str, type(None)) or (bool(kinds) and all(map(_holds_texts_alone, kinds)))
+    return kind in (str, type(None)) or (bool(kinds) and all(map(_is_text_only, kinds)))
 
 
 class Section(BaseModel):
-    """A part of the configuration: frozen, complete, closed to unknown keys."""
+    """One section of the configuration: frozen, complete, and closed to unknown keys."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
@@ -109,30 +76,30 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _texts_as_written(cls, value: Any, info: ValidationInfo) -> Any:
-        """A run may be called 007 or 1e3: where a key takes text, that is no number."""
+    def _keep_texts_literal(cls, value: Any, info: ValidationInfo) -> Any:
+        """Where a key takes text, 007 and 1e3 are text: a run may have such a name."""
         field = cls.model_fields[str(info.field_name)]
-        return as_written(value) if _holds_texts_alone(field.annotation) else value
+        return literal_text(value) if _is_text_only(field.annotation) else value
 
 
 class RunConfig(Section):
-    name: Annotated[str, AfterValidator(_run_name), Decides.SEARCH] = "run"
-    """Name of the run or sweep: its folder below `run.folder`, and what resumes it."""
+    name: Annotated[RunName, Decides.SEARCH] = "run"
+    """Name of the run or sweep, and of its folder in `run.folder`; the same name resumes it."""
     folder: Annotated[str, Decides.NOTHING, IS_PATH] = "runs"
-    """Where runs and sweeps are kept: a folder, on a cluster one that every node sees, or a URI of
-    any file system that pyarrow knows, such as s3://bucket/runs or gs://bucket/runs."""
+    """Where runs and sweeps are kept: a folder (on a cluster, one that every node sees) or a URI of
+    any file system that pyarrow supports, such as s3://bucket/runs or gs://bucket/runs."""
 
 
 class DataConfig(Section):
     path: Annotated[str, Decides.NOTHING, IS_PATH] = "data/phantom"
-    """The prepared dataset (made by `raymed prepare`): a folder, or a URI as for `run.folder`."""
+    """The prepared dataset (from `raymed prepare`): a folder, or a URI as for `run.folder`."""
     vocabulary: Annotated[Count, Decides.RUN] = 1000
     """How many of the most frequent words of the training split the model can write."""
     features: Annotated[str | None, Decides.NOTHING, IS_PATH] = None
-    """A folder or URI that all nodes see, to share a frozen encoder's features through; empty: each
-    node computes them, into its cache."""
+    """A folder or URI that all nodes see, through which they share a frozen encoder's features;
+    empty: each node computes them into its own cache."""
     validation_images: Annotated[Count | None, Decides.SCORE] = None
-    """Score only the first so many validation images after each epoch (empty: all of them)."""
+    """Score only the first N validation images after each epoch (empty: all of them)."""
 
 
 class ModelConfig(Section):
@@ -142,16 +109,16 @@ class ModelConfig(Section):
     """A torchvision VGG, or `small`: three narrow stages for images of about 64 pixels."""
     encoder_weights: Annotated[str, Decides.RUN, IS_WEIGHTS] = "imagenet"
     """`imagenet` (downloaded by torchvision), `none`, a file of torchvision VGG weights, or the
-    folder of a run or checkpoint, whatever its system, with the same encoder."""
+    folder of a run or checkpoint of any system with the same encoder."""
     train_encoder: Annotated[bool, Decides.RUN] = True
-    """Whether the encoder, its own fully connected layers included, is trained or stays as loaded;
-    its features are then computed once for each dataset, and a run costs what the rest costs."""
+    """Whether to train the encoder, including its own fully connected layers. If not, its features
+    are computed once per dataset, and a run costs only what the remaining layers cost."""
     hidden_size: Annotated[Count, Decides.RUN] = 512
     """Width of hidden states and of the context vector (H in the paper)."""
     embedding_size: Annotated[Count, Decides.RUN] = 512
     """Width of word and tag embeddings and of the topic vector (E in the paper)."""
     top_tags: Annotated[Count, Decides.RUN] = 10
-    """How many tags of highest probability become semantic features (M in the paper)."""
+    """How many of the most probable tags become semantic features (M in the paper)."""
     dropout: Annotated[float, Field(ge=0, lt=1), Decides.RUN] = 0.5
     """Dropout between the tag classifier's fully connected layers, as in VGG."""
 
@@ -164,76 +131,76 @@ class LossConfig(Section):
     word: Annotated[Weight, Decides.RUN] = 1.0
     """Weight of the word cross-entropy (lambda_word, eq. 8)."""
     attention: Annotated[Weight, Decides.RUN] = 1.0
-    """Weight of the attention regularisation (lambda_re, eq. 9; or the system's own paper's)."""
+    """Weight of the attention regularisation (lambda_re, eq. 9; or that of the system's paper)."""
 
 
 class GenerationConfig(Section):
     stop_threshold: Annotated[Fraction, Decides.RUN] = 0.5
-    """A sentence whose p(STOP) is above this is the report's last (eq. 6)."""
+    """The first sentence with p(STOP) above this is the report's last (eq. 6)."""
     max_sentences: Annotated[Count, Decides.RUN] = 12
-    """The longest report, in sentences, that is learned from and written."""
+    """Longest report, in sentences, in training and generation."""
     max_words: Annotated[Count, Decides.RUN] = 30
-    """The longest sentence, in words, that is learned from and written."""
+    """Longest sentence, in words, in training and generation."""
     beam_width: Annotated[Count, Decides.RUN] = 1
-    """Hypotheses that beam search keeps for each sentence (or report); 1 is greedy."""
+    """Hypotheses that beam search keeps per sentence (or per report); 1 is greedy search."""
     length_penalty: Annotated[Weight, Decides.RUN] = 0.0
-    """Hypotheses are ranked by log-probability / words^this; 0: by log-probability alone."""
+    """Hypotheses are ranked by log-probability / words^penalty; 0: by log-probability alone."""
     block_ngrams: Annotated[int, Field(ge=0), Decides.RUN] = 0
-    """No sequence of so many words is written twice in a sentence (or report, where
-    the start of a sentence counts as a word); 0: any may be."""
+    """Never repeat a sequence of N words within a sentence (or within a report, where the start of
+    a sentence counts as a word); 0: repetition is allowed."""
 
 
 class TrainingConfig(Section):
     epochs: Annotated[Count, Decides.SCORE] = 30
     """Passes over the training split."""
     batch_size: Annotated[Count, Decides.RUN] = 16
-    """Images per optimiser step, over all workers together."""
+    """Images per optimiser step, summed over all workers."""
     learning_rate: Annotated[Rate, Decides.RUN] = 5e-4
-    """AdamW's rate for everything but the encoder."""
+    """AdamW's learning rate for everything but the encoder."""
     encoder_learning_rate: Annotated[Rate, Decides.RUN] = 1e-5
-    """AdamW's rate for the encoder: convolutions and its own fully connected layers."""
+    """AdamW's learning rate for the encoder: its convolutions and fully connected layers."""
     warmup: Annotated[Fraction, Decides.RUN] = 0.05
-    """Both rates rise from zero over this fraction of all steps."""
+    """Both learning rates rise linearly from zero over this fraction of all steps."""
     final_rate: Annotated[Fraction, Decides.RUN] = 0.1
-    """After that both fall along a half cosine to this fraction of themselves; 1 keeps them."""
+    """After warm-up both follow a half cosine down to this fraction of their peak; 1: constant."""
     weight_decay: Annotated[Weight, Decides.RUN] = 0.01
-    """AdamW's decoupled weight decay, on matrices only."""
+    """AdamW's decoupled weight decay, applied to matrices only."""
     clip_norm: Annotated[Rate, Decides.RUN] = 5.0
-    """Gradients are scaled down to this Euclidean norm where theirs is larger."""
+    """Gradients are clipped to this Euclidean norm."""
     precision: Annotated[Literal["auto", "float32", "bfloat16"], Decides.RUN] = "auto"
     """`bfloat16`: autocast, with weights, LSTMs and all decisions in float32; `float32`: full
-    precision everywhere; `auto`: bfloat16 on a GPU, or for a large encoder on a CPU, that computes
-    in it rather than emulating it. A run keeps its precision, whoever resumes or evaluates it."""
+    precision everywhere; `auto`: bfloat16 where the hardware supports it natively, on a GPU, or on
+    a CPU with a large encoder. A run keeps its precision wherever it is resumed or evaluated."""
     seed: Annotated[Seed, Decides.RUN] = 0
-    """Decides the initial weights, the order of the images and the dropout."""
+    """Determines the initial weights, the order of the images and the dropout masks."""
     start_from: Annotated[str | None, Decides.RUN, IS_PATH] = None
-    """A run or checkpoint of the same system and vocabulary whose weights are started from, all of
-    them: `encoder_weights` is then not read. To fine-tune a run whose encoder was frozen."""
+    """Run or checkpoint of the same system and vocabulary to initialise all weights from;
+    `encoder_weights` is then ignored. For fine-tuning a run whose encoder was frozen."""
 
 
 class LaunchConfig(Section):
     workers: Annotated[Workers, Decides.NOTHING] = 1
-    """Ray Train workers (data-parallel); 0 trains in the calling process, without Ray actors. Two
-    numbers, the fewest and the most, let a run go on with fewer when nodes leave, and with more
-    when they come; batches and their order stay the same."""
+    """Ray Train workers (data-parallel); 0 trains in the calling process, without Ray actors. A
+    minimum and a maximum, such as [1, 4], make the run elastic: it continues with fewer workers
+    when nodes leave and with more when they join, on the same batches in the same order."""
     cpus_per_worker: Annotated[Count, Decides.NOTHING] = 1
-    """Processors reserved for a worker, and the threads torch may use in it."""
+    """CPUs reserved for each worker, and the number of threads torch uses in it."""
     gpus_per_worker: Annotated[
         Annotated[float, Field(ge=0, allow_inf_nan=False)] | None, Decides.NOTHING
     ] = None
-    """GPUs reserved for a worker; empty: one where the cluster has any, else none. A fraction, such
-    as 0.25, lets several trials of one worker each share a GPU."""
+    """GPUs reserved for each worker; empty: one if the cluster has any, else none. A fraction such
+    as 0.25 lets several single-worker trials share a GPU."""
     max_failures: Annotated[int, Field(ge=0), Decides.NOTHING] = 2
-    """How often Ray Train restarts the workers from the last checkpoint when one dies."""
+    """How many times Ray Train restarts the workers from the last checkpoint after one dies."""
     wait_minutes: Annotated[float, Field(ge=0, allow_inf_nan=False), Decides.NOTHING] = 0
-    """How long to wait for nodes that the cluster's autoscaler adds, where the workers do not fit
-    those that are up; 0: such a run is refused at once."""
+    """How long to wait for the autoscaler to add nodes if the workers do not fit on those that are
+    up; 0: refuse such a run at once."""
     checkpoint_steps: Annotated[Count, Decides.NOTHING] = 500
-    """A checkpoint is written after each epoch, and after every so many steps of it."""
+    """Write a checkpoint every N steps within an epoch, in addition to the one after each epoch."""
     keep_checkpoints: Annotated[Count, Decides.NOTHING] = 2
-    """How many of the last checkpoints stay; the best epoch's does in any case."""
+    """How many of the latest checkpoints to keep; the best epoch's is always kept."""
     address: Annotated[str | None, Decides.NOTHING] = None
-    """Address of a running Ray cluster; empty: RAY_ADDRESS, or else a Ray of its own here."""
+    """Address of a running Ray cluster; empty: RAY_ADDRESS, or else start a local Ray."""
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> Self:
@@ -242,28 +209,28 @@ class LaunchConfig(Section):
             raise ValueError(f"gpus_per_worker must be a whole number above 1, not {gpus:g}")
         if gpus != int(gpus) and self.workers not in (0, 1):
             raise ValueError(
-                f"gpus_per_worker: a part of a GPU ({gpus:g}) is for runs of one worker, since the "
-                "workers of a run cannot share a GPU (NCCL refuses it); set workers to 1, or "
+                f"gpus_per_worker: a fraction of a GPU ({gpus:g}) is only for runs of one worker, "
+                "since workers of one run cannot share a GPU (NCCL refuses); set workers to 1, or "
                 "gpus_per_worker to a whole number"
             )
         return self
 
 
 class Dimension(Section):
-    """One searched key. Exactly one of the four kinds is given."""
+    """The range of one searched key; exactly one of the four kinds must be given."""
 
     uniform: tuple[float, float] | None = None
     """Bounds, both included."""
     log_uniform: tuple[float, float] | None = None
-    """Bounds, both included and above 0, searched on a logarithmic scale."""
+    """Bounds, both included and above 0; sampled on a logarithmic scale."""
     integer: tuple[int, int] | None = None
     """Bounds, both included."""
     choice: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
-    """Any values."""
+    """Values to choose from."""
     or_value: Annotated[float | None, Field(alias="or")] = None
-    """A value outside the range that is offered as well, such as 0 beside `log_uniform`."""
+    """One more value, outside the range: such as 0 beside `log_uniform`."""
     when: dict[str, tuple[Any, ...]] = {}
-    """Searched keys and the values of theirs with which this one is searched; else it stays."""
+    """Search this key only when these other searched keys have one of these values."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -284,13 +251,13 @@ class Dimension(Section):
         return self
 
     def extremes(self) -> tuple[Any, ...]:
-        """The values at the dimension's ends (all of them for a choice)."""
+        """The values at the ends of the range (all values of a choice)."""
         values = self.choice or self.uniform or self.log_uniform or self.integer
         assert values is not None
         return (*values, self.or_value) if self.or_value is not None else tuple(values)
 
     def holds(self, value: Any) -> bool:
-        """Whether the value may be proposed."""
+        """Whether the sampler may propose this value."""
         if self.or_value is not None and value == self.or_value:
             return True
         if self.choice:
@@ -303,7 +270,7 @@ class Dimension(Section):
         return bounds[0] <= value <= bounds[1] and whole
 
     def between(self) -> tuple[float, ...]:
-        """A fraction of a continuous range: what a key that takes whole numbers only refuses."""
+        """A non-integer inside a continuous range, which keys for whole numbers must refuse."""
         bounds = self.uniform or self.log_uniform
         return (bounds[0] + (bounds[1] - bounds[0]) / math.pi,) if bounds else ()
 
@@ -311,50 +278,50 @@ class Dimension(Section):
 class TuneConfig(Section):
     trials: Annotated[Count, Decides.NOTHING] = 20
     """How many trials the sweep runs. No two have the same values: a repeated proposal is not
-    trained again, and a space with fewer points ends the sweep sooner."""
+    trained again, and a space with fewer points ends the sweep early."""
     space: Annotated[dict[str, Dimension], Decides.SEARCH] = {}
-    """Searched keys: a dotted key of this file each, with its range."""
+    """The searched keys: dotted keys of this file, each with its range."""
     points_to_evaluate: Annotated[tuple[dict[str, Any], ...], Decides.SEARCH] = ()
-    """Proposals that come first; a searched key that one leaves out is the sampler's to propose."""
+    """Proposals to try first; the sampler fills in any searched key that one omits."""
     sampler: Annotated[Literal["tpe", "cma_es", "gp", "qmc", "random"], Decides.SEARCH] = "tpe"
-    """Optuna's sampler: tree-structured Parzen estimators (multivariate, grouped), CMA-ES, Gaussian
-    process, quasi-Monte Carlo (Sobol), or random."""
+    """Optuna's sampler: tree-structured Parzen estimator (multivariate, grouped), CMA-ES, Gaussian
+    process, quasi-Monte Carlo (Sobol) or random."""
     seed: Annotated[Seed, Decides.SEARCH] = 0
-    """Decides what the sampler proposes."""
+    """Seed of the sampler."""
     startup_trials: Annotated[Count, Decides.SEARCH] = 5
-    """Trials proposed at random before the sampler's model (TPE, CMA-ES, GP) takes over."""
+    """Random trials before the sampler's model (TPE, CMA-ES, GP) takes over."""
     stopping: Annotated[Literal["asha", "median", "none"], Decides.SEARCH] = "asha"
-    """Who stops bad trials early: ASHA, the median rule, or nobody."""
+    """Early stopping of bad trials: ASHA, the median rule, or none."""
     grace_epochs: Annotated[Count, Decides.SEARCH] = 2
-    """No trial is stopped before so many epochs."""
+    """No trial is stopped before it has trained for N epochs."""
     reduction_factor: Annotated[int, Field(ge=2), Decides.SEARCH] = 3
-    """ASHA lets one trial in so many go on at each of its rungs."""
+    """At each of its rungs ASHA lets 1 in N trials continue."""
     objectives: Annotated[dict[Objective, Literal["max", "min"]], Decides.SEARCH] = {}
-    """What is searched for, the first deciding who is stopped early; empty: the score alone, which
-    is the CIDEr, or the tag recall@5 of a system that writes no report."""
+    """What to optimise; the first objective decides early stopping. Empty: the score alone, i.e.
+    the CIDEr, or the tag recall@5 of a system that writes no report."""
     free_threshold: Annotated[bool, Decides.SCORE] = False
-    """Take the stop threshold that is best on the validation split, found without training."""
+    """Use the stop threshold that scores best on the validation split; needs no training."""
     free_top_tags: Annotated[bool, Decides.SCORE] = False
-    """Take M as well that is best on the validation split, found without training."""
+    """Use the number of top tags M that scores best on the validation split; needs no training."""
     storage: Annotated[str | None, Decides.SEARCH, IS_DATABASE] = None
-    """URL of a database for Optuna's study, as SQLAlchemy takes it; empty: a journal file."""
+    """SQLAlchemy URL of a database for Optuna's study; empty: a journal file."""
     groups: Annotated[Count | None, Decides.NOTHING] = None
-    """Worker groups, each training one trial at a time; empty: as many as there is room for."""
+    """Worker groups, each training one trial at a time; empty: as many as fit the cluster."""
 
 
 class TableConfig(Section):
-    seeds: Annotated[tuple[Seed, ...], AfterValidator(_seeds), Decides.NOTHING] = (0, 1, 2)
-    """Each system is trained once with each of these seeds."""
+    seeds: Annotated[Seeds, Decides.NOTHING] = (0, 1, 2)
+    """Train each system once with each of these seeds."""
     paper: Annotated[Literal["iu_xray", "peir_gross"], Decides.NOTHING] = "iu_xray"
-    """The half of the paper's tables that stands beside: paragraphs, or single sentences."""
+    """Which half of the paper's tables to compare with: paragraphs, or single sentences."""
     systems: Annotated[dict[SystemName, dict[str, Any]], Decides.NOTHING] = {}
-    """Settings of single systems: dotted keys and values that the others do not share."""
+    """Settings for single systems only: dotted keys and values, by system."""
     runs: Annotated[
-        dict[SystemName, Annotated[tuple[str, ...], AfterValidator(_different)]],
+        dict[SystemName, Annotated[tuple[str, ...], Distinct]],
         Decides.NOTHING,
         ARE_RUNS,
     ] = {}
-    """Folders of finished runs that are taken for a system, instead of training it."""
+    """Folders of finished runs to use for a system instead of training it."""
 
 
 LANGUAGES = (
@@ -368,7 +335,7 @@ LANGUAGES = (
 
 
 class PrepareConfig(Section):
-    """What `raymed prepare` is told beside the source and its path."""
+    """The settings of `raymed prepare`, besides the source and its path."""
 
     out: str
     """Folder of the prepared dataset to write, or a URI such as s3://bucket/folder."""

@@ -1,8 +1,8 @@
-"""YAML as version 1.2 reads it (its core schema): one reader and one writer for all settings.
+"""YAML 1.2 (core schema): the one reader and writer of all settings.
 
-PyYAML follows YAML 1.1, which takes ``1e-3`` for a text, ``010`` for 8, ``1:30`` for 90, ``no`` for
-a truth value and ``2024-01-01`` for a date. Files and ``key=value`` texts are read here alone, so
-that a number is a number wherever it stands.
+PyYAML implements YAML 1.1, in which ``1e-3`` is text, ``010`` is 8, ``1:30`` is 90, ``no`` is a
+boolean and ``2024-01-01`` is a date. Files and ``key=value`` settings are both read here, so that a
+number is a number in either.
 """
 
 import re
@@ -18,40 +18,40 @@ FLOAT = re.compile(
 BASES = {"0o": 8, "0x": 16}
 
 
-class WrittenInt(int):
-    """A whole number that knows how it was written: ``007``, where a key takes text."""
+class LiteralInt(int):
+    """An integer that remembers its spelling, such as ``007``, in case the key takes text."""
 
     text: str
 
 
-class WrittenFloat(float):
-    """A number that knows how it was written."""
+class LiteralFloat(float):
+    """A float that remembers its spelling."""
 
     text: str
 
 
 def read(text: str) -> Any:
-    """The value of one YAML document; its numbers remember how they were written.
+    """Parse one YAML document; its numbers remember their spelling.
 
     Raises:
-        yaml.YAMLError: it is none, or gives a key of a mapping twice.
+        yaml.YAMLError: The text is not valid YAML, or a mapping has a duplicate key.
     """
     return yaml.load(text, _Loader)
 
 
 def write(tree: Any) -> str:
-    """YAML that `read`, and every other reader of YAML 1.1 or 1.2, takes back equal to ``tree``."""
+    """Format as YAML that `read` and any other YAML 1.1 or 1.2 parser reads back unchanged."""
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-def as_written(value: Any) -> Any:
-    """Numbers in a value, in lists and mappings too, as the texts that they were written as."""
-    if isinstance(value, WrittenInt | WrittenFloat):
+def literal_text(value: Any) -> Any:
+    """Replace numbers, also within lists and mappings, by the text they were written as."""
+    if isinstance(value, LiteralInt | LiteralFloat):
         return value.text
     if isinstance(value, list):
-        return [as_written(one) for one in value]
+        return [literal_text(one) for one in value]
     if isinstance(value, dict):
-        return {key: as_written(one) for key, one in value.items()}
+        return {key: literal_text(one) for key, one in value.items()}
     return value
 
 
@@ -67,23 +67,23 @@ class _Loader(yaml.SafeLoader):
                 written.add(key.value)
         return super().construct_mapping(node, deep)
 
-    def construct_integer(self, node: yaml.ScalarNode) -> WrittenInt:
+    def construct_integer(self, node: yaml.ScalarNode) -> LiteralInt:
         base = BASES.get(node.value[:2], 10)
-        number = WrittenInt(node.value.removeprefix("0o") if base == 8 else node.value, base)
+        number = LiteralInt(node.value.removeprefix("0o") if base == 8 else node.value, base)
         number.text = node.value
         return number
 
-    def construct_number(self, node: yaml.ScalarNode) -> WrittenFloat:
-        number = WrittenFloat(node.value.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    def construct_number(self, node: yaml.ScalarNode) -> LiteralFloat:
+        number = LiteralFloat(node.value.lower().replace(".inf", "inf").replace(".nan", "nan"))
         number.text = node.value
         return number
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes a text that either version would read as something else."""
+    """Quotes any text that either YAML version would read as something else."""
 
 
-# Of a text without quotes the loader knows nothing but what follows; the dumper, YAML 1.1 as well.
+# For unquoted text the loader has only the following rules; the dumper has those of YAML 1.1 too.
 _Loader.yaml_implicit_resolvers = {}
 for _tag, _pattern, _first in (
     ("null", re.compile(r"~|null|Null|NULL|"), ["~", "n", "N", ""]),

@@ -1,25 +1,30 @@
-"""The command as a user meets it: exit codes, messages, no traceback for a mistake of theirs."""
+"""The command line as users see it: exit codes, messages, no traceback for their mistakes."""
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image
 
+import raymed
 from raymed.cli import main
+from raymed.notices import NOT_FOR_CLINICAL_USE
 
 TINY = ["model.encoder=small", "model.encoder_weights=none", "launch.workers=0"]
 
 
 @pytest.fixture
 def table(tmp_path):
-    """A table of 12 good rows, a folder of images, and how to prepare them."""
+    """A folder with 12 images, and the rows of a valid table about them."""
     rng = np.random.default_rng(0)
     rows = []
     for i in range(12):
@@ -29,7 +34,7 @@ def table(tmp_path):
     return tmp_path, rows
 
 
-def written(folder, rows):
+def write_table(folder, rows):
     path = folder / "reports.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
@@ -37,7 +42,7 @@ def written(folder, rows):
 
 def prepare(folder, rows, *settings):
     out = f"out={folder / 'prepared'}"
-    return main(["prepare", "table", written(folder, rows), out, "image_size=16", *settings])
+    return main(["prepare", "table", write_table(folder, rows), out, "image_size=16", *settings])
 
 
 def refused(capsys, code, *parts):
@@ -49,7 +54,7 @@ def refused(capsys, code, *parts):
         assert part in error
 
 
-def test_prepare_config_train_evaluate_predict_in_turn(table, tmp_path, capsys, monkeypatch):
+def test_prepare_config_train_evaluate_predict(table, tmp_path, capsys, monkeypatch):
     folder, rows = table
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert prepare(folder, rows, "split=study") == 0
@@ -74,6 +79,7 @@ def test_prepare_config_train_evaluate_predict_in_turn(table, tmp_path, capsys, 
     )
     assert longest <= 5
     assert "The run was trained on 0 of these " in out
+    assert re.fullmatch(r"CIDEr [\d.]+(: beats| does not beat) the .*\.", out.splitlines()[-1])
     other = ["evaluate", run, "split=val"]
     refused(capsys, main(other), "generation.max_words: 5 -> 30", "out=FOLDER")
     refused(capsys, main([*other, "loss.tag=3"]), "loss.tag", "out", "data.path")
@@ -87,7 +93,9 @@ def test_prepare_config_train_evaluate_predict_in_turn(table, tmp_path, capsys, 
     assert main(["predict", run, str(folder), f"out={figures}"]) == 0
     lines = (figures / "predictions.jsonl").read_text().splitlines()
     assert len(lines) == len(list(folder.glob("*.png")))
-    assert f"predictions: {figures / 'predictions.jsonl'}" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"predictions: {figures / 'predictions.jsonl'}" in out
+    assert out.count(NOT_FOR_CLINICAL_USE) == len(lines)
 
 
 def test_a_bad_row_is_listed_with_its_reason_and_the_rest_is_kept(table):
@@ -114,19 +122,19 @@ def test_a_bad_row_is_listed_with_its_reason_and_the_rest_is_kept(table):
     assert sum(info["counts"].values()) == 12
 
 
-def test_a_missing_column_is_named_with_those_there_are(table, capsys):
+def test_a_missing_column_is_named_beside_the_existing_ones(table, capsys):
     folder, rows = table
     refused(capsys, prepare(folder, rows, "columns.report=text"), "reports.jsonl", "text", "report")
 
 
-def test_one_tag_is_no_vocabulary(table, capsys):
+def test_a_single_tag_is_refused(table, capsys):
     folder, rows = table
     rows = [{**row, "tags": ["normal"]} for row in rows]
     refused(capsys, prepare(folder, rows), "tag")
     assert not (folder / "prepared").exists()
 
 
-def test_a_prepared_data_set_is_not_overwritten_unasked(table, capsys):
+def test_a_prepared_dataset_is_only_overwritten_on_request(table, capsys):
     folder, rows = table
     assert prepare(folder, rows) == 0
     before = (folder / "prepared" / "dataset.json").read_text()
@@ -150,24 +158,26 @@ def test_a_prepared_data_set_is_not_overwritten_unasked(table, capsys):
         (["evaluate", "gone"], ["gone", "checkpoint"]),
         (["predict", "gone", "image.png"], ["gone", "checkpoint"]),
         (["table", "1", "gone.yaml"], ["gone.yaml"]),
-        (["table", "1", "table.seeds=[0]"], ["no file is given", "tune_configs/"]),
+        (["table", "1", "table.seeds=[0]"], ["FILE is missing", "tune_configs/"]),
         (["figure", "3", "gone"], ["gone", "checkpoint"]),
-        (["figure", "3", "split=test", "images="], ["no run is given"]),
+        (["figure", "3", "split=test", "images="], ["RUN is missing"]),
         (["figure", "3", "gone", "spilt=val"], ["spilt", "split, images, data.path, out"]),
     ],
 )
-def test_a_mistake_gets_one_message_and_code_2(arguments, parts, tmp_path, capsys, monkeypatch):
+def test_a_mistake_prints_one_message_and_exits_with_2(
+    arguments, parts, tmp_path, capsys, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     refused(capsys, main(arguments), *parts)
 
 
-def test_a_file_that_is_no_yaml_is_named_with_its_line(tmp_path, capsys):
+def test_invalid_yaml_is_reported_with_file_and_line(tmp_path, capsys):
     file = tmp_path / "bad.yaml"
     file.write_text("model:\n  top_tags: [3\n")
     refused(capsys, main(["config", str(file)]), "bad.yaml", "line")
 
 
-def test_what_is_no_prepared_data_set_is_refused(tmp_path, capsys):
+def test_a_folder_that_is_not_a_prepared_dataset_is_refused(tmp_path, capsys):
     file = tmp_path / "run.yaml"
     file.write_text(f"data: {{path: {tmp_path}}}\nrun: {{folder: {tmp_path / 'runs'}}}\n")
     refused(capsys, main(["train", str(file), *TINY]), str(tmp_path), "prepare")
@@ -193,7 +203,7 @@ def test_a_training_key_cannot_be_set_when_evaluating(trained, capsys):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
-def test_no_space_left_is_said_and_leaves_nothing(tmp_path, capsys):
+def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path, capsys):
     small = tmp_path / "small"
     small.mkdir()
     mounted = subprocess.run(
@@ -224,6 +234,16 @@ def test_help_and_config_load_neither_torch_nor_ray():
         assert done.stdout
 
 
+def test_one_version_everywhere(capsys):
+    root = Path(__file__).parents[1]
+    version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"raymed {raymed.__version__}\n"
+    assert raymed.__version__ == version
+    assert yaml.safe_load((root / "CITATION.cff").read_text())["version"] == version
+
+
 def test_the_installed_command_exits_with_2(tmp_path):
     command = Path(sys.executable).with_name("raymed")
     done = subprocess.run(
@@ -243,7 +263,7 @@ def test_missing_encoder_weights_are_refused_before_anything_starts(phantom, tmp
 
 
 @pytest.mark.parametrize("key", ["training.epochs", "launch.workers", "data.path"])
-def test_what_all_trials_share_cannot_be_searched(key, capsys):
+def test_settings_shared_by_all_trials_cannot_be_searched(key, capsys):
     refused(capsys, main(["config", f"tune.space.{key}={{choice: [1, 2]}}"]), key)
 
 
@@ -251,7 +271,7 @@ def test_what_all_trials_share_cannot_be_searched(key, capsys):
     ("settings", "parts"),
     [
         (["table.seeds=[]"], ["table.yaml: table.seeds", "at least"]),
-        (["table.seeds=[1, 1]"], ["table.yaml: table.seeds", "1 comes again"]),
+        (["table.seeds=[1, 1]"], ["table.yaml: table.seeds", "1 is repeated"]),
         (["table.seeds=[-1]"], ["table.seeds.0", "-1"]),
         (["table.systems.lcrn.loss.tag=2"], ["table.systems.lcrn", "did you mean lrcn?"]),
         (["table.systems.lrcn.loss.tga=2"], ["table.systems.lrcn: loss.tga", "loss.tag?"]),
@@ -289,7 +309,7 @@ def test_two_tables_cannot_share_a_folder(phantom, tmp_path, capsys):
 
 
 def test_tables_of_two_files_and_their_figures(trained, tmp_path, capsys):
-    """Of runs that are given, so that nothing is trained."""
+    """From runs that exist already, so that nothing is trained."""
     shutil.copytree(trained, tmp_path / "run")
     config = json.loads(next((trained / "checkpoints").glob("*/checkpoint.json")).read_text())
     data = config["config"]["data"]["path"]
@@ -308,7 +328,7 @@ def test_tables_of_two_files_and_their_figures(trained, tmp_path, capsys):
     out = capsys.readouterr().out
     for name in ("one", "two"):
         file = tmp_path / name / "table-3.md"
-        assert f"written: {file} and its runs beside it" in out
+        assert f"table: {file} (its runs are beside it)" in out
         assert "| co_attention |" in file.read_text()
     assert out.count("Table 3: tag prediction") == 2
     run, drawn = str(tmp_path / "run"), tmp_path / "figures"
@@ -330,12 +350,12 @@ def test_tables_of_two_files_and_their_figures(trained, tmp_path, capsys):
         ("evaluate", "CHECKPOINT"),
     ],
 )
-def test_a_setting_in_the_place_of_what_a_command_is_of(command, subject, capsys):
+def test_a_setting_in_place_of_the_required_argument(command, subject, capsys):
     code = main([command, "training.epochs=1"])
-    refused(capsys, code, f"{command}: no {subject} is given; training.epochs=1 is taken for a set")
+    refused(capsys, code, f"{command}: {subject} is missing; training.epochs=1 was read as a set")
 
 
-def test_files_and_settings_are_taken_in_any_order(trained, phantom, tmp_path, capsys):
+def test_files_and_settings_come_in_any_order(trained, phantom, tmp_path, capsys):
     file = tmp_path / "run=1.yaml"
     file.write_text("model: {top_tags: 3, encoder: small, encoder_weights: none}\n")
     long = f"tune.space.loss.tag={{choice: [{', '.join(map(str, range(200)))}]}}"
@@ -345,7 +365,7 @@ def test_files_and_settings_are_taken_in_any_order(trained, phantom, tmp_path, c
         printed.add(capsys.readouterr().out)
     assert len(printed) == 1
     assert "  top_tags: 3\n" in printed.pop()
-    # Refused for what it says, so the file was found.
+    # Refused because of its contents, so the file was found.
     for command in ("train", "tune"):
         code = main([command, "data.path=gone", "launch.workers=1", str(file), long])
         refused(capsys, code, "gone: not a prepared dataset")

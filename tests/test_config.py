@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
-from raymed.config import Config, altered, dotted_keys, load, load_prepare
+from raymed.config import Config, apply_settings, dotted_keys, load, load_prepare
 from raymed.errors import UsageError
 from raymed.sections import SYSTEMS, Section
 
@@ -21,7 +21,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 
 def faults(path: Path | None, *overrides: str) -> list[str]:
-    """The faults that loading reports, without the file's name."""
+    """The errors that loading reports, without the file name."""
     with pytest.raises(UsageError) as raised:
         load(path, overrides)
     origin = str(path) if path else "defaults"
@@ -126,7 +126,7 @@ def test_all_faults_at_once_with_the_nearest_names(write: Callable[..., Path]) -
         ("model.train_encoder=maybe", "model.train_encoder: input should be a valid boolean"),
         (
             "run.name=../up",
-            "run.name: must be letters (a to z), digits, dots, hyphens",
+            "run.name: must consist of letters (a to z), digits, dots, hyphens",
         ),
         ("run.name=", "run.name: must be a text (found None)"),
         ("run.name=true", "run.name: must be a text in quotes (found True)"),
@@ -142,12 +142,12 @@ def test_fault_of_an_override(override: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("override", ["loss.tag", "=3", "loss.tag: 3"])
-def test_override_of_another_form(override: str) -> None:
+def test_malformed_override(override: str) -> None:
     with pytest.raises(UsageError, match="is not of the form key=value"):
         load(None, [override])
 
 
-def test_override_that_is_no_yaml() -> None:
+def test_override_with_invalid_yaml() -> None:
     with pytest.raises(UsageError, match=r"loss.tag: '\[' cannot be read as a YAML value"):
         load(None, ["loss.tag=["])
 
@@ -162,7 +162,7 @@ def test_overrides_win_and_the_last_one_most(write: Callable[..., Path]) -> None
 
 @pytest.mark.parametrize("text", ["1e-4", "1.0e-4", "1E-04", "0.0001"])
 def test_scientific_notation(write: Callable[..., Path], text: str) -> None:
-    """YAML 1.1 takes ``1e-4`` for a text."""
+    """In YAML 1.1 ``1e-4`` is text."""
     in_file = load(write(f"training: {{learning_rate: {text}}}"))
     assert in_file.training.learning_rate == 1e-4
     assert load(None, [f"training.learning_rate={text}"]) == in_file
@@ -177,7 +177,7 @@ def test_override_method() -> None:
     assert str(raised.value).startswith("trial 3: 2 faults")
 
 
-def test_empty_values_take_a_default_away() -> None:
+def test_an_empty_value_restores_none() -> None:
     assert load(None, ["launch.gpus_per_worker=2", "launch.gpus_per_worker="]) == Config()
 
 
@@ -195,7 +195,7 @@ def test_base_is_read_first_and_relative_to_the_file(write: Callable[..., Path])
     )
     config = load(top)
     assert (config.loss.tag, config.loss.word, config.loss.sent) == (3, 2, 4)
-    # A searched key is replaced whole, and the others stay.
+    # A searched key is replaced as a whole; the others are kept.
     assert config.tune.space["loss.tag"].uniform == (1, 2)
     assert config.tune.space["loss.tag"].log_uniform is None
     assert set(config.tune.space) == set(SPACE)
@@ -225,7 +225,7 @@ def test_faults_of_files(write: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"absent.yaml: cannot be read"):
         load(write({"base": "absent.yaml"}))
     write({"base": "run.yaml"}, "other.yaml")
-    with pytest.raises(UsageError, match="leads back to a file"):
+    with pytest.raises(UsageError, match="is circular"):
         load(write({"base": "other.yaml"}))
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"\xff\xfe\x00\x81")
@@ -286,16 +286,18 @@ def test_faults_of_several_searched_keys_at_once(write: Callable[..., Path]) -> 
 def test_a_searched_key_from_the_command_line() -> None:
     config = load(None, ["tune.space.loss.tag={log_uniform: [0.1, 1]}"])
     assert config.tune.space["loss.tag"].log_uniform == (0.1, 1)
-    # A further one joins it.
+    # Another one is added to it.
     both = config.override({"tune.space.loss.word": {"uniform": [0.0, 1.0]}})
     assert set(both.tune.space) == {"loss.tag", "loss.word"}
 
 
-def test_a_checkpoints_configuration_altered_where_it_may_be() -> None:
-    config = altered(Config(), ["generation.max_words=9", "data.path=x"], ("generation.", "data."))
+def test_only_allowed_settings_apply_to_a_checkpoints_configuration() -> None:
+    config = apply_settings(
+        Config(), ["generation.max_words=9", "data.path=x"], ("generation.", "data.")
+    )
     assert (config.generation.max_words, config.data.path) == (9, "x")
-    with pytest.raises(UsageError, match=r"loss.tag: cannot be set here, only generation.\*"):
-        altered(Config(), ["generation.max_words=9", "loss.tag=2"], ("generation.",))
+    with pytest.raises(UsageError, match=r"loss.tag: cannot be set here; only generation.\*"):
+        apply_settings(Config(), ["generation.max_words=9", "loss.tag=2"], ("generation.",))
 
 
 def test_settings_of_prepare() -> None:
@@ -330,13 +332,10 @@ def test_sections_are_frozen_and_keys_are_dotted_names_of_them() -> None:
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["table.seeds=[]"], ["table.seeds: must be one at least (found [])"]),
+        (["table.seeds=[]"], ["table.seeds: must have at least one (found [])"]),
         (
             ["table.seeds=[0, 1, 0, 1, 2]"],
-            [
-                "table.seeds: must differ from each other, and 0, 1 comes again "
-                "(found [0, 1, 0, 1, 2])"
-            ],
+            ["table.seeds: must be distinct, but 0, 1 is repeated (found [0, 1, 0, 1, 2])"],
         ),
         (
             ["table.seeds=[3, -1]"],
@@ -346,7 +345,7 @@ def test_sections_are_frozen_and_keys_are_dotted_names_of_them() -> None:
         (
             ["table.runs.lrcn=[runs/a, runs/a]"],
             [
-                "table.runs.lrcn: must differ from each other, and runs/a comes again "
+                "table.runs.lrcn: must be distinct, but runs/a is repeated "
                 "(found ['runs/a', 'runs/a'])"
             ],
         ),
@@ -394,7 +393,7 @@ def test_faults_of_the_table_section_and_of_seeds(
         ("tune.space.model.system={choice: [lrcn, co_atention]}", "tune.space: model.system"),
     ],
 )
-def test_an_unknown_system_is_answered_with_all_and_the_nearest(override: str, key: str) -> None:
+def test_an_unknown_system_is_refused_with_the_nearest(override: str, key: str) -> None:
     (fault,) = faults(None, override)
     assert fault == (
         f"{key}: must be one of att_rk, cnn_rnn, co_attention, lrcn, no_attention, semantic_only, "
@@ -406,12 +405,12 @@ def test_the_systems_are_the_papers_nine() -> None:
     assert len(SYSTEMS) == 9
     for system in SYSTEMS:
         assert load(None, [f"model.system={system}"]).model.system == system
-    # A name that is like none is answered without a guess.
+    # For a name unlike any other there is no suggestion.
     (fault,) = faults(None, "model.system=transformer-xxl")
     assert "did you mean" not in fault
 
 
-def test_settings_of_single_systems_are_read_back(write: Callable[..., Path]) -> None:
+def test_settings_of_single_systems_round_trip(write: Callable[..., Path]) -> None:
     file = write({"table": {"systems": {"lrcn": {"loss.tag": 2, "model.dropout": 0.1}}}})
     overrides = ["table.systems.lrcn.loss.tag=3", "table.systems.soft_att.training.epochs=4"]
     config = load(file, [*overrides, "table.runs.att_rk=[runs/a]", "table.seeds=[5]"])

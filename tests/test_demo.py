@@ -1,4 +1,4 @@
-"""The demo from beginning to end, with fewer and smaller studies and trials."""
+"""The demo from beginning to end, with fewer studies, smaller images and fewer trials."""
 
 import json
 import os
@@ -13,6 +13,7 @@ from rich.console import Console
 from raymed import demo
 from raymed.config import Config, load
 from raymed.errors import UsageError
+from raymed.notices import NOT_FOR_CLINICAL_USE
 from raymed.training.checkpoint import Checkpoint
 
 SHIPPED = Path(__file__).parents[1] / "tune_configs" / "demo.yaml"
@@ -35,11 +36,13 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_the_demo_does_the_whole_main_job(
+def test_the_demo_runs_the_whole_pipeline(
     small: Config,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     ray: None,  # noqa: ARG001
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     with open(os.devnull, "w") as nowhere:
         console = Console(file=nowhere, record=True, width=100)
         demo.run_demo(small, console)
@@ -50,9 +53,15 @@ def test_the_demo_does_the_whole_main_job(
     assert [place.start() for place in places if place] == sorted(
         place.start() for place in places if place
     )
-    # Whatever it says where to find lies there.
+    assert re.search(r"^CIDEr [\d.]+(: beats| does not beat) the ", text, re.MULTILINE)
+    assert text.count(NOT_FOR_CLINICAL_USE) == len(list((tmp_path / "demo" / "figures").iterdir()))
+    # All paths are relative to the working directory, and exist.
     end = text[text.index("done in") :]
-    for path in re.findall(rf"{re.escape(str(tmp_path))}\S*", end):
+    assert str(tmp_path) not in end
+    listed = re.findall(r"^\S.*?  +((?:demo|phantom)\S*)", end, re.MULTILINE)
+    assert "demo/sweep/report.html" in listed
+    assert len(listed) == 7
+    for path in listed:
         assert Path(path).exists(), path
     folder = tmp_path / "demo"
     assert Checkpoint.open(folder / "train").config.launch.workers == 2
@@ -68,11 +77,11 @@ def test_the_demo_does_the_whole_main_job(
     assert str(load(folder / "sweep" / "best.yaml").data.path) == small.data.path
 
 
-def test_the_demo_empties_its_own_folder_and_no_other(small: Config, tmp_path: Path) -> None:
+def test_the_demo_empties_only_its_own_folder(small: Config, tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     folder.mkdir()
     (folder / "thesis.txt").write_text("years of work")
-    with pytest.raises(UsageError, match="is not an earlier demo's folder"):
+    with pytest.raises(UsageError, match="exists but is not an earlier demo"):
         demo.run_demo(small, Console(quiet=True))
     assert (folder / "thesis.txt").read_text() == "years of work"
     assert not (tmp_path / "phantom").exists()

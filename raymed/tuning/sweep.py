@@ -20,7 +20,7 @@ from ray.util import get_node_ip_address
 from rich.console import Console
 
 from raymed import config as configuration
-from raymed.config import NO_SWEEP, Config
+from raymed.config import SEARCH_DEFAULTS, Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
 from raymed.evaluation import Baseline, baseline_scores
@@ -124,7 +124,7 @@ def run_sweep(config: Config, console: Console) -> Sweep:
         write_leaderboard(folder / LEADERBOARD_FILE, results, config)
         best = config.override({**results[0].values, "run.name": f"{config.run.name}-best"})
         with output(folder / BEST_FILE) as partial_file:
-            partial_file.write_text(best.override(NO_SWEEP).to_yaml(), encoding="utf-8")
+            partial_file.write_text(best.override(SEARCH_DEFAULTS).to_yaml(), encoding="utf-8")
     repeats = sum(REPEATED in trial.user_attrs for trial in asked(study))
     if repeats:
         _say(

@@ -1,4 +1,4 @@
-"""The files of cluster/: valid for Ray and for the clouds, of one Ray version, closed to others."""
+"""The files in cluster/: valid for Ray and the clouds, one Ray version, nothing exposed."""
 
 import json
 import re
@@ -49,19 +49,19 @@ def dependencies() -> dict[str, Requirement]:
 
 
 @pytest.mark.parametrize("name", LAUNCHED)
-def test_ray_takes_the_file(name: str) -> None:
+def test_ray_accepts_the_file(name: str) -> None:
     validate_config(prepare_config(load(name)))
 
 
 @pytest.mark.parametrize("name", LAUNCHED)
-def test_ray_refuses_a_wrong_key(name: str) -> None:
+def test_ray_rejects_an_unknown_key(name: str) -> None:
     with pytest.raises(jsonschema.ValidationError, match="idle_minutes"):
         validate_config(prepare_config({**load(name), "idle_minutes": 5}))
 
 
 @pytest.mark.parametrize("kind", ["head", "gpu"])
-def test_aws_takes_the_nodes(kind: str) -> None:
-    # The model of AWS's own client: unknown keys, wrong types.
+def test_aws_accepts_the_nodes(kind: str) -> None:
+    # The API model in AWS's own client finds unknown keys and wrong types.
     service = botocore.session.get_session().get_service_model("ec2")
     shape = service.operation_model("RunInstances").input_shape
     request = {**node_configs("aws")[kind], "MinCount": 1, "MaxCount": 1}
@@ -70,8 +70,8 @@ def test_aws_takes_the_nodes(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["head", "gpu"])
-def test_google_takes_the_nodes(kind: str) -> None:
-    # The description of the service that Google's own client carries.
+def test_google_accepts_the_nodes(kind: str) -> None:
+    # The API description that ships with Google's own client.
     documents = resources.files("googleapiclient.discovery_cache") / "documents"
     schemas = json.loads((documents / "compute.v1.json").read_text())["schemas"]
     assert list(against(node_configs("gcp")[kind], {"$ref": "Instance"}, schemas, "node")) == []
@@ -80,15 +80,15 @@ def test_google_takes_the_nodes(kind: str) -> None:
 def against(
     value: Any, schema: dict[str, Any], schemas: dict[str, Any], place: str
 ) -> Iterator[str]:
-    """What of a value a schema of Google's discovery format does not know."""
+    """Where a value violates a schema in Google's discovery format."""
     schema = schemas[schema["$ref"]] if "$ref" in schema else schema
     kinds = {"object": dict, "array": list, "string": str, "boolean": bool, "integer": int}
     kind = schema["type"]
-    # 64-bit numbers are strings in JSON there, and taken as numbers too.
+    # In this format 64-bit numbers are strings, but numbers are accepted too.
     if kind == "string" and schema.get("format") == "int64" and isinstance(value, int):
         return
     if not isinstance(value, kinds[kind]):
-        yield f"{place}: {value!r} is no {kind}"
+        yield f"{place}: {value!r} is not of type {kind}"
     elif kind == "object" and "properties" in schema:
         for key, item in value.items():
             if key not in schema["properties"]:
@@ -99,10 +99,10 @@ def against(
         for item in value:
             yield from against(item, schema["items"], schemas, place)
     elif "enum" in schema and value not in schema["enum"]:
-        yield f"{place}: {value!r} is none of {schema['enum']}"
+        yield f"{place}: {value!r} is not one of {schema['enum']}"
 
 
-def test_a_wrong_node_is_refused() -> None:
+def test_an_invalid_node_is_detected() -> None:
     documents = resources.files("googleapiclient.discovery_cache") / "documents"
     schemas = json.loads((documents / "compute.v1.json").read_text())["schemas"]
     wrong = {
@@ -120,7 +120,7 @@ def test_a_wrong_node_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["aws", "gcp"])
-def test_the_head_is_on_demand_and_workers_are_spot_and_go_when_idle(name: str) -> None:
+def test_the_head_is_on_demand_and_idle_spot_workers_stop(name: str) -> None:
     config, nodes = load(name), node_configs(name)
     types = config["available_node_types"]
     assert config["head_node_type"] == "head"
@@ -130,7 +130,7 @@ def test_the_head_is_on_demand_and_workers_are_spot_and_go_when_idle(name: str) 
     assert types["gpu"]["min_workers"] == 0
     assert types["gpu"]["max_workers"] == config["max_workers"]
     assert 0 < config["idle_timeout_minutes"] <= 15
-    # Else Ray stops idle nodes, and their disks go on costing.
+    # Otherwise Ray only stops idle nodes, whose disks still cost money.
     assert config["provider"]["cache_stopped_nodes"] is False
     if name == "aws":
         assert nodes["gpu"]["InstanceMarketOptions"]["MarketType"] == "spot"
@@ -162,13 +162,13 @@ def test_one_ray_version_everywhere(
     assert str(pinned["ray"].specifier) == f"=={version}"
     assert str(dependencies["ray"].specifier) == f"=={version}"
     assert job["rayVersion"] == version
-    said = [
+    versions = [
         found
         for file in [*FOLDER.iterdir()]
         for found in re.findall(r"\bray(?:\[[a-z,]*\])?(?:==|:)(\d+\.\d+\.\d+)", file.read_text())
     ]
-    assert len(said) >= 3
-    assert set(said) == {version}
+    assert len(versions) >= 3
+    assert set(versions) == {version}
 
 
 def test_nodes_install_what_the_project_needs(
@@ -191,7 +191,7 @@ def test_nodes_install_from_the_pinned_list(name: str) -> None:
 
 
 @pytest.mark.parametrize("file", sorted(FOLDER.iterdir()), ids=lambda file: file.name)
-def test_no_secret_stands_in_a_file(file: Path) -> None:
+def test_files_contain_no_secrets(file: Path) -> None:
     text = file.read_text()
     for secret in (
         r"AKIA[0-9A-Z]{16}",

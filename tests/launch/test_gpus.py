@@ -21,8 +21,8 @@ CLUSTER = "raymed.launch.trainer.ray.cluster_resources"
 @pytest.mark.parametrize(
     ("gpus", "workers", "words"),
     [
-        (0.25, 2, r"launch.*a part of a GPU \(0.25\) is for runs of one worker"),
-        (0.25, [1, 2], "a part of a GPU"),
+        (0.25, 2, r"launch.*a fraction of a GPU \(0.25\) is only for runs of one worker"),
+        (0.25, [1, 2], "a fraction of a GPU"),
         (1.5, 1, "must be a whole number above 1, not 1.5"),
         (-1, 1, "greater than or equal to 0"),
     ],

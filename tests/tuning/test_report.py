@@ -13,7 +13,7 @@ import torch
 from optuna.trial import TrialState
 
 from raymed.cli import main
-from raymed.config import NO_SWEEP, Config
+from raymed.config import SEARCH_DEFAULTS, Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
 from raymed.metrics.baselines import best_constant
@@ -87,7 +87,9 @@ def sweep(config: Config) -> Path:
             if state in ("stopped", "unfinished"):
                 raise Ended
 
-        run = config.override({**propose(trial, config.tune.space), **NO_SWEEP, "run.name": name})
+        run = config.override(
+            {**propose(trial, config.tune.space), **SEARCH_DEFAULTS, "run.name": name}
+        )
         if state == "completed":
             train(
                 run,
@@ -345,7 +347,7 @@ def test_the_command_prints_the_pages_path_and_refuses_what_is_no_sweep(
     assert main(["report", str(tmp_path)]) == 2
     assert "not a sweep: it has no sweep.yaml" in capsys.readouterr().err
     assert main(["report", str(sweep), "split=test"]) == 2
-    assert "split=test: cannot be set here, only out=FILE" in capsys.readouterr().err
+    assert "split=test: cannot be set here; only out=FILE can" in capsys.readouterr().err
 
 
 def test_a_sweep_of_which_no_trial_has_begun(config: Config, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_points_come_first_and_what_they_leave_out_is_sampled() -> None:
     [
         (
             {"tune.space": {"model.top_tags": {"integer": [2, 4], "when": {"loss.tag": [1]}}}},
-            "tune.space.model.top_tags: when: loss.tag is not searched above it",
+            "tune.space.model.top_tags: when: loss.tag must be searched, and listed above it",
         ),
         (
             {
@@ -117,7 +117,7 @@ def test_points_come_first_and_what_they_leave_out_is_sampled() -> None:
                     "model.top_tags": {"integer": [2, 4], "when": {"model.system": ["soft_att"]}},
                 }
             },
-            "when: model.system is never soft_att",
+            "when: model.system never takes the value soft_att",
         ),
         (
             {
@@ -138,14 +138,14 @@ def test_points_come_first_and_what_they_leave_out_is_sampled() -> None:
                 "tune.space": {"generation.stop_threshold": {"uniform": [0.2, 0.8]}},
                 "tune.free_threshold": True,
             },
-            "tune.free_threshold: generation.stop_threshold is searched as well",
+            "tune.free_threshold: generation.stop_threshold is also searched",
         ),
         (
             {
                 "tune.objectives": {"cider": "max", "seconds_per_report": "min"},
                 "tune.sampler": "cma_es",
             },
-            "tune.sampler: cma_es searches for one objective",
+            "tune.sampler: cma_es supports one objective only",
         ),
         ({"tune.objectives": {"speed": "min"}}, "tune.objectives.speed"),
         ({"tune.sampler": "grid"}, "tune.sampler: input should be 'tpe', 'cma_es', 'gp', 'qmc' or"),

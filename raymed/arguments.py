@@ -1,0 +1,160 @@
+"""The command line's grammar: commands, their arguments and their help texts."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from raymed import __version__
+from raymed.notices import NOT_FOR_CLINICAL_USE
+from raymed.prepare_help import SOURCES, prepare_help
+
+SETTINGS = "settings as key=value, e.g. training.epochs=5; before or after the file"
+CHECKPOINT = "folder of a run or of one of its checkpoints"
+
+HELP = {
+    "config": "print the complete configuration with every key explained",
+    "prepare": "build a prepared dataset from images and reports",
+    "train": "train a run, or resume it",
+    "tune": "run or resume a sweep over the keys in tune.space; rank its trials by CIDEr",
+    "report": "write a sweep's page: plots, leaderboard and sample reports",
+    "finetune": "continue training a sweep's best trials with the encoder unfrozen",
+    "evaluate": "score a checkpoint on a split, beside the baselines",
+    "predict": "write reports for image files, with an attention figure for each",
+    "table": "train the runs that one of the paper's tables needs, and print the table",
+    "figure": "draw figure 3 (several runs) or figure 4 (one run) as PNG and HTML",
+    "doctor": "check this machine's software, devices, Ray and disk space",
+    "demo": "run the whole pipeline on phantom studies, in a few minutes",
+}
+"""One line about each command."""
+
+
+def build_parser(commands: Mapping[str, Callable[..., Any]]) -> argparse.ArgumentParser:
+    """The parser of ``raymed``; a parsed command is in ``command``, its name in ``name``.
+
+    Args:
+        commands: What to call for each command in `HELP`.
+    """
+    parser = argparse.ArgumentParser(
+        prog="raymed",
+        description="Train models that look at a medical image and write its report, on Ray.",
+        epilog=NOT_FOR_CLINICAL_USE,
+    )
+    parser.add_argument("--version", action="version", version=f"raymed {__version__}")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, text in HELP.items():
+        subparser = subparsers.add_parser(name, help=text, description=text)
+        subparser.set_defaults(command=commands[name], name=name)
+        _ADD_ARGUMENTS[name](subparser)
+    return parser
+
+
+def _config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", nargs="?", metavar="FILE", help="a YAML file; default: none")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help=SETTINGS)
+
+
+def _prepare(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = prepare_help()
+    parser.add_argument("source", choices=tuple(SOURCES), metavar="SOURCE", help=", ".join(SOURCES))
+    parser.add_argument(
+        "settings", nargs="*", metavar="PATH|key=value", help="the source's path, and settings"
+    )
+
+
+def _train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="a YAML file, such as those in tune_configs/")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help=SETTINGS)
+
+
+def _tune(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="a YAML file with a tune section")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help=SETTINGS)
+
+
+def _report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a sweep's folder, finished or not")
+    parser.add_argument(
+        "settings", nargs="*", metavar="out=FILE", help="page to write; default: RUN/report.html"
+    )
+
+
+def _finetune(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sweep", metavar="SWEEP", help="a sweep's folder")
+    parser.add_argument(
+        "settings",
+        nargs="*",
+        metavar="key=value",
+        help=f"top=N trials (default: 3), and {SETTINGS}",
+    )
+
+
+def _evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
+    parser.add_argument(
+        "settings",
+        nargs="*",
+        metavar="key=value",
+        help="split=train, val or test (default: test), out=FOLDER (default: CHECKPOINT/SPLIT), "
+        "data.path and generation keys",
+    )
+
+
+def _predict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="image files, and folders to search recursively for images; out=FOLDER for "
+        "predictions.jsonl and the figures (default: predictions); generation keys as key=value",
+    )
+
+
+def _table(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("table", choices=("1", "2", "3", "attention"), help="which table")
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE|key=value",
+        help="YAML files with a table section, one per dataset; and settings",
+    )
+
+
+def _figure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("figure", choices=("3", "4"), help="3: reports compared; 4: attention")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN|key=value",
+        help="run folders; split=SPLIT (default: test), images=ID,ID (default: the first with an "
+        "abnormality), data.path, and out=FOLDER (default: figures)",
+    )
+
+
+def _doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", nargs="?", metavar="FILE", help="a YAML file; default: none")
+    parser.add_argument(
+        "settings", nargs="*", metavar="key=value", help="launch.address, run.folder"
+    )
+
+
+def _demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="a sweep's YAML: tune_configs/demo.yaml")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help=SETTINGS)
+
+
+_ADD_ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    "config": _config,
+    "prepare": _prepare,
+    "train": _train,
+    "tune": _tune,
+    "report": _report,
+    "finetune": _finetune,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "table": _table,
+    "figure": _figure,
+    "doctor": _doctor,
+    "demo": _demo,
+}
