@@ -20,6 +20,7 @@ from raymed.launch.run import run_training
 from raymed.training.loop import train
 from raymed.training.observer import Row
 from raymed.training.worker import Worker
+from tests.support.preloaded import Preloaded, preloaded
 from tests.support.recording import Recorder
 
 # Of the S3 server on loopback; set here, so that Ray's workers have them too.
@@ -28,6 +29,9 @@ os.environ |= {
     "AWS_SECRET_ACCESS_KEY": "testing",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
+# By default Ray's workers yield to every other process, so that on busy cores a test waits for them
+# in vain; and its agents inspect all processes every five seconds, for a page that nobody looks at.
+os.environ |= {"RAY_worker_niceness": "0", "REPORTER_UPDATE_INTERVAL_MS": "60000"}
 # Processes that a test spawns import its module by name.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -59,6 +63,13 @@ def _no_lines_of_progress() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(progress, "INTERVAL_S", math.inf)
         yield
+
+
+@pytest.fixture(scope="session")
+def loaded() -> Iterator[Preloaded]:
+    """What starts processes that have all libraries loaded."""
+    with preloaded() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
