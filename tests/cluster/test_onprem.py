@@ -44,9 +44,14 @@ SETTINGS = [
     *("model.hidden_size=16", "model.embedding_size=12", "model.dropout=0"),
     *("launch.workers=2", f"launch.cpus_per_worker={CPUS}"),
 ]
-VARIABLES = ("AUTOSCALER_UPDATE_INTERVAL_S=1", "RAY_worker_niceness=0")
-"""In the hosts' shells: the head looks for hosts to start every second, not every five, and workers
-yield to nothing else that this machine runs."""
+VARIABLES = (
+    # The head looks for hosts to start every second, not every five.
+    "AUTOSCALER_UPDATE_INTERVAL_S=1",
+    # The hosts share this machine's cores: workers yield to none, and waiting threads do not spin.
+    "RAY_worker_niceness=0",
+    "OMP_WAIT_POLICY=PASSIVE",
+)
+"""Set in the hosts' shells."""
 LIMIT_S = 600
 
 
