@@ -20,7 +20,6 @@ from raymed.launch.run import run_training
 from raymed.training.loop import train
 from raymed.training.observer import Row
 from raymed.training.worker import Worker
-from tests.support.preloaded import Preloaded, preloaded
 from tests.support.recording import Recorder
 
 # Of the S3 server on loopback; set here, so that Ray's workers have them too.
@@ -32,6 +31,9 @@ os.environ |= {
 # By default Ray's workers yield to every other process, so that on busy cores a test waits for them
 # in vain; and its agents inspect all processes every five seconds, for a page that nobody looks at.
 os.environ |= {"RAY_worker_niceness": "0", "REPORTER_UPDATE_INTERVAL_MS": "60000"}
+# One process fewer in each start of a worker group. Of nodes that a cloud announces to take away no
+# test knows; `cluster/test_onprem.py`, whose hosts have their own environment, keeps the watcher.
+os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
 # The tests' tensors are so small that threads only get in each other's way, in commands that tests
 # start too; and where more threads than cores wait for each other, none is to spin.
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -66,13 +68,6 @@ def _no_lines_of_progress() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(progress, "INTERVAL_S", math.inf)
         yield
-
-
-@pytest.fixture(scope="session")
-def loaded() -> Iterator[Preloaded]:
-    """What starts processes that have all libraries loaded."""
-    with preloaded() as server:
-        yield server
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,6 @@ from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.training.features import LOCK_FILE, freeze
 from raymed.training.worker import Worker
-from tests.support.preloaded import COMMAND, Forked, Preloaded
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 INT, TERM = SIGNALS
@@ -45,7 +44,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 `Popen` calls in the child would have this process forked, which Ray's connection does not bear.)"""
 
 
-def ended(process: "subprocess.Popen[str] | Forked", number: int, code: int) -> str:
+def ended(process: "subprocess.Popen[str]", number: int, code: int) -> str:
     """Send a signal, and give the one line that the command ends with."""
     process.send_signal(number)
     try:
@@ -57,7 +56,7 @@ def ended(process: "subprocess.Popen[str] | Forked", number: int, code: int) -> 
     return error
 
 
-def printed(process: "subprocess.Popen[str] | Forked", words: str) -> None:
+def printed(process: "subprocess.Popen[str]", words: str) -> None:
     """Wait until the command has printed a line with these words."""
     stream: IO[str] | None = process.stdout
     assert stream is not None
@@ -67,9 +66,15 @@ def printed(process: "subprocess.Popen[str] | Forked", words: str) -> None:
     raise AssertionError(process.communicate())
 
 
-def without_address() -> dict[str, str]:
-    """The environment of commands that are to start a Ray of their own, if any."""
-    return {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+def start(command: list[str], **environment: str) -> "subprocess.Popen[str]":
+    env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    return subprocess.Popen(
+        [sys.executable, "-c", LISTENING, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env | environment,
+    )
 
 
 @pytest.mark.slow
@@ -88,7 +93,6 @@ def without_address() -> dict[str, str]:
     ],
 )
 def test_every_command_ends_at_once_and_leaves_nothing(
-    loaded: Preloaded,
     tiny: Config,
     trained: Path,
     tmp_path: Path,
@@ -117,10 +121,9 @@ def test_every_command_ends_at_once_and_leaves_nothing(
         "sweep": sweep,
     }
     hang = HANG.format(module=module, name=name)
-    words = [argument.format(**named) for argument in arguments]
-    with loaded.start(hang, words, without_address()) as process:
-        printed(process, "there")
-        error = ended(process, *signalled)
+    process = start([sys.executable, "-c", hang, *(a.format(**named) for a in arguments)])
+    printed(process, "there")
+    error = ended(process, *signalled)
     assert ("interrupted" if signalled == INT else "ended by SIGTERM") in error
     assert not list(tmp_path.rglob("*.partial"))
     assert arguments[0] == "train" or not out.exists()
@@ -138,12 +141,7 @@ sys.exit(main(["doctor"]))
 
 @pytest.mark.parametrize("signalled", SIGNALS)
 def test_the_doctor_waits_for_no_library(signalled: tuple[int, int]) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", LISTENING, sys.executable, "-c", DOCTOR],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start([sys.executable, "-c", DOCTOR])
     printed(process, "there")
     ended(process, *signalled)
 
@@ -161,7 +159,6 @@ def ray_files() -> Iterator[Path]:
     [(0, *INT), (0, *TERM), pytest.param(1, *TERM, marks=pytest.mark.ray)],
 )
 def test_while_the_features_are_computed(
-    loaded: Preloaded,
     tiny: Config,
     tmp_path: Path,
     ray_files: Path,
@@ -187,9 +184,9 @@ def test_while_the_features_are_computed(
     (tmp_path / "run.yaml").write_text(config.to_yaml())
     with (folder / LOCK_FILE).open("a+b") as lock:
         fcntl.lockf(lock, fcntl.LOCK_EX)
-        env = without_address() | {"RAY_TMPDIR": str(ray_files)}
-        with loaded.start(COMMAND, ["train", tmp_path / "run.yaml"], env) as process:
-            printed(process, "computing the frozen encoder's features of 27 images")
-            ended(process, number, code)
+        command = [sys.executable, "-m", "raymed", "train", str(tmp_path / "run.yaml")]
+        process = start(command, RAY_TMPDIR=str(ray_files))
+        printed(process, "computing the frozen encoder's features of 27 images")
+        ended(process, number, code)
     assert not list(folder.glob("*.arrow"))
     assert not list(folder.glob(".*.partial"))

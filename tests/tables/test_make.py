@@ -2,6 +2,8 @@
 
 import io
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,7 +22,6 @@ from raymed.errors import UsageError
 from raymed.launch.lock import LOCK_FILE
 from raymed.launch.run import CONFIG_FILE, run_training
 from raymed.tables.make import make_table
-from tests.support.preloaded import COMMAND, Preloaded
 
 pytestmark = pytest.mark.ray
 
@@ -179,7 +180,7 @@ def test_a_finished_table_is_printed_again_without_training(config: Config, made
 
 @pytest.mark.slow
 def test_another_table_trains_what_is_missing_though_its_command_is_killed(
-    loaded: Preloaded, config: Config, made: Made, own: Config, tmp_path: Path
+    config: Config, made: Made, own: Config, tmp_path: Path
 ) -> None:
     runs = made.file.parent / "runs"
     before = {path.name: stamps(path) for path in runs.iterdir()}
@@ -187,11 +188,17 @@ def test_another_table_trains_what_is_missing_though_its_command_is_killed(
     assert not new & set(before)
     settings = {"run.name": "made", "table.seeds": [4], "tune.groups": 1}
     (tmp_path / "table.yaml").write_text(config.override(settings).to_yaml())
-    with loaded.start(COMMAND, ["table", "attention", tmp_path / "table.yaml"]) as process:
-        until = time.monotonic() + 120
-        while not scored(runs) & new and process.poll() is None and time.monotonic() < until:
-            time.sleep(0.01)
-        assert process.poll() is None, "it was over before it could be killed"
+    process = subprocess.Popen(
+        [Path(sys.executable).with_name("raymed"), "table", "attention", tmp_path / "table.yaml"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    until = time.monotonic() + 120
+    while not scored(runs) & new and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
+    assert process.poll() is None, "it was over before it could be killed"
+    process.kill()
+    process.wait()
     # Its workers die with it.
     until = time.monotonic() + 60
     while ray_.available_resources().get("CPU") != 2 and time.monotonic() < until:

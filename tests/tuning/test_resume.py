@@ -3,6 +3,8 @@
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -20,10 +22,10 @@ from raymed.tuning.study import build_sampler, open_study
 from raymed.tuning.sweep import run_sweep
 from tests.support.faults import epochs_of, killing_actors
 from tests.support.metric_rows import untimed
-from tests.support.preloaded import COMMAND, Preloaded
 
 TRIALS, EPOCHS = 4, 6
 SEED = 20261124
+COMMAND = "import sys; from raymed.cli import main; sys.exit(main(sys.argv[1:]))"
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -75,7 +77,6 @@ def assert_as_if_nothing_had_happened(config: Config, folder: Path) -> None:
 def test_killed_drivers_and_a_killed_ray(
     config: Config,
     tmp_path: Path,
-    loaded: Preloaded,
     ray: None,  # noqa: ARG001
 ) -> None:
     chance = random.Random(SEED)
@@ -84,7 +85,7 @@ def test_killed_drivers_and_a_killed_ray(
     # One group: each start of one is ten processes, and there are four starts.
     config = config.override({"tune.groups": 1})
     file.write_text(config.to_yaml())
-    command = (COMMAND, ["tune", file])
+    command = [sys.executable, "-c", COMMAND, "tune", str(file)]
     # A Ray of its own, that gives up in seconds, not in a minute, when its head is gone.
     own = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     own["RAY_gcs_rpc_server_reconnect_timeout_s"] = "3"
@@ -95,7 +96,9 @@ def test_killed_drivers_and_a_killed_ray(
         (chance.randint(3, 9), None),
         (chance.randint(11, 19), own),
     ):
-        with loaded.start(*command, environment) as driver:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+        ) as driver:
             while driver.poll() is None and epochs_of(folder) < rows:
                 time.sleep(0.01)
             time.sleep(chance.random() * (6 if rows == 0 else 0.3))
@@ -112,11 +115,9 @@ def test_killed_drivers_and_a_killed_ray(
                 if trial.state == TrialState.COMPLETE:
                     finished.setdefault(last.parts[-3], last.stat().st_mtime_ns)
 
-    with loaded.start(*command) as driver:
-        out, error = driver.communicate()
-    assert driver.returncode == 0, error
-    assert "trials are done already" in out
-    assert "Traceback" not in out + error
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "trials are done already" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
     assert_as_if_nothing_had_happened(config, folder)
     # What was finished was not trained again.
     for name, written in finished.items():
