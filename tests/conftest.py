@@ -28,6 +28,15 @@ os.environ |= {
     "AWS_SECRET_ACCESS_KEY": "testing",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
+# By default Ray's workers yield to every other process, so that on busy cores a test waits for them
+# in vain; and its agents inspect all processes every five seconds, for a page that nobody looks at.
+os.environ |= {"RAY_worker_niceness": "0", "REPORTER_UPDATE_INTERVAL_MS": "60000"}
+# One process fewer in each start of a worker group. Of nodes that a cloud announces to take away no
+# test knows; `cluster/test_onprem.py`, whose hosts have their own environment, keeps the watcher.
+os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
+# The tests' tensors are so small that threads only get in each other's way, in commands that tests
+# start too; and where more threads than cores wait for each other, none is to spin.
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 # Processes that a test spawns import its module by name.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -49,7 +58,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    """The tests' tensors are so small that threads only get in each other's way."""
+    """As in the processes that tests start; here torch was imported before the variable was set."""
     torch.set_num_threads(1)
 
 

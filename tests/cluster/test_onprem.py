@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pyarrow.parquet as pq
 import pytest
@@ -19,17 +20,38 @@ from raymed.config import load
 from raymed.launch.run import run_training
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.log import METRICS_FILE, read_metrics
-from tests.support.hosts import Hosts, hosts, living_in, missing
+from tests.support.hosts import DESK, Hosts, hosts, living_in, missing
 
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).with_name("ray")
 DASHBOARD = "http://127.0.0.1:8265"
+GET = """
+import sys, urllib.error, urllib.request
+address, token = sys.argv[1:]
+request = urllib.request.Request(address)
+if token: request.add_header("Authorization", f"Bearer {token}")
+try:
+    with urllib.request.urlopen(request) as answer: print(answer.status, answer.read().decode())
+except urllib.error.HTTPError as error: print(error.code)
+except (urllib.error.URLError, ConnectionError) as error:
+    refused = isinstance(getattr(error, "reason", error), ConnectionRefusedError)
+    print("refused" if refused else error)
+"""
+"""A GET request as a script; one of Ray's own commands would load Ray for seconds."""
 CPUS = os.cpu_count() or 1
 HEAD, ONE, TWO = "head", "one", "two"
 SETTINGS = [
     *("model.hidden_size=16", "model.embedding_size=12", "model.dropout=0"),
     *("launch.workers=2", f"launch.cpus_per_worker={CPUS}"),
 ]
+VARIABLES = (
+    # The head looks for hosts to start every second, not every five.
+    "AUTOSCALER_UPDATE_INTERVAL_S=1",
+    # The hosts share this machine's cores: workers yield to none, and waiting threads do not spin.
+    "RAY_worker_niceness=0",
+    "OMP_WAIT_POLICY=PASSIVE",
+)
+"""Set in the hosts' shells."""
 LIMIT_S = 600
 
 
@@ -54,24 +76,32 @@ class Cluster:
         job = [RAY, "job", "submit", "--address", DASHBOARD, "--submission-id", name]
         return self.run(*job, "--working-dir", ROOT, "--", "python", "-m", "raymed", *words)
 
-    def listed(self, what: str, *options: str) -> list[dict[str, Any]]:
-        out = self.run(
-            *(RAY, "list", what, "--address", DASHBOARD, "--format", "json", "--detail"),
-            *("--limit", "1000", *options),
-        )
-        found: list[dict[str, Any]] = json.loads(out[out.index("[") :])
+    def get(self, address: str, token: str = "") -> tuple[str, str]:
+        """The answer to a GET request: its status, or what went wrong, and its content."""
+        out = self.run(sys.executable, "-I", "-c", GET, address, token)
+        status, _, content = out.partition(" ")
+        return status.strip(), content
+
+    def listed(self, what: str, **filters: str) -> list[dict[str, Any]]:
+        """What `ray list` lists, with all details; nothing where no dashboard answers yet."""
+        query: list[tuple[str, str | int]] = [("detail", 1), ("limit", 1000)]
+        for key, value in filters.items():
+            query += [("filter_keys", key), ("filter_predicates", "="), ("filter_values", value)]
+        token = (self.there.homes[DESK] / ".ray" / "auth_token").read_text().strip()
+        status, content = self.get(f"{DASHBOARD}/api/v0/{what}?{urlencode(query)}", token)
+        if status != "200":
+            return []
+        found: list[dict[str, Any]] = json.loads(content)["data"]["result"]["result"]
         return found
 
     def hosts_of_workers(self, job: str) -> list[str]:
         """Names of the hosts where the Ray Train workers of a job were."""
         of_address = {address: name for name, address in self.there.addresses.items()}
-        names = {node["node_id"]: of_address[node["node_ip"]] for node in self.listed("nodes")}
-        number = next(j["job_id"] for j in self.listed("jobs") if j["submission_id"] == job)
-        workers = [
-            actor
-            for actor in self.listed("actors", "--filter", f"job_id={number}")
-            if "TrainWorker" in actor["class_name"]
-        ]
+        names = {n["node_id"]: of_address[n["node_ip"]] for n in self.listed("nodes")}
+        jobs = self.listed("jobs")
+        number = next(each["job_id"] for each in jobs if each["submission_id"] == job)
+        actors = self.listed("actors", job_id=number)
+        workers = [actor for actor in actors if "TrainWorker" in actor["class_name"]]
         return sorted(names[actor["node_id"]] for actor in workers)
 
 
@@ -106,6 +136,7 @@ def configuration(there: Hosts) -> dict[str, Any]:
     config["setup_commands"].remove(installing[0])
     for name in (HEAD, ONE, TWO):
         (there.homes[name] / "raymed-env").symlink_to(sys.prefix)
+        (there.homes[name] / ".bashrc").write_text("".join(f"export {v}\n" for v in VARIABLES))
     return config
 
 
@@ -121,8 +152,8 @@ def cluster(
     # What is seen on all hosts: datasets and runs, and Python with its packages.
     kept = [tmp_path_factory.getbasetemp(), ROOT, Path(sys.prefix), Path(sys.base_prefix)]
     # Another test's Ray might write it meanwhile, which is no trace of this cluster's.
-    ray = Path(sys.executable).with_name("ray")
-    subprocess.run([ray, "get-auth-token", "--generate"], check=True, capture_output=True)
+    if not (Path.home() / ".ray" / "auth_token").exists():
+        subprocess.run([RAY, "get-auth-token", "--generate"], check=True, capture_output=True)
     before = traces()
     with hosts((HEAD, ONE, TWO), tmp_path / "hosts", kept) as there:
         file = tmp_path / "onprem.yaml"
@@ -141,8 +172,10 @@ def test_up_a_training_a_sweep_and_down(cluster: Cluster, phantom: Path) -> None
     tunnel = subprocess.Popen(cluster.command(RAY, "dashboard", cluster.file, "--no-config-cache"))
     try:
         wait_until(lambda: three_nodes(cluster))
-        assert answers(cluster, DASHBOARD) == "401"
-        assert answers(cluster, f"http://{cluster.there.addresses[HEAD]}:8265") == "refused"
+        # Without a token, and not through the tunnel.
+        assert cluster.get(f"{DASHBOARD}/api/jobs/")[0] == "401"
+        head = f"http://{cluster.there.addresses[HEAD]}:8265"
+        assert cluster.get(f"{head}/api/jobs/")[0] == "refused"
         train(cluster, phantom)
         sweep(cluster, phantom)
     finally:
@@ -187,22 +220,8 @@ def sweep(cluster: Cluster, phantom: Path) -> None:
     assert cluster.hosts_of_workers("sweep") == [ONE, TWO]
 
 
-def answers(cluster: Cluster, address: str) -> str:
-    """What the jobs' address says to who shows no token."""
-    ask = (
-        "import sys, urllib.request, urllib.error\n"
-        "try: print(urllib.request.urlopen(sys.argv[1] + '/api/jobs/').status)\n"
-        "except urllib.error.HTTPError as error: print(error.code)\n"
-        "except urllib.error.URLError as error:\n"
-        "    print('refused' if isinstance(error.reason, ConnectionRefusedError) else error)\n"
-    )
-    return cluster.run(sys.executable, "-c", ask, address).strip()
-
-
 def three_nodes(cluster: Cluster) -> bool:
-    listing = [RAY, "list", "nodes", "--address", DASHBOARD, "--format", "json"]
-    tried = subprocess.run(cluster.command(*listing), capture_output=True, text=True)
-    return tried.stdout.count('"ALIVE"') == 3
+    return [node["state"] for node in cluster.listed("nodes")].count("ALIVE") == 3
 
 
 def ray_on(cluster: Cluster, host: str) -> bool:

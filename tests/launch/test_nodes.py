@@ -13,6 +13,8 @@ from threading import Thread
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from ray.cluster_utils import Cluster
 from ray.experimental import internal_kv
 
@@ -36,32 +38,41 @@ CLOSE = 25
 """Epochs in which rounding has not grown yet."""
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """A head without processors; a test adds nodes to it."""
+@pytest.fixture(scope="module")
+def head() -> Iterator[Cluster]:
+    """A head without processors."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    # The cluster's end would take it from the Ray that this process may be connected to.
-    monkeypatch.setattr(internal_kv, "global_gcs_client", internal_kv.global_gcs_client)
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={
-            "num_cpus": 0,
-            "include_dashboard": True,
-            "dashboard_port": port,
-            # A node that is gone is to be missed in a second.
-            "_system_config": {
-                "health_check_initial_delay_ms": 0,
-                "health_check_period_ms": 300,
-                "health_check_timeout_ms": 1000,
-                "health_check_failure_threshold": 3,
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+        # The cluster's shutdown would take it from the Ray that this process may be connected to.
+        patch.setattr(internal_kv, "global_gcs_client", internal_kv.global_gcs_client)
+        cluster = Cluster(
+            initialize_head=True,
+            head_node_args={
+                "num_cpus": 0,
+                "include_dashboard": True,
+                "dashboard_port": port,
+                # A dead node is noticed within a second.
+                "_system_config": {
+                    "health_check_initial_delay_ms": 0,
+                    "health_check_period_ms": 300,
+                    "health_check_timeout_ms": 1000,
+                    "health_check_failure_threshold": 3,
+                },
             },
-        },
-    )
-    yield cluster
-    cluster.shutdown()
+        )
+        yield cluster
+        cluster.shutdown()
+
+
+@pytest.fixture
+def cluster(head: Cluster) -> Iterator[Cluster]:
+    """The head, for a test to add nodes to; they are removed after it."""
+    yield head
+    for node in [*head.worker_nodes]:
+        head.remove_node(node, allow_graceful=False)
 
 
 def start(config: Config, folder: Path, cluster: Cluster) -> "subprocess.Popen[str]":
@@ -76,18 +87,24 @@ def start(config: Config, folder: Path, cluster: Cluster) -> "subprocess.Popen[s
     )
 
 
+def train_in_pair(rank: int, config: Config, folder: Path) -> None:
+    """One of two workers of a run without Ray."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder.parent / 'rendezvous'}", rank=rank, world_size=2
+    )
+    train(config, folder, Worker(torch.device("cpu"), rank, 2), Recorder())
+    dist.destroy_process_group()
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(3 * ENDLESS_S)
 def test_killed_workers_and_nodes(tiny: Config, tmp_path: Path, cluster: Cluster) -> None:
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-    undisturbed = long_run(tiny, tmp_path, run__name="undisturbed", launch__workers=2)
-    out, error = start(undisturbed, tmp_path, cluster).communicate(timeout=ENDLESS_S)
-    assert out.count("val CIDEr") == EPOCHS, error
+    config = long_run(tiny, tmp_path, run__name="killed", launch__workers=2)
     folder = tmp_path / "killed"
-    process = start(
-        long_run(tiny, tmp_path, run__name="killed", launch__workers=2), tmp_path, cluster
-    )
+    process = start(config, tmp_path, cluster)
     chance = random.Random(3)
     killed: set[int] = set()
     for epochs, what in zip((1, 5), chance.sample(["worker", "node"], 2), strict=True):
@@ -104,10 +121,14 @@ def test_killed_workers_and_nodes(tiny: Config, tmp_path: Path, cluster: Cluster
             os.kill(max(killed & pids), signal.SIGKILL)
     out, error = process.communicate(timeout=ENDLESS_S)
     assert process.returncode == 0, (out, error)
+    assert f"epoch {EPOCHS}/{EPOCHS}  " in out
     assert len(killed) == 1
     # Each start of the first worker leaves a file of its own.
     assert len(list((folder / "tensorboard").iterdir())) == 1 + 2
-    assert_the_same(folder, tmp_path / "undisturbed")
+    undisturbed = tmp_path / "undisturbed"
+    mp.spawn(train_in_pair, args=(config, undisturbed), nprocs=2)
+    assert len(rows_of(undisturbed)) == EPOCHS
+    assert_the_same(folder, undisturbed)
 
 
 @pytest.mark.ray
