@@ -14,9 +14,9 @@ from rich.console import Console
 
 from raymed import config as configuration
 from raymed.errors import UsageError
-from raymed.launch.termination import STATUS, Terminated, leaving
+from raymed.launch.signals import STATUS, Terminated, raise_on_signals
 from raymed.prepare_help import SOURCES, prepare_help, sources_of
-from raymed.storage import Place, is_uri, place
+from raymed.storage import AnyPath, is_uri, place
 
 if TYPE_CHECKING:
     from raymed.training.checkpoint import Checkpoint
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         _refuse_missing(options)
-        with leaving():
+        with raise_on_signals():
             return command(options, rich.get_console()) or 0
     except UsageError as error:
         print(f"raymed: {error}", file=sys.stderr)
@@ -197,7 +197,7 @@ def _prepare(options: argparse.Namespace, console: Console) -> None:
     paths = [text for text in options.settings if not _is_setting(text)]
     given = [text for text in options.settings if _is_setting(text)]
     if options.source == "table" and len(paths) == 1 and not any(map(_is_out, given)):
-        from raymed.data.propose import propose
+        from raymed.data.sources.propose import propose
 
         path = Path(paths[0])
         settings = configuration.load_prepare([*given, f"out=data/{path.stem}"])
@@ -220,7 +220,7 @@ def _prepare(options: argparse.Namespace, console: Console) -> None:
     run_prepare(options.source, paths[0] if paths else None, settings, console)
 
 
-def _quoted(where: Place) -> str:
+def _quoted(where: AnyPath) -> str:
     """A place as a shell takes it: a URI's options have signs that mean something there."""
     return shlex.quote(str(where))
 
@@ -258,7 +258,7 @@ def _report(options: argparse.Namespace, console: Console) -> None:
     if len(outs) < len(options.settings):
         other = next(s for s in options.settings if not s.startswith("out="))
         raise UsageError(f"{other}: cannot be set here, only out=FILE")
-    from raymed.tuning.report import write_report
+    from raymed.reports.sweep_page import write_report
 
     page = place(outs[-1]) if outs else place(options.run) / "report.html"
     write_report(place(options.run), page)

@@ -28,7 +28,7 @@ from raymed.sections import (
     TrainingConfig,
     TuneConfig,
 )
-from raymed.storage import Place, place, reason
+from raymed.storage import AnyPath, place, reason
 
 TABLE_SETS = ("model.system", "training.seed")
 """Keys that a table itself sets for each of its runs."""
@@ -81,7 +81,7 @@ def dotted_keys(section: type[Section] = Config, prefix: str = "") -> Iterator[s
 
 def keys_that_decide(*kinds: Decides) -> list[str]:
     """The dotted keys of which these kinds of results depend, in the order of the file."""
-    return [key for key in dotted_keys() if not {*kinds}.isdisjoint(_metadata(key))]
+    return [key for key in dotted_keys() if not {*kinds}.isdisjoint(key_metadata(key))]
 
 
 def with_absolute_paths(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,13 +89,13 @@ def with_absolute_paths(values: Mapping[str, Any]) -> dict[str, Any]:
     known = [*dotted_keys()]
     located = dict(values)
     for key in [key for key, value in values.items() if key in known and value is not None]:
-        for mark in _metadata(key):
+        for mark in key_metadata(key):
             if isinstance(mark, Locates):
                 located[key] = mark.absolute(values[key])
     return located
 
 
-def _metadata(key: str) -> list[Any]:
+def key_metadata(key: str) -> list[Any]:
     section, _, name = key.partition(".")
     owner = Config.model_fields[section].annotation
     assert isinstance(owner, type)
@@ -103,7 +103,7 @@ def _metadata(key: str) -> list[Any]:
     return owner.model_fields[name].metadata
 
 
-NO_SWEEP: dict[str, Any] = {
+SEARCH_DEFAULTS: dict[str, Any] = {
     key: getattr(TuneConfig(), key.removeprefix("tune."))
     for key in keys_that_decide(Decides.SEARCH)
     if key.startswith("tune.")
@@ -111,7 +111,7 @@ NO_SWEEP: dict[str, Any] = {
 """What a single run of a sweep is no longer told: what to search, and how."""
 
 
-def load(path: str | Place | None, overrides: Sequence[str] = ()) -> Config:
+def load(path: str | AnyPath | None, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file (or none: the defaults) and apply ``key=value`` texts to it.
 
     A file may name others by ``base:``, one or a list, relative to itself. A later one's keys win
@@ -169,7 +169,7 @@ def load_prepare(overrides: Sequence[str]) -> PrepareConfig:
         raise UsageError(_listed("prepare", faults)) from None
 
 
-def _read(path: Place, seen: tuple[Place, ...] = ()) -> dict[str, Any]:
+def _read(path: AnyPath, seen: tuple[AnyPath, ...] = ()) -> dict[str, Any]:
     if path.absolute() in seen:
         raise UsageError(f"{path}: `base:` leads back to a file that is being read; break the ring")
     try:

@@ -24,14 +24,14 @@ from raymed.data.mapped import Column
 from raymed.errors import UsageError
 from raymed.generation import Report
 from raymed.metrics.baselines import NONE, best_constant, nearest
-from raymed.metrics.captions import caption_scores, cider
+from raymed.metrics.cider import caption_scores, cider
 from raymed.metrics.ngrams import CHUNK, chunks, distinct
 from raymed.metrics.normality import normality_share
 from raymed.metrics.tags import recall_at
-from raymed.progress import tracked
-from raymed.provenance import Record, made_from, refuse_others, with_record
+from raymed.progress import track
+from raymed.provenance import Record, made_from, refuse_to_overwrite, with_record
 from raymed.scores import Evaluation, Scores
-from raymed.storage import Place, fetched, output, reason, write_whole
+from raymed.storage import AnyPath, atomic_write_text, fetched, output, reason
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.trained_on import overlap
 from raymed.training.validation import write_reports
@@ -88,7 +88,7 @@ class Baseline(NamedTuple):
     recall_5: float
 
 
-def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: Place) -> Evaluation:
+def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: AnyPath) -> Evaluation:
     """Write the reports of a split, score them, and leave predictions and scores in ``out``.
 
     Args:
@@ -109,7 +109,7 @@ def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: Place
             f"image_size={checkpoint.image_size}"
         )
     record = made_from(checkpoint, config, dataset, split_name)
-    refuse_others(out, (PREDICTIONS_FILE, SCORES_FILE), record)
+    refuse_to_overwrite(out, (PREDICTIONS_FILE, SCORES_FILE), record)
     split = dataset.split(split_name)
     trained_on = overlap(checkpoint, dataset, split_name)
     without_model = baselines(dataset, split_name, None)
@@ -139,7 +139,7 @@ def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: Place
         made_from=record,
     )
     try:
-        write_whole(out / SCORES_FILE, json.dumps(_jsonable(asdict(evaluation)), indent=1))
+        atomic_write_text(out / SCORES_FILE, json.dumps(_jsonable(asdict(evaluation)), indent=1))
     except OSError as error:
         raise UsageError(f"{out}: cannot be written ({reason(error)})") from error
     return evaluation
@@ -206,7 +206,7 @@ def _by_model(
     limits = config.generation.max_sentences, config.generation.max_words
     tokenised = TokenisedSplit(split, checkpoint.vocabulary, *limits)
     rows = np.arange(len(split))
-    written = tracked(
+    written = track(
         write_reports(model, tokenised, rows, checkpoint.vocabulary, config, Worker(device)),
         "writing reports",
         len(rows),
@@ -259,7 +259,7 @@ def _ranked(tags: list[str]) -> list[str]:
 
 
 def _write_predictions(
-    path: Place,
+    path: AnyPath,
     split: Split,
     writes: bool,
     reports: Iterator[Report],

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from raymed.data.vocabulary import Vocabulary
 from raymed.model.encoder import Images
-from raymed.model.system import Context, Reading, System, Writer
+from raymed.model.system import Context, Decoder, Reading, System
 from raymed.model.tags import SemanticFeatures, ranked_tags
 from raymed.sections import GenerationConfig
 from raymed.tokens import END, PAD, START
@@ -93,7 +93,7 @@ def generate(model: System, images: Images, settings: GenerationConfig) -> Gener
     label STOP stands on the last sentence; without one the report has ``max_sentences``.
     """
     assert not model.training
-    with model.computing():
+    with model.precision_context():
         return _generated(model, images, settings)
 
 
@@ -132,7 +132,7 @@ def attended(model: System, generated: Generated) -> Generated:
         for number, ids in enumerate(sentences):
             reports[image, number, : len(ids) + 2] = torch.tensor([START, *ids, END])
     passages = model.passages(reports).to(generated.reading.tag_logits.device)
-    with model.computing():
+    with model.precision_context():
         return replace(generated, reading=model.attended(generated.reading, passages))
 
 
@@ -142,7 +142,7 @@ def semantic_features(model: System) -> SemanticFeatures | None:
 
 
 @contextmanager
-def attending_to(model: System, top: int) -> Iterator[None]:
+def override_top_tags(model: System, top: int) -> Iterator[None]:
     """Have a system attend to its M = ``top`` likeliest tags; one that attends to none is as ever.
 
     No weight's shape depends on M, so it may be another than the one the system is trained with.
@@ -178,7 +178,7 @@ class Hypotheses(NamedTuple):
     score: Tensor
 
 
-def write(writer: Writer, context: Context, limit: int, settings: GenerationConfig) -> Tensor:
+def write(writer: Decoder, context: Context, limit: int, settings: GenerationConfig) -> Tensor:
     """The best passage of up to ``limit`` words for each of K contexts: ids [K, T].
 
     Beam search may lose the greedy passage on its way, so both are run and the better is taken.
@@ -192,7 +192,7 @@ def write(writer: Writer, context: Context, limit: int, settings: GenerationConf
 
 
 def beam_search(
-    writer: Writer, context: Context, limit: int, settings: GenerationConfig, width: int
+    writer: Decoder, context: Context, limit: int, settings: GenerationConfig, width: int
 ) -> Hypotheses:
     """Keep the ``width`` best hypotheses of each passage, word by word; all passages at once.
 
@@ -209,7 +209,7 @@ def beam_search(
     lengths = torch.zeros_like(words[:, :, 0])
     open_ = torch.ones_like(lengths, dtype=torch.bool)
     last = torch.full((passages * width,), START, device=device)
-    never = torch.tensor(writer.never_written, device=device)
+    never = torch.tensor(writer.forbidden_ids, device=device)
     first_row = torch.arange(passages, device=device).unsqueeze(1) * width
     for t in range(limit):
         logits, state = writer.step(last, state, context)

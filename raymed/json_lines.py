@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from raymed.errors import UsageError
-from raymed.storage import Place, fetched, output, reason, written_whole
+from raymed.storage import AnyPath, atomic_path, fetched, output, reason
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Lines:
 
 
 @contextmanager
-def added_lines(file: Place, images: Iterable[Path]) -> Iterator[Lines]:
+def added_lines(file: AnyPath, images: Iterable[Path]) -> Iterator[Lines]:
     """Add to a file inside the block; its lines of these images, and half ones, are dropped first.
 
     At a URI all lines appear at the end of the block.
@@ -50,7 +50,7 @@ def added_lines(file: Place, images: Iterable[Path]) -> Iterator[Lines]:
             target = file if isinstance(file, Path) else stack.enter_context(output(file))
             if file.exists():
                 again = set(map(str, images))
-                with fetched(file) as before, written_whole(target) as kept:
+                with fetched(file) as before, atomic_path(target) as kept:
                     figures = _copy(before, kept, again)
             opened = stack.enter_context(target.open("a", encoding="utf-8"))
         except OSError as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @contextmanager
-def exclusive(file: Path) -> Iterator[None]:
+def file_lock(file: Path) -> Iterator[None]:
     """Hold a lock file inside the block; whoever else wants it waits.
 
     Missing folders are made.

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
-from raymed.storage import Place, fetched, place
+from raymed.storage import AnyPath, fetched, place
 from raymed.training.checkpoint import ENCODER_FILE, MODEL_FILE, Checkpoint
 
 KEY = "made_from"
@@ -57,7 +57,7 @@ def made_from(
     }
 
 
-def refuse_others(out: Place, names: Sequence[str], record: Record) -> None:
+def refuse_to_overwrite(out: AnyPath, names: Sequence[str], record: Record) -> None:
     """See that result files are not there yet, or were made from the same.
 
     Where a dataset or a checkpoint lies may differ, as long as the content is the same.
@@ -89,7 +89,7 @@ def with_record(schema: pa.Schema, record: Record) -> pa.Schema:
     return schema.with_metadata({KEY: json.dumps(record)})
 
 
-def _record_of(file: Place) -> Record | None:
+def _record_of(file: AnyPath) -> Record | None:
     try:
         if file.name.endswith(".parquet"):
             with fetched(file) as local:

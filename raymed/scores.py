@@ -8,7 +8,7 @@ from rich.table import Table
 
 from raymed.provenance import Record
 from raymed.training.trained_on import Overlap
-from raymed.training.validation import no_cider
+from raymed.training.validation import why_cider_is_zero
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from raymed.generation import beam_search, write
-from raymed.model.system import Context, Writer
+from raymed.model.system import Context, Decoder
 from raymed.model.systems.att_rk import SemanticLSTM
 from raymed.model.systems.cnn_rnn import ImageThenWords
 from raymed.model.systems.lrcn import FactoredLSTM
@@ -23,12 +23,12 @@ WORDS, SIZE, HIDDEN, PASSAGES = 7, 5, 6, 5
 Ids = list[int]
 
 
-def build(kind: str, seed: int) -> tuple[Writer, Context]:
+def build(kind: str, seed: int) -> tuple[Decoder, Context]:
     """A writer of random weights and what five passages are written from."""
     torch.manual_seed(seed)
     match kind:
         case "word_lstm":
-            writer: Writer = WordLSTM(WORDS, SIZE, HIDDEN)
+            writer: Decoder = WordLSTM(WORDS, SIZE, HIDDEN)
             shapes = [(SIZE,)]
         case "cnn_rnn":
             writer, shapes = ImageThenWords(WORDS, SIZE, HIDDEN), [(SIZE,)]
@@ -79,7 +79,7 @@ def passages(written: Tensor) -> list[Ids]:
 
 @torch.no_grad()
 def scores(
-    writer: Writer, context: Context, found: list[Ids], limit: int, penalty: float
+    writer: Decoder, context: Context, found: list[Ids], limit: int, penalty: float
 ) -> list[float]:
     """log p / length^penalty of passages of one context, read in full; END counts if it is there.
 
@@ -103,7 +103,7 @@ def repeats(words: Ids, n: int) -> bool:
 
 
 @torch.no_grad()
-def greedy(kind: str, writer: Writer, context: Context, limit: int, block: int = 0) -> Ids:
+def greedy(kind: str, writer: Decoder, context: Context, limit: int, block: int = 0) -> Ids:
     """The likeliest word after another, the whole prefix read again for each."""
     words: Ids = []
     while len(words) < limit:

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset, Split
-from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
+from raymed.data.sources.phantom import draw
 from raymed.errors import UsageError
 from raymed.figures import make_figure
 from raymed.generation import generate
@@ -87,7 +87,7 @@ def test_figure_3_shows_the_truth_beside_what_each_system_wrote(
     assert files == [cache / "out" / name for name in ("figure-3.png", "figure-3.html")]
     assert_png(files[0])
     page = Page(files[1])
-    page.assert_alone()
+    page.assert_self_contained()
     assert page.within("h2") == [split.image_ids[row] for row in rows]
     systems = ["co_attention", "soft_att", "no_attention", "vgg19_tags"]
     assert page.within("h3") == ["image", "ground truth", *systems] * 4
@@ -134,7 +134,7 @@ def test_figure_4_shows_each_sentence_with_its_attention(
     assert [path.name for path in pictures] == [f"figure-4-{name}.png"]
     assert_png(pictures[0])
     page = Page(file)
-    page.assert_alone()
+    page.assert_self_contained()
     written = sentences_of(runs[0], split.pixels(np.array([row]))[0])
     assert written
     assert page.within("figcaption") == [sentence for sentence in written if sentence]

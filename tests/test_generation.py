@@ -10,8 +10,8 @@ from raymed.data.vocabulary import Vocabulary
 from raymed.generation import (
     Generated,
     attended,
-    attending_to,
     generate,
+    override_top_tags,
     report_lengths,
     semantic_features,
 )
@@ -218,13 +218,13 @@ def test_another_m_is_that_of_a_model_built_with_it(system: str, images: Tensor)
     before = generate(model, images, SETTINGS).sentences
     for top in (1, 2, TAGS):
         other = build(system, top_tags=top)
-        with attending_to(model, top):
+        with override_top_tags(model, top):
             written = generate(model, images, SETTINGS)
         assert written.sentences == generate(other, images, SETTINGS).sentences
         assert written.sentences != before
         assert written.reading.tag_ids is not None
         assert written.reading.tag_ids.shape == (len(images), top)
-    with pytest.raises(KeyError), attending_to(model, 1):
+    with pytest.raises(KeyError), override_top_tags(model, 1):
         raise KeyError
     assert generate(model, images, SETTINGS).sentences == before
 
@@ -232,7 +232,7 @@ def test_another_m_is_that_of_a_model_built_with_it(system: str, images: Tensor)
 def test_a_system_that_attends_to_no_tags_has_no_m(images: Tensor) -> None:
     model = build("visual_only")
     assert semantic_features(model) is None
-    with attending_to(model, 1):
+    with override_top_tags(model, 1):
         written = generate(model, images, SETTINGS).sentences
     assert written == generate(model, images, SETTINGS).sentences
 

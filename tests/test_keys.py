@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from raymed import config as configuration
-from raymed.config import NO_SWEEP, Config, dotted_keys, keys_that_decide
+from raymed.config import SEARCH_DEFAULTS, Config, dotted_keys, keys_that_decide
 from raymed.errors import UsageError
 from raymed.keys import Decides, Locates
 from raymed.launch.run import located, run_training
@@ -84,7 +84,7 @@ def test_a_single_run_of_a_sweep_is_told_nothing_of_the_search() -> None:
         }
     )
     changes = {"tune.free_top_tags": True, "tune.groups": 3}
-    assert sweep.override(NO_SWEEP) == Config().override(changes)
+    assert sweep.override(SEARCH_DEFAULTS) == Config().override(changes)
 
 
 @pytest.mark.parametrize("name", ["free_threshold", "free_top_tags"])

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from raymed.errors import UsageError
-from raymed.storage import output, written_whole
+from raymed.storage import atomic_path, output
 
 
 def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file.txt"
-    with written_whole(path) as partial:
+    with atomic_path(path) as partial:
         partial.write_text("old")
-    with written_whole(path) as partial:
+    with atomic_path(path) as partial:
         partial.write_text("new")
         assert path.read_text() == "old"
         assert partial.parent == path.parent, "replacing is atomic within one folder only"
@@ -25,7 +25,7 @@ def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> Non
     path.write_text("old")
 
     def write_half() -> None:
-        with written_whole(path) as partial:
+        with atomic_path(path) as partial:
             partial.write_text("half")
             raise KeyError
 

@@ -27,26 +27,26 @@ from raymed.evaluation import PREDICTIONS_FILE, SCORES_FILE
 from raymed.launch import lock
 from raymed.launch.lock import LOCK_FILE, alone
 from raymed.launch.run import claim, run_training
+from raymed.reports.sweep_page import write_report
 from raymed.storage import (
-    Place,
-    Remote,
+    AnyPath,
+    RemotePath,
     Unreachable,
+    atomic_path,
+    atomic_write_text,
     fetched,
     place,
     remove,
     stamp,
-    write_whole,
-    written_whole,
 )
 from raymed.training import features
 from raymed.training.checkpoint import MODEL_FILE, latest, whole_checkpoints
+from raymed.training.checkpointer import TrainingFailed
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.loop import train
 from raymed.training.observer import Row
-from raymed.training.saving import TrainingStopped
 from raymed.training.worker import Worker
 from raymed.tuning.finetune import fine_tune
-from raymed.tuning.report import write_report
 from raymed.tuning.study import open_study
 from raymed.tuning.sweep import run_sweep
 from tests.support.metric_rows import untimed
@@ -80,14 +80,14 @@ def stored_in(server: Server, tiny: Config, phantom: Path, name: str) -> Config:
     return tiny.override({"data.path": str(data), "run.folder": str(server.root / name / "runs")})
 
 
-def weights(folder: Place) -> dict[str, torch.Tensor]:
+def weights(folder: AnyPath) -> dict[str, torch.Tensor]:
     last = latest(folder)
     assert last is not None
     with fetched(last / MODEL_FILE) as file:
         return {name: tensor.clone() for name, tensor in safetensors.torch.load_file(file).items()}
 
 
-def assert_same_weights(folder: Place, other: Place) -> None:
+def assert_same_weights(folder: AnyPath, other: AnyPath) -> None:
     ours, expected = weights(folder), weights(other)
     assert ours.keys() == expected.keys()
     assert all(torch.equal(ours[name], expected[name]) for name in expected)
@@ -97,8 +97,8 @@ def test_a_place_in_a_store_has_the_ways_of_a_path(store: Server) -> None:
     folder = store.root / "ways" / "inner"
     assert not folder.exists()
     assert list(folder.iterdir()) == []
-    write_whole(folder / "text.txt", "grüße")
-    with written_whole(folder / "deep" / "bytes.bin") as partial:
+    atomic_write_text(folder / "text.txt", "grüße")
+    with atomic_path(folder / "deep" / "bytes.bin") as partial:
         partial.write_bytes(bytes(range(256)) * 40_000)
         assert not (folder / "deep").exists()
     assert (folder / "text.txt").read_text() == "grüße"
@@ -112,11 +112,11 @@ def test_a_place_in_a_store_has_the_ways_of_a_path(store: Server) -> None:
     assert (folder / "text.txt").parent == folder
     first = stamp(folder / "text.txt")
     assert stamp(folder / "text.txt") == first
-    write_whole(folder / "text.txt", "longer than before")
+    atomic_write_text(folder / "text.txt", "longer than before")
     assert stamp(folder / "text.txt") != first
     (folder / "text.txt").unlink()
     (folder / "text.txt").unlink(missing_ok=True)
-    for ask in (Remote.read_text, Remote.unlink, stamp):
+    for ask in (RemotePath.read_text, RemotePath.unlink, stamp):
         with pytest.raises(FileNotFoundError):
             ask(folder / "text.txt")
     remove(folder)
@@ -127,7 +127,7 @@ def test_what_fails_while_it_is_written_is_not_there(store: Server) -> None:
     target = store.root / "failed" / "file"
 
     def write_half() -> None:
-        with written_whole(target) as partial:
+        with atomic_path(target) as partial:
             partial.write_text("half")
             raise KeyError
 
@@ -174,7 +174,7 @@ def test_a_data_set_is_fetched_once_by_a_node_and_checked(
     assert np.array_equal(dataset.split("train").pixels(rows), fresh)
     copy.unlink()
     (parts.parent / "train.arrow").unlink()
-    with written_whole(place(stored.data.path) / copy.name) as damaged:
+    with atomic_path(place(stored.data.path) / copy.name) as damaged:
         damaged.write_bytes(content)
     with pytest.raises(UsageError, match=r"train-00000.parquet is missing or damaged"):
         PreparedDataset.open(stored.data.path).split("train")
@@ -276,7 +276,7 @@ def test_a_run_that_ends_while_the_store_is_away_says_so_and_goes_on_later(
             server.stop()
 
     try:
-        with pytest.raises(TrainingStopped, match=r"epoch-0003.*could not be written"):
+        with pytest.raises(TrainingFailed, match=r"epoch-0003.*could not be written"):
             train(stored, folder, ALONE, Recorder(disturb))
         with pytest.raises(Unreachable, match="cannot be reached"):
             latest(folder)
@@ -289,7 +289,7 @@ def test_a_run_that_ends_while_the_store_is_away_says_so_and_goes_on_later(
     assert_same_weights(folder, whole[0])
 
 
-def saving_is_over(folder: Place, epoch: int) -> None:
+def saving_is_over(folder: AnyPath, epoch: int) -> None:
     """Wait until an epoch's metrics are written, which come after its checkpoint."""
     while len(read_metrics(folder / METRICS_FILE)) < epoch:
         time.sleep(0.01)
@@ -308,7 +308,7 @@ def test_two_commands_on_one_folder(
         assert (folder / LOCK_FILE).exists()
     assert not (folder / LOCK_FILE).exists()
     # Of a process that was killed, no sign comes any more.
-    write_whole(folder / LOCK_FILE, "process 1 on elsewhere\n0123 4\n")
+    atomic_write_text(folder / LOCK_FILE, "process 1 on elsewhere\n0123 4\n")
     with alone(folder):
         assert "elsewhere" not in (folder / LOCK_FILE).read_text()
 

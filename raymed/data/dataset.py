@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymed.cache import cache_folder
+from raymed.data.codes import FIELDS, CodedRows, Lists
 from raymed.data.examples import Finding
 from raymed.data.mapped import Column, gather, map_batches, rows_of
-from raymed.data.numbers import FIELDS, Lists, NumberedRows
 from raymed.data.schema import (
     INFO_FILE,
     SCHEMA_VERSION,
@@ -28,9 +28,9 @@ from raymed.data.schema import (
     part_schema,
 )
 from raymed.errors import UsageError
-from raymed.locks import exclusive
+from raymed.locks import file_lock
 from raymed.progress import Progress
-from raymed.storage import download, place, reason, stamp, written_whole
+from raymed.storage import atomic_path, download, place, reason, stamp
 
 _digests: dict[tuple[str, int, int], str] = {}
 """Hashes of local copies of parts, by what tells one file from another."""
@@ -117,7 +117,7 @@ class PreparedDataset:
             try:
                 with (
                     Progress(f"copying the {name} images to the cache", rows) as progress,
-                    exclusive(cached.with_suffix(".lock")),
+                    file_lock(cached.with_suffix(".lock")),
                 ):
                     batches = map_batches(cached, schema, lengths)
                     if batches is None:
@@ -142,7 +142,7 @@ class PreparedDataset:
         texts = pa.schema([columns.field("sentences"), columns.field("tags")])
         lists = Lists.of(self._read_part(part, texts) for part in parts)
         schema = lists.kept_in(schema)
-        with written_whole(cached) as partial, pa.ipc.new_file(str(partial), schema) as writer:
+        with atomic_path(cached) as partial, pa.ipc.new_file(str(partial), schema) as writer:
             waiting = schema.empty_table()
             for part in parts:
                 read = self._read_part(part, columns)
@@ -177,10 +177,10 @@ class PreparedDataset:
             return source
         cached = cache_folder(self.info.content_hash, "parts") / part.file
         try:
-            with exclusive(cached.with_suffix(".lock")):
+            with file_lock(cached.with_suffix(".lock")):
                 if cached.exists() and _is(cached, part):
                     return cached
-                with written_whole(cached) as partial:
+                with atomic_path(cached) as partial:
                     download(source, partial)
                     if not _is(partial, part):
                         raise _damaged(self.path, part.file)
@@ -213,7 +213,7 @@ class Split:
         )
         self.references: Column[str] = self.sentences.map(" ".join)
         """The full preprocessed text of each image's report."""
-        self.numbers = NumberedRows(batches, _BATCH_ROWS)
+        self.numbers = CodedRows(batches, _BATCH_ROWS)
         """The reports and tags as numbers."""
         self._pixels = [
             rows_of(batch.column("pixels"), (size, size), np.uint8) for batch in batches

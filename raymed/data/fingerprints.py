@@ -17,9 +17,9 @@ import safetensors.numpy
 from raymed.cache import cache_folder
 from raymed.data.dataset import PreparedDataset, Split
 from raymed.errors import UsageError
-from raymed.locks import exclusive
+from raymed.locks import file_lock
 from raymed.progress import Progress
-from raymed.storage import reason, written_whole
+from raymed.storage import atomic_path, reason
 
 CHUNK = 256
 """Images that are read at a time."""
@@ -59,7 +59,7 @@ class Fingerprints:
 
     def save(self, file: Path) -> None:
         """Write a file, whole or not at all; OSError if it cannot be written."""
-        with written_whole(file) as partial:
+        with atomic_path(file) as partial:
             safetensors.numpy.save_file({"ids": self.ids, "pixels": self.pixels}, partial)
 
     def joined(self, others: Sequence["Fingerprints"]) -> "Fingerprints":
@@ -83,7 +83,7 @@ def fingerprints_file(dataset: PreparedDataset, split_name: str) -> Path:
     file = cache_folder(dataset.info.content_hash) / f"{split_name}.safetensors"
     try:
         if not _is_whole(file, len(split)):
-            with exclusive(file.with_suffix(".hashing")):
+            with file_lock(file.with_suffix(".hashing")):
                 if not _is_whole(file, len(split)):
                     Fingerprints.compute(split, f"hashing the {split_name} images").save(file)
     except OSError as error:

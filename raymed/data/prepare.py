@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from raymed.data import cells, shards, split, statistics
+from raymed.data.destination import Destination, new_dataset
 from raymed.data.examples import Example, Rejected, left_out
-from raymed.data.rows import Rows
 from raymed.data.schema import (
     INFO_FILE,
     REJECTED,
@@ -27,11 +27,11 @@ from raymed.data.schema import (
     Part,
 )
 from raymed.data.shards import Decoded, PartWork, Shard, Spread, Written, in_process
-from raymed.data.target import Target, new_dataset
+from raymed.data.spool import Rows
 from raymed.data.text import preprocess, tag_name
 from raymed.data.views import view_fault
 from raymed.errors import UsageError
-from raymed.progress import Progress, tracked
+from raymed.progress import Progress, track
 
 
 def prepare(
@@ -51,7 +51,7 @@ def prepare(
 ) -> DatasetInfo:
     """Write the prepared dataset of a source to the folder ``out`` and say what is in it.
 
-    A half-written dataset is never taken for whole (see `raymed.data.target`). An image or report
+    A half-written dataset is never taken for whole (see `raymed.data.destination`). An image or report
     that cannot be used is left out and listed with its reason in ``rejected.parquet``. Neither
     pixels nor texts are held in memory, only the names of images and studies. The dataset is the
     same however the work is spread.
@@ -117,7 +117,7 @@ class _Writer:
 
     def __init__(
         self,
-        target: Target,
+        target: Destination,
         image_size: int,
         views: str,
         spread: Spread,
@@ -256,7 +256,7 @@ class _Writer:
                 sides[side].append(index)
         prepared, training = statistics.Counts(), statistics.Counts()
         for side, indices in sides.items():
-            for index in tracked(indices, f"counting {side} words", len(indices), self._console):
+            for index in track(indices, f"counting {side} words", len(indices), self._console):
                 row = self.rows[index]
                 study = self.rows.studies[index]
                 prepared.add(study, row["sentences"], row["tags"])

@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raymed.data.destination import Folder
 from raymed.data.images import read_image
 from raymed.data.limits import ImageError
 from raymed.data.schema import Part, part_schema
-from raymed.data.target import Folder
 from raymed.errors import UsageError
 
 PART_ROWS = 1024

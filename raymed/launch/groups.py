@@ -16,21 +16,21 @@ import torch.distributed as dist
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError
 
-from raymed.config import NO_SWEEP, Config
+from raymed.config import SEARCH_DEFAULTS, Config
 from raymed.errors import UsageError
 from raymed.evaluation import evaluate
+from raymed.launch.monitor import StopSignal, here
 from raymed.launch.queue import ATTEMPTS, Delivery, Job, JobQueue
 from raymed.launch.run import CONFIG_FILE
-from raymed.launch.termination import noted, noting
+from raymed.launch.signals import defer_sigterm, noted
 from raymed.launch.trainer import Preempted, run_workers, this_worker
-from raymed.launch.watch import End, here
 from raymed.localisation import measure_attention
-from raymed.storage import Place, place, write_whole
+from raymed.storage import AnyPath, atomic_write_text, place
 from raymed.training.checkpoint import Checkpoint
+from raymed.training.checkpointer import Interrupted, TrainingFailed
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.loop import train
 from raymed.training.observer import Row, Status
-from raymed.training.saving import TrainingEnded, TrainingStopped
 from raymed.training.worker import Worker
 
 SCORED = "scored"
@@ -42,7 +42,7 @@ CLOSE_S = 20.0
 """How long the queue may take to answer when it is closed."""
 
 
-class JobEnded(Exception):
+class TrialPruned(Exception):
     """No further epoch is wanted; raised on all workers of a group at once."""
 
 
@@ -102,13 +102,13 @@ def _keep_up(config: Config, queue: ActorHandle, group: int, jobs: int) -> None:
 def serve(settings: dict[str, Any]) -> None:
     """What each worker of a group runs: job after job, until there is none."""
     base = Config.model_validate(settings["config"])
-    with suppress(QueueLost), noting():
+    with suppress(QueueLost), defer_sigterm():
         _serve(base, this_worker(base), settings["queue"], settings["group"])
 
 
 def _serve(base: Config, worker: Worker, queue: ActorHandle, group: int) -> None:
     # One for all jobs: what each of them left open would fill the queue's slots.
-    end = End(queue.until_closed.remote, if_lost=True) if worker.rank == 0 else None
+    end = StopSignal(queue.wait_until_closed.remote, if_lost=True) if worker.rank == 0 else None
     while True:
         delivery: Delivery = _from_first(worker, lambda: ray.get(queue.next_job.remote(group)))
         if delivery.closed:
@@ -132,7 +132,7 @@ def _finish(queue: ActorHandle, group: int, failure: str) -> None:
     ray.get(queue.finish.remote(group, failure))
 
 
-def score(folder: Place, data_path: str, split: str) -> None:
+def score(folder: AnyPath, data_path: str, split: str) -> None:
     """Leave the scores of a finished run's best checkpoint in its folder, in ``scored/``.
 
     Raises:
@@ -156,7 +156,9 @@ class JobObserver:
         end: of all jobs; the first worker's.
     """
 
-    def __init__(self, queue: ActorHandle, job: Job, worker: Worker, end: End | None) -> None:
+    def __init__(
+        self, queue: ActorHandle, job: Job, worker: Worker, end: StopSignal | None
+    ) -> None:
         self.queue = queue
         self.job = job
         self.worker = worker
@@ -170,7 +172,7 @@ class JobObserver:
             self.worker, lambda: ray.get(self.queue.report.remote(self.job.number, row))
         )
         if not go_on:
-            raise JobEnded
+            raise TrialPruned
 
     def warn(self, text: str) -> None:
         if self.worker.rank == 0:
@@ -185,14 +187,16 @@ class JobObserver:
         return self.end is not None and self.end.wanted()
 
 
-def _train_job(job: Job, base: Config, worker: Worker, queue: ActorHandle, end: End | None) -> str:
+def _train_job(
+    job: Job, base: Config, worker: Worker, queue: ActorHandle, end: StopSignal | None
+) -> str:
     """Train one run, from its last checkpoint if it has one; why it failed, or nothing."""
     folder = place(job.folder)
     run = {"run.folder": str(folder.parent), "run.name": folder.name}
-    config = base.override(job.values | run | NO_SWEEP)
+    config = base.override(job.values | run | SEARCH_DEFAULTS)
     observer = JobObserver(queue, job, worker, end)
     if worker.rank == 0:
-        write_whole(folder / CONFIG_FILE, config.to_yaml())
+        atomic_write_text(folder / CONFIG_FILE, config.to_yaml())
     try:
         # Workers that died after an epoch was saved and before it was reported left its row here.
         for row in read_metrics(folder / METRICS_FILE)[len(job.rows) :]:
@@ -200,14 +204,14 @@ def _train_job(job: Job, base: Config, worker: Worker, queue: ActorHandle, end: 
         train(config, folder, worker, observer)
         if job.score and worker.rank == 0:
             score(folder, config.data.path, job.score)
-    except JobEnded:
+    except TrialPruned:
         return ""
-    except TrainingEnded:
+    except Interrupted:
         if _from_first(worker, observer.closed):
             return ""
-        _from_first(worker, lambda: ray.get(queue.forgive.remote(job.number)))
+        _from_first(worker, lambda: ray.get(queue.refund_attempt.remote(job.number)))
         raise Preempted from None
-    except TrainingStopped as stopped:
+    except TrainingFailed as stopped:
         return str(stopped)
     except UsageError as error:
         if worker.world > 1:
@@ -221,7 +225,7 @@ def _train_job(job: Job, base: Config, worker: Worker, queue: ActorHandle, end: 
         words = f"{type(error).__name__}: {' '.join(str(error).split())}"
         if worker.world == 1:
             return words
-        ray.get(queue.complain.remote(job.number, words))
+        ray.get(queue.record_error.remote(job.number, words))
         raise
     finally:
         if worker.device.type == "cuda":

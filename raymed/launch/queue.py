@@ -126,7 +126,7 @@ class JobQueue:
             await self.changed.wait_for(lambda: len(job.rows) > known or job.ended)
             return (job.rows[known], "") if len(job.rows) > known else (None, job.failure)
 
-    async def heard(self) -> list[Job]:
+    async def drain(self) -> list[Job]:
         """The free jobs of which there is news since it was last asked, each with what was new
         among its warnings."""
         news = [replace(job, rows=list(job.rows)) for job in self.news.values()]
@@ -199,7 +199,7 @@ class JobQueue:
                 self._end(self.in_training.pop(group), failure)
             self.changed.notify_all()
 
-    async def forgive(self, number: int) -> None:
+    async def refund_attempt(self, number: int) -> None:
         """A job's attempt was ended from outside, and does not count."""
         if number in self.jobs:
             self.jobs[number].attempts -= 1
@@ -218,14 +218,14 @@ class JobQueue:
         warned, self.warned = self.warned, []
         return warned
 
-    async def until_closed(self) -> bool:
+    async def wait_until_closed(self) -> bool:
         """Whether all is over, and a job in training is to write a checkpoint and end; waits for
         that, but no longer than `PATIENCE_S`."""
         async with self.changed:
             await self._patiently(lambda: self.closed)
             return self.closed
 
-    async def complain(self, number: int, words: str) -> None:
+    async def record_error(self, number: int, words: str) -> None:
         """A worker is about to die of a job."""
         if number in self.jobs:
             self.jobs[number].complaint = words

@@ -19,12 +19,12 @@ from ray.train.torch.config import _TorchBackend
 
 from raymed.config import Config
 from raymed.errors import UsageError
-from raymed.launch.nodes import wait_for_nodes
-from raymed.launch.termination import note_sigterm, noting
-from raymed.launch.watch import WorkerObserver
-from raymed.storage import Place, place
+from raymed.launch.autoscaling import wait_for_nodes
+from raymed.launch.monitor import WorkerObserver
+from raymed.launch.signals import defer_sigterm, install_sigterm_handler
+from raymed.storage import AnyPath, place
+from raymed.training.checkpointer import Interrupted, TrainingFailed
 from raymed.training.loop import train
-from raymed.training.saving import TrainingEnded, TrainingStopped
 from raymed.training.worker import Worker
 
 RESIZE_S = 10.0
@@ -56,7 +56,7 @@ class _NotingBackend(_TorchBackend):
     """
 
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        worker_group.execute(note_sigterm)
+        worker_group.execute(install_sigterm_handler)
         super().on_start(worker_group, backend_config)
 
 
@@ -86,20 +86,20 @@ def train_worker(job: dict[str, Any]) -> str | None:
     worker = this_worker(config)
     observer = WorkerObserver(job["watch"], worker.rank == 0)
     try:
-        with noting():
+        with defer_sigterm():
             train(config, place(job["folder"]), worker, observer)
-    except TrainingEnded:
+    except Interrupted:
         wanted = [observer.wanted()]
         if worker.world > 1:
             dist.broadcast_object_list(wanted)
         if not wanted[0]:
             raise Preempted from None
-    except TrainingStopped as stopped:
+    except TrainingFailed as stopped:
         return str(stopped)
     return None
 
 
-def fit(config: Config, folder: Place, watch: ActorHandle) -> None:
+def fit(config: Config, folder: AnyPath, watch: ActorHandle) -> None:
     """Train one run on ``launch.workers`` workers and wait for its end.
 
     The run's own checkpoints are what a restart goes on from, so Ray's run is a new one each
@@ -125,7 +125,7 @@ def fit(config: Config, folder: Place, watch: ActorHandle) -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     if words is not None:
-        raise TrainingStopped(words)
+        raise TrainingFailed(words)
 
 
 def run_workers(

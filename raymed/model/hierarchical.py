@@ -14,7 +14,7 @@ from raymed.model.attention import CoAttention, coverage_penalty
 from raymed.model.encoder import Encoder, Images
 from raymed.model.passages import Passages, select
 from raymed.model.sentence_lstm import SentenceLSTM
-from raymed.model.system import Outputs, Reading, Seen, System, Words, glorot
+from raymed.model.system import NextWords, Outputs, Reading, Seen, System, init_glorot
 from raymed.model.tags import SemanticFeatures
 from raymed.model.word_lstm import WordLSTM
 from raymed.sections import ModelConfig
@@ -46,10 +46,10 @@ class Hierarchical(System):
                 size if self.semantic else None,
                 hidden,
             )
-            glorot(self.co_attention)
+            init_glorot(self.co_attention)
         self.sentence_lstm = SentenceLSTM(hidden, size)
         self.writer = WordLSTM(words, size, hidden)
-        glorot(self.sentence_lstm, self.writer)
+        init_glorot(self.sentence_lstm, self.writer)
 
     def attention(self, seen: Seen) -> tuple[Attend, Tensor | None]:
         """What gives the context vector of each sentence, and the tags [B, M] it attends to."""
@@ -64,7 +64,7 @@ class Hierarchical(System):
         return Outputs(
             reading.tag_logits,
             reading.stop_logits,
-            Words(written.logits, passages.targets, passages.images),
+            NextWords(written.logits, passages.targets, passages.images),
             coverage_penalty(reading.alpha, real) + coverage_penalty(reading.beta, real),
         )
 

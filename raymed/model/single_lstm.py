@@ -7,14 +7,14 @@ from torch import Tensor
 
 from raymed.model.encoder import Images
 from raymed.model.passages import Passages
-from raymed.model.system import Context, Outputs, Reading, Seen, System, Words, Writer, Written
+from raymed.model.system import Context, Decoder, NextWords, Outputs, Reading, Seen, System, Written
 from raymed.tokens import END, PAD, START, UNKNOWN
 
 
-class ReportWriter(Writer):
+class ReportDecoder(Decoder):
     """Writes a whole report: START begins every sentence but the first, END ends the report."""
 
-    never_written = (PAD, UNKNOWN)
+    forbidden_ids = (PAD, UNKNOWN)
 
 
 class SingleLSTM(System):
@@ -25,7 +25,7 @@ class SingleLSTM(System):
     words alone). Args as in `System`.
     """
 
-    writer: ReportWriter
+    writer: ReportDecoder
 
     @abstractmethod
     def describe(self, seen: Seen) -> tuple[Context, Tensor | None]:
@@ -44,7 +44,7 @@ class SingleLSTM(System):
         seen = self.look(images, seeds)
         context, _ = self.describe(seen)
         written = self.writer(context, passages)
-        words = Words(written.logits, passages.targets, passages.images)
+        words = NextWords(written.logits, passages.targets, passages.images)
         real = passages.ids[:, 1:] != PAD
         return Outputs(seen.tag_logits, None, words, self.penalty(written, real))
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from raymed.model.encoder import Encoder, Images, regions, widths
 from raymed.model.passages import Passages
-from raymed.model.precision import computing_in
+from raymed.model.precision import precision_context
 from raymed.model.tags import TagClassifier
 from raymed.sections import ModelConfig
 from raymed.tokens import PAD, START, UNKNOWN
@@ -66,7 +66,7 @@ class Reading:
     beta: Tensor | None = None
 
 
-class Words(NamedTuple):
+class NextWords(NamedTuple):
     """The next words of a training pass, X in all.
 
     Attributes:
@@ -93,7 +93,7 @@ class Outputs:
 
     tag_logits: Tensor
     stop_logits: Tensor | None = None
-    words: Words | None = None
+    words: NextWords | None = None
     attention_penalty: Tensor | None = None
 
 
@@ -113,10 +113,10 @@ class Written(NamedTuple):
     beta_read: Tensor | None = None
 
 
-class Writer(nn.Module, ABC):
+class Decoder(nn.Module, ABC):
     """Writes a passage word by word. A passage begins after START and ends with END."""
 
-    never_written: ClassVar[tuple[int, ...]] = (PAD, START, UNKNOWN)
+    forbidden_ids: ClassVar[tuple[int, ...]] = (PAD, START, UNKNOWN)
     """Ids that are no words of a passage."""
 
     @abstractmethod
@@ -148,7 +148,7 @@ class System(nn.Module, ABC):
 
     def __init__(self, config: ModelConfig, tags: int, words: int, encoder: Encoder | None) -> None:  # noqa: ARG002
         super().__init__()
-        self.writer: Writer | None = None
+        self.writer: Decoder | None = None
         self.visual_width, feature_width = widths(config.encoder)
         self.encoder = encoder
         if encoder is not None:
@@ -173,9 +173,9 @@ class System(nn.Module, ABC):
             self.encoder.place(device, precision)
         return self.to(device)
 
-    def computing(self) -> AbstractContextManager[None]:
+    def precision_context(self) -> AbstractContextManager[None]:
         """In which every pass is made: the model's one precision, on the device where it is."""
-        return computing_in(self.precision, self.tag_classifier.output.weight.device)
+        return precision_context(self.precision, self.tag_classifier.output.weight.device)
 
     def passages(self, reports: Tensor) -> Passages:
         """What the writer is taught by reports, on the host: a passage for each sentence.
@@ -211,7 +211,7 @@ class System(nn.Module, ABC):
         return reading
 
 
-def glorot(*parts: nn.Module) -> None:
+def init_glorot(*parts: nn.Module) -> None:
     """Give the linear maps of these parts Glorot's scale.
 
     Image and words meet in the word LSTM. With torch's default the image arrives there, after

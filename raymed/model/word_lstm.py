@@ -6,10 +6,10 @@ from torch.nn.utils.rnn import PackedSequence
 
 from raymed.model.passages import Passages, select
 from raymed.model.precision import LSTM
-from raymed.model.system import Context, State, Writer, Written
+from raymed.model.system import Context, Decoder, State, Written
 
 
-class WordLSTM(Writer):
+class WordLSTM(Decoder):
     """Writes a sentence from its topic: p(word) = softmax(W_out h), eq. 7.
 
     The first input is the topic vector, the second START, then the words. What the LSTM says

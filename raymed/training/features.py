@@ -33,11 +33,11 @@ from raymed.data.dataset import PreparedDataset, Split
 from raymed.data.features import SplitFeatures
 from raymed.errors import UsageError
 from raymed.model.encoder import Encoder, grid, widths
-from raymed.model.precision import computing_in
-from raymed.storage import Place, fetched, place, reason, stamp, written_whole
-from raymed.training.agreement import Agreement
+from raymed.model.precision import precision_context
+from raymed.storage import AnyPath, atomic_path, fetched, place, reason, stamp
 from raymed.training.checkpoint import ENCODER, ENCODER_FILE, Checkpoint
-from raymed.training.saving import TrainingEnded
+from raymed.training.checkpointer import Interrupted
+from raymed.training.interrupt_vote import InterruptVote
 from raymed.training.start import build_starting_encoder, encoder_run
 from raymed.training.worker import Worker, dtype_of
 
@@ -53,7 +53,7 @@ else read half a gigabyte of weights for each, only to learn that nothing has ch
 
 
 @dataclass(frozen=True)
-class Frozen:
+class FrozenEncoder:
     """A frozen encoder in the cache.
 
     Attributes:
@@ -65,7 +65,7 @@ class Frozen:
     features: dict[str, SplitFeatures]
 
 
-def freeze(
+def freeze_encoder(
     config: Config,
     dataset: PreparedDataset,
     splits: dict[str, Split],
@@ -73,7 +73,7 @@ def freeze(
     worker: Worker,
     progress: Callable[[int, int], None] | None,
     ending: Callable[[], bool],
-) -> Frozen:
+) -> FrozenEncoder:
     """The features of the encoder that a run starts from, computed where they are not there yet.
 
     All workers of a run leave together, whoever computed.
@@ -107,9 +107,9 @@ def freeze(
         split: SplitFeatures(folder, split, len(splits[split]), (depth, side, side), width)
         for split in splits
     }
-    frozen = Frozen(folder / ENCODER_FILE, features)
+    frozen = FrozenEncoder(folder / ENCODER_FILE, features)
     whole = all(each.is_whole(n) for each in features.values() for n in range(len(each.files)))
-    agreement = Agreement(worker)
+    agreement = InterruptVote(worker)
     if not (whole and _is_encoder(frozen.encoder_file)):
         encoder = encoder or build_starting_encoder(config, start)
         encoder = encoder.place(worker.device, precision)
@@ -117,7 +117,7 @@ def freeze(
             shared = place(config.data.features) / key if config.data.features else None
             report = progress or (lambda *_: None)
             asked = lambda: agreement.ended(ending())  # noqa: E731
-            with computing_in(precision, worker.device):
+            with precision_context(precision, worker.device):
                 _compute(frozen, splits, encoder, shared, worker, report, asked)
         except OSError as error:
             total = sum(each.count * each.row_bytes for each in features.values())
@@ -159,10 +159,10 @@ def _origin(config: Config, start: Checkpoint | None) -> tuple[object, ...]:
 
 
 def _compute(
-    frozen: Frozen,
+    frozen: FrozenEncoder,
     splits: dict[str, Split],
     encoder: Encoder,
-    shared: Place | None,
+    shared: AnyPath | None,
     worker: Worker,
     progress: Callable[[int, int], None],
     ended: Callable[[], bool],
@@ -206,23 +206,23 @@ def _compute(
                     progress(sum(sizes[each] for each in done), sum(sizes))
 
 
-def _ended() -> TrainingEnded:
-    return TrainingEnded("asked to end; the features so far stay, and the same command goes on")
+def _ended() -> Interrupted:
+    return Interrupted("asked to end; the features so far stay, and the same command goes on")
 
 
-def _fetch(features: SplitFeatures, number: int, shared: Place | None) -> None:
+def _fetch(features: SplitFeatures, number: int, shared: AnyPath | None) -> None:
     """Copy a file from the place that all nodes see, if it is there."""
     file = features.files[number]
     if shared is not None and (shared / file.name).is_file():
-        with fetched(shared / file.name) as found, written_whole(file) as copy:
+        with fetched(shared / file.name) as found, atomic_path(file) as copy:
             shutil.copyfile(found, copy)
 
 
-def _share(features: SplitFeatures, number: int, shared: Place | None) -> None:
+def _share(features: SplitFeatures, number: int, shared: AnyPath | None) -> None:
     """Copy a file to the place that all nodes see."""
     file = features.files[number]
     if shared is not None:
-        with written_whole(shared / file.name) as copy:
+        with atomic_path(shared / file.name) as copy:
             shutil.copyfile(file, copy)
 
 
@@ -278,7 +278,7 @@ def _write_encoder(file: Path, encoder: Encoder) -> None:
         f"{ENCODER}{name}": tensor.cpu().contiguous()
         for name, tensor in encoder.state_dict().items()
     }
-    with written_whole(file) as partial:
+    with atomic_path(file) as partial:
         safetensors.torch.save_file(state, partial)
 
 

@@ -17,29 +17,29 @@ from torch import Tensor, nn
 from raymed.config import Config
 from raymed.data.batches import steps_per_epoch
 from raymed.metrics.ngrams import distinct
-from raymed.progress import reported_to
+from raymed.progress import report_progress_to
 from raymed.sections import TrainingConfig
-from raymed.storage import Place
+from raymed.storage import AnyPath
 from raymed.training.abandon import StepAbandoned, abandonable
-from raymed.training.checkpoint import Partial, best_epoch
-from raymed.training.feeding import Taught, fed
+from raymed.training.checkpoint import EpochProgress, best_epoch
+from raymed.training.checkpointer import Checkpointer, TrainingFailed, ValidationInterrupt
 from raymed.training.log import RunLog
-from raymed.training.loss import Terms, terms
+from raymed.training.loss import LossTerms, loss_terms
+from raymed.training.loss_meter import LossMeter
 from raymed.training.observer import Observer, Row, Status
-from raymed.training.reading import Reader
-from raymed.training.saving import LeavingValidation, Saving, TrainingStopped
+from raymed.training.prefetch import TrainingBatch, prefetch_to_device
 from raymed.training.setup import Setup, set_up
-from raymed.training.validation import no_cider, sample_reports, validate
+from raymed.training.validation import sample_reports, validate, why_cider_is_zero
 from raymed.training.worker import Worker
 
-NAMES = ["loss", *(f"loss_{field.name}" for field in fields(Terms))]
+NAMES = ["loss", *(f"loss_{field.name}" for field in fields(LossTerms))]
 """The loss and its terms, as an epoch's row names them."""
 STEPS_BETWEEN_READINGS = {"cuda": 10}
 """A GPU is asked for losses only now and then, as it has to end its work to answer; a CPU, which
 works while it is asked, at every step."""
 
 
-def train(config: Config, folder: Place, worker: Worker, observer: Observer) -> None:
+def train(config: Config, folder: AnyPath, worker: Worker, observer: Observer) -> None:
     """Train one run, from its last checkpoint if it has one.
 
     Args:
@@ -62,10 +62,10 @@ def train(config: Config, folder: Place, worker: Worker, observer: Observer) -> 
     log = RunLog(folder, history, run.config) if worker.rank == 0 else None
     with (
         log or nullcontext(),
-        Saving(run.template, run.model, run.optimizer, run.constant, log, observer) as saving,
+        Checkpointer(run.template, run.model, run.optimizer, run.constant, log, observer) as saving,
     ):
         for epoch in range(len(history) + 1, run.config.training.epochs + 1):
-            so_far = unfinished or Partial(0, [0.0] * len(NAMES), 0.0)
+            so_far = unfinished or EpochProgress(0, [0.0] * len(NAMES), 0.0)
             unfinished = None
             trained = train_epoch(run, epoch, so_far, history, worker, observer, saving)
             history = end_epoch(run, epoch, trained, history, worker, observer, saving)
@@ -75,33 +75,35 @@ def train(config: Config, folder: Place, worker: Worker, observer: Observer) -> 
 def train_epoch(
     run: Setup,
     epoch: int,
-    so_far: Partial,
+    so_far: EpochProgress,
     history: list[Row],
     worker: Worker,
     observer: Observer,
-    saving: Saving,
-) -> Partial:
+    saving: Checkpointer,
+) -> EpochProgress:
     """Train the steps of an epoch that are left after ``so_far``."""
     config = run.config
     steps = steps_per_epoch(len(run.training), config.training.batch_size)
     every = STEPS_BETWEEN_READINGS.get(worker.device.type, 1)
-    reader = Reader(worker, so_far.sums)
+    reader = LossMeter(worker, so_far.sums)
     began = time.perf_counter() - so_far.seconds
     run.model.train()
     order = config.training.batch_size, config.training.seed, epoch
     batches = run.training.batches(*order, worker.rank, worker.world, first=so_far.step)
     with (
-        closing(fed(batches, run.model, worker.device)) as feed,
+        closing(prefetch_to_device(batches, run.model, worker.device)) as feed,
         _abandonable(run, worker, observer),
     ):
         for step, taught in enumerate(feed, start=so_far.step + 1):
-            set_rates(run.optimizer, config.training, (epoch - 1) * steps + step - 1, steps)
+            set_learning_rates(
+                run.optimizer, config.training, (epoch - 1) * steps + step - 1, steps
+            )
             try:
                 reader.add(step, *train_step(run, taught, worker.world))
             except StepAbandoned:
                 if step - 1 > so_far.step:
                     seconds = time.perf_counter() - began
-                    saving.within(epoch, Partial(step - 1, reader.sums, seconds), history)
+                    saving.within(epoch, EpochProgress(step - 1, reader.sums, seconds), history)
                 raise saving.ended(worker) from None
             to_save = step % config.launch.checkpoint_steps == 0
             if not (step % every == 0 or step == steps or to_save):
@@ -112,10 +114,10 @@ def train_epoch(
                 raise _diverged(epoch, *reader.diverged)
             if step < steps and (ending or to_save):
                 seconds = time.perf_counter() - began
-                saving.within(epoch, Partial(step, reader.sums, seconds), history)
+                saving.within(epoch, EpochProgress(step, reader.sums, seconds), history)
                 if ending:
                     raise saving.ended(worker)
-    return Partial(steps, reader.sums, time.perf_counter() - began)
+    return EpochProgress(steps, reader.sums, time.perf_counter() - began)
 
 
 def _abandonable(run: Setup, worker: Worker, observer: Observer) -> AbstractContextManager[None]:
@@ -126,7 +128,7 @@ def _abandonable(run: Setup, worker: Worker, observer: Observer) -> AbstractCont
     return abandonable(encoder, observer.ending)
 
 
-def train_step(run: Setup, taught: Taught, world: int) -> tuple[Tensor, Tensor]:
+def train_step(run: Setup, taught: TrainingBatch, world: int) -> tuple[Tensor, Tensor]:
     """One optimiser step, in which nothing waits for the device.
 
     Returns:
@@ -134,9 +136,9 @@ def train_step(run: Setup, taught: Taught, world: int) -> tuple[Tensor, Tensor]:
         [1 + terms + 1]; and the gradient's norm before clipping.
     """
     batch, passages = taught
-    with run.model.computing():
+    with run.model.precision_context():
         outputs = run.parallel(batch.images, passages, batch.seeds)
-        losses = terms(outputs, batch)
+        losses = loss_terms(outputs, batch)
     total = losses.total(run.config.loss)
     # The weights of all shares sum to 1, and DDP takes the mean over the workers.
     loss = (total * batch.weights).sum() * world
@@ -152,11 +154,11 @@ def train_step(run: Setup, taught: Taught, world: int) -> tuple[Tensor, Tensor]:
 def end_epoch(
     run: Setup,
     epoch: int,
-    trained: Partial,
+    trained: EpochProgress,
     history: list[Row],
     worker: Worker,
     observer: Observer,
-    saving: Saving,
+    saving: Checkpointer,
 ) -> list[Row]:
     """Validate, save and report an epoch; the history with its row."""
     began = time.perf_counter()
@@ -173,7 +175,7 @@ def end_epoch(
             run.vocabulary,
             run.config,
             worker,
-            LeavingValidation(
+            ValidationInterrupt(
                 saving,
                 partial(saving.within, epoch, trained, history),
                 observer.ending,
@@ -200,7 +202,7 @@ def end_epoch(
     return history
 
 
-def set_rates(
+def set_learning_rates(
     optimizer: torch.optim.Optimizer, config: TrainingConfig, done: int, steps: int
 ) -> None:
     """The learning rates after ``done`` steps of ``config.epochs`` times ``steps``.
@@ -235,15 +237,15 @@ def _reporting(observer: Observer, worker: Worker, epoch: int) -> AbstractContex
     def report(doing: str, done: int, total: int | None) -> None:
         observer.progress(Status(epoch, done, total or done, workers=worker.world, doing=doing))
 
-    return reported_to(report)
+    return report_progress_to(report)
 
 
-def _diverged(epoch: int, step: int, means: list[float]) -> TrainingStopped:
+def _diverged(epoch: int, step: int, means: list[float]) -> TrainingFailed:
     listed = ", ".join(
         f"{name.removeprefix('loss_')} {value:.4g}"
         for name, value in zip(NAMES[1:], means[1:], strict=True)
     )
-    return TrainingStopped(
+    return TrainingFailed(
         f"training diverged at epoch {epoch}, step {step}: a gradient is not finite (mean terms of "
         f"the loss: {listed}). Lower training.learning_rate or training.clip_norm, or the loss "
         "weights"

@@ -22,7 +22,7 @@ from raymed.errors import UsageError
 from raymed.model.system import System
 from raymed.model.systems import build_system
 from raymed.sections import TAGS_ONLY, TrainingConfig
-from raymed.storage import Place
+from raymed.storage import AnyPath
 from raymed.training.checkpoint import (
     ENCODER_FILE,
     TRAINED_ON_FILE,
@@ -30,7 +30,7 @@ from raymed.training.checkpoint import (
     checkpoints_of,
     latest,
 )
-from raymed.training.features import Frozen, freeze
+from raymed.training.features import FrozenEncoder, freeze_encoder
 from raymed.training.observer import FEATURES, Observer, Status
 from raymed.training.start import build_starting_encoder, check_start, starting_checkpoint
 from raymed.training.trained_on import trained_on_file
@@ -65,7 +65,7 @@ class Setup:
     constant: Mapping[str, Path]
 
 
-def set_up(config: Config, folder: Place, worker: Worker, observer: Observer) -> Setup:
+def set_up(config: Config, folder: AnyPath, worker: Worker, observer: Observer) -> Setup:
     """Open the data, and build the model with the weights that the run goes on or starts from.
 
     Raises:
@@ -92,7 +92,7 @@ def set_up(config: Config, folder: Place, worker: Worker, observer: Observer) ->
     if worker.rank == 0 and last is not None:
         last.restore(model, optimizer)
     elif worker.rank == 0 and start is not None:
-        start.put_into(model)
+        start.load_into(model)
     parallel: nn.Module = model
     if worker.world > 1:
         # All parameters are used; but only so does DDP keep its first buckets. Those that it would
@@ -180,7 +180,7 @@ def build_optimizer(model: System, config: TrainingConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
 
 
-def _last(folder: Place) -> Checkpoint | None:
+def _last(folder: AnyPath) -> Checkpoint | None:
     path = latest(folder)
     return None if path is None else Checkpoint.open(path)
 
@@ -239,11 +239,13 @@ def _freeze(
     start: Checkpoint | None,
     worker: Worker,
     observer: Observer,
-) -> Frozen:
+) -> FrozenEncoder:
     def progress(done: int, images: int) -> None:
         observer.progress(Status(0, done, images, workers=worker.world, doing=FEATURES))
 
-    frozen = freeze(config, dataset, splits, start, worker, progress, ending=observer.ending)
+    frozen = freeze_encoder(
+        config, dataset, splits, start, worker, progress, ending=observer.ending
+    )
     ours = frozen.encoder_file.parent.name
     theirs = worker.first(lambda: ours)
     if ours != theirs:

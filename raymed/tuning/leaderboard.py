@@ -13,12 +13,12 @@ from rich.table import Table
 
 from raymed.config import Config
 from raymed.evaluation import Baseline
-from raymed.storage import Place, output
+from raymed.storage import AnyPath, output
 from raymed.training.checkpoint import best_epoch
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.observer import Row
 from raymed.tuning.space import proposed
-from raymed.tuning.study import REASON, begun, objectives
+from raymed.tuning.study import REASON, objectives, started_trials
 from raymed.tuning.trial import TRIALS, trial_name
 
 LEADERBOARD_FILE = "leaderboard.parquet"
@@ -65,9 +65,9 @@ class TrialResult:
         return self.best.get("score")
 
 
-def ranked_trials(study: optuna.Study, config: Config, folder: Place) -> list[TrialResult]:
+def ranked_trials(study: optuna.Study, config: Config, folder: AnyPath) -> list[TrialResult]:
     """Every trial of a sweep once, by the first objective, best first; failed ones come last."""
-    trials = begun(study)
+    trials = started_trials(study)
     results = [_result(trial, config, folder) for trial in trials]
     signs = [1 if mode == "max" else -1 for mode in objectives(config.tune).values()]
     goodness = {
@@ -113,7 +113,7 @@ def leaderboard_table(results: Sequence[TrialResult], baselines: Mapping[str, Ba
     return table
 
 
-def write_leaderboard(path: Place, results: Sequence[TrialResult], config: Config) -> None:
+def write_leaderboard(path: AnyPath, results: Sequence[TrialResult], config: Config) -> None:
     """One row per trial, in the order given; each searched key is a column.
 
     Raises:
@@ -145,7 +145,7 @@ def shown(values: Mapping[Any, Any]) -> str:
     )
 
 
-def _result(trial: FrozenTrial, config: Config, folder: Place) -> TrialResult:
+def _result(trial: FrozenTrial, config: Config, folder: AnyPath) -> TrialResult:
     name = trial_name(trial.number)
     history = read_metrics(folder / TRIALS / name / METRICS_FILE)
     best = history[best_epoch(history) - 1] if history else {}

@@ -20,7 +20,7 @@ from ray.util import get_node_ip_address
 from rich.console import Console
 
 from raymed import config as configuration
-from raymed.config import NO_SWEEP, Config
+from raymed.config import SEARCH_DEFAULTS, Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
 from raymed.evaluation import Baseline, baseline_scores
@@ -28,10 +28,17 @@ from raymed.keys import Decides
 from raymed.launch.cluster import connected
 from raymed.launch.groups import worker_groups
 from raymed.launch.lock import alone
-from raymed.launch.run import RESULT, changed_keys, located, need_groups, run_folder, taken
+from raymed.launch.run import (
+    RESULT,
+    changed_keys,
+    located,
+    require_worker_groups,
+    run_folder,
+    taken,
+)
 from raymed.launch.trainer import check_room
 from raymed.sections import TAGS_ONLY
-from raymed.storage import Place, output, reason
+from raymed.storage import AnyPath, output, reason
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.observer import Row
 from raymed.training.setup import check
@@ -45,18 +52,18 @@ from raymed.tuning.leaderboard import (
 from raymed.tuning.progress import SweepProgress
 from raymed.tuning.search import StudySearch
 from raymed.tuning.space import size
-from raymed.tuning.stopping import build_scheduler, remind
+from raymed.tuning.stopping import build_scheduler, replay
 from raymed.tuning.study import (
     CONTENT,
     FOLDER,
     REPEATED,
     SWEEP_FILE,
     asked,
-    begun,
     is_folder,
     make_study,
     objectives,
-    refuse_anothers,
+    refuse_foreign_study,
+    started_trials,
 )
 from raymed.tuning.trial import NUMBER, TRIALS, run_trial, trial_name
 
@@ -77,21 +84,21 @@ NOISY = (
 class Sweep:
     """A finished sweep: its folder, its trials from best to worst, the baselines' scores."""
 
-    folder: Place
+    folder: AnyPath
     results: list[TrialResult]
     baselines: dict[str, Baseline]
 
     @property
-    def leaderboard(self) -> Place:
+    def leaderboard(self) -> AnyPath:
         return self.folder / LEADERBOARD_FILE
 
     @property
-    def best_config(self) -> Place:
+    def best_config(self) -> AnyPath:
         """The best trial's configuration, as `raymed train` takes it."""
         return self.folder / BEST_FILE
 
     @property
-    def best(self) -> Place:
+    def best(self) -> AnyPath:
         """The folder of the best trial's run."""
         return self.folder / TRIALS / self.results[0].trial
 
@@ -108,7 +115,7 @@ def run_sweep(config: Config, console: Console) -> Sweep:
     folder = run_folder(config)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     _refuse_another(folder, config)
-    refuse_anothers(config, folder)
+    refuse_foreign_study(config, folder)
     with alone(folder):
         study = _claim(folder, config, dataset, console)
         _say_what_is_done(study, config, console)
@@ -124,7 +131,7 @@ def run_sweep(config: Config, console: Console) -> Sweep:
         write_leaderboard(folder / LEADERBOARD_FILE, results, config)
         best = config.override({**results[0].values, "run.name": f"{config.run.name}-best"})
         with output(folder / BEST_FILE) as partial_file:
-            partial_file.write_text(best.override(NO_SWEEP).to_yaml(), encoding="utf-8")
+            partial_file.write_text(best.override(SEARCH_DEFAULTS).to_yaml(), encoding="utf-8")
     repeats = sum(REPEATED in trial.user_attrs for trial in asked(study))
     if repeats:
         _say(
@@ -152,7 +159,7 @@ def check_sweep(config: Config) -> PreparedDataset:
             "tune.space: is empty; name a key to search, such as "
             "`tune.space.loss.tag={log_uniform: [0.1, 10]}`"
         )
-    need_groups(config, "sweep")
+    require_worker_groups(config, "sweep")
     _check_objectives(config)
     dataset = check(config)
     dimension = config.tune.space.get("model.top_tags")
@@ -184,7 +191,7 @@ def _check_objectives(config: Config) -> None:
         )
 
 
-def _refuse_another(folder: Place, config: Config) -> None:
+def _refuse_another(folder: AnyPath, config: Config) -> None:
     """See that the folder is free, or holds this very sweep."""
     file = folder / SWEEP_FILE
     if file.is_file():
@@ -199,7 +206,7 @@ def _refuse_another(folder: Place, config: Config) -> None:
 
 
 def _claim(
-    folder: Place, config: Config, dataset: PreparedDataset, console: Console
+    folder: AnyPath, config: Config, dataset: PreparedDataset, console: Console
 ) -> optuna.Study:
     try:
         (folder / TRIALS).mkdir(parents=True, exist_ok=True)
@@ -210,7 +217,7 @@ def _claim(
     study = make_study(config, folder)
     known = study.user_attrs.get(CONTENT)
     if known is None:
-        if begun(study):
+        if started_trials(study):
             raise UsageError(
                 f"tune.storage: holds a study {config.run.name} of another origin; choose another "
                 "run.name"
@@ -229,7 +236,7 @@ def _claim(
 
 
 def _say_what_is_done(study: optuna.Study, config: Config, console: Console) -> None:
-    trials, wanted = begun(study), _wanted(config)
+    trials, wanted = started_trials(study), _wanted(config)
     if wanted < config.tune.trials:
         _say(
             console,
@@ -256,7 +263,7 @@ def _wanted(config: Config) -> int:
 
 def _left(study: optuna.Study, config: Config) -> int:
     """Trials that are not at their end, those not yet proposed included."""
-    done = sum(trial.state.is_finished() for trial in begun(study))
+    done = sum(trial.state.is_finished() for trial in started_trials(study))
     return max(_wanted(config) - done, 0)
 
 
@@ -264,7 +271,7 @@ def _say(console: Console, line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _run_trials(study: optuna.Study, config: Config, folder: Place, console: Console) -> None:
+def _run_trials(study: optuna.Study, config: Config, folder: AnyPath, console: Console) -> None:
     room = check_room(config, config.tune.groups or 1)
     for _ in range(RESTARTS):
         left = _left(study, config)
@@ -316,7 +323,7 @@ def _quiet() -> None:
 def _tuner(
     study: optuna.Study,
     config: Config,
-    folder: Place,
+    folder: AnyPath,
     state: str,
     groups: int,
     queue: ActorHandle,
@@ -331,13 +338,13 @@ def _tuner(
 
     for one in done:
         if one.state != "unfinished" and one.epochs:
-            remind(scheduler, one.trial, history(one.trial), names)
+            replay(scheduler, one.trial, history(one.trial), names)
     search = StudySearch(
         study,
         config.tune,
         config.training.epochs,
         history=lambda number: history(trial_name(number)),
-        remind=partial(remind, scheduler, names=names),
+        replay=partial(replay, scheduler, names=names),
     )
     trial = partial(
         run_trial, queue=queue, trials=folder / TRIALS, objectives=objectives(config.tune)

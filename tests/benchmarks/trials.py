@@ -19,12 +19,12 @@ from ray import tune
 from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 
-from raymed.config import NO_SWEEP, Config
-from raymed.data.phantom import draw
+from raymed.config import SEARCH_DEFAULTS, Config
 from raymed.data.prepare import prepare
+from raymed.data.sources.phantom import draw
 from raymed.launch.cluster import connected
+from raymed.launch.monitor import start_monitor
 from raymed.launch.trainer import fit
-from raymed.launch.watch import start_watch
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.loop import train
 from raymed.training.observer import Row
@@ -66,7 +66,7 @@ def worker_groups(config: Config, folder: Path) -> list[float]:
 def in_process(config: Config, folder: Path) -> list[float]:
     def objective(trial: optuna.Trial) -> float:
         values = propose(trial, config.tune.space)
-        one = config.override({**values, **NO_SWEEP})
+        one = config.override({**values, **SEARCH_DEFAULTS})
         recorder = Recorder()
         train(one, folder / str(trial.number), Worker(torch.device("cpu")), recorder)
         return recorder.rows[-1]["best_score"]
@@ -87,7 +87,7 @@ def inside_trial(proposal: dict[str, Any], config: Config, folder: Path) -> None
 
     run = folder / str(proposal[NUMBER])
     train(
-        config.override({**values, **NO_SWEEP}),
+        config.override({**values, **SEARCH_DEFAULTS}),
         run,
         Worker(torch.device("cpu")),
         Recorder(report),
@@ -116,7 +116,7 @@ def inside(config: Config, folder: Path) -> list[float]:
 
 def nested_trial(proposal: dict[str, Any], config: Config, folder: Path) -> None:
     run = folder / str(proposal.pop("number"))
-    fit(config.override({**proposal, **NO_SWEEP}), run, start_watch())
+    fit(config.override({**proposal, **SEARCH_DEFAULTS}), run, start_monitor())
     tune.report({"score": read_metrics(run / METRICS_FILE)[-1]["best_score"]})
 
 

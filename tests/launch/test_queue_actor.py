@@ -17,8 +17,8 @@ from ray.exceptions import RayActorError
 from raymed.config import Config
 from raymed.launch import groups
 from raymed.launch.groups import JobObserver, worker_groups
+from raymed.launch.monitor import here
 from raymed.launch.queue import Delivery, Job, JobQueue
-from raymed.launch.watch import here
 from raymed.training.worker import Worker
 
 JOBS = 3000

@@ -133,7 +133,7 @@ def test_a_page_says_all_and_is_alone(tmp_path: Path) -> None:
     path = tmp_path / "new" / "f.html"
     attention_page(path, studies(), "runs/7 <b>, best checkpoint")
     page = Page(path)
-    page.assert_alone()
+    page.assert_self_contained()
     assert page.within("h2") == ['a <b> "c" \ufffd', "lstm", "empty"]
     assert page.within("figcaption") == ["<script>alert(1)</script> & \"a\" 'b'", "words"]
     assert "runs/7 <b>, best checkpoint" in page.within("p")

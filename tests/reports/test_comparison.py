@@ -90,7 +90,7 @@ def test_abnormal_sentences_are_underlined_line_by_line(
 def test_the_page_underlines_the_same_and_is_alone(tmp_path: Path) -> None:
     comparison_page(tmp_path / "f.html", [study(9, 6, 'a "b" <i>'), study(9, 0)], "runs/7 <b>")
     page = Page(tmp_path / "f.html")
-    page.assert_alone()
+    page.assert_self_contained()
     spaced = [" ".join(text.split()) for text in SENTENCES]
     abnormal = [text for text in spaced if text and not RULE.search(text)]
     word, *marked = page.within("u")

@@ -39,7 +39,7 @@ class Page(HTMLParser):
         """The texts that stand directly in elements of that name."""
         return [text for name, text in self.texts if name == tag]
 
-    def assert_alone(self) -> None:
+    def assert_self_contained(self) -> None:
         """Nothing of the page is anywhere else, and no script is in it."""
         assert not self.open
         for tag, attributes in self.elements:

@@ -9,9 +9,9 @@ from torch import Tensor
 from raymed.config import Config
 from raymed.training import abandon
 from raymed.training.checkpoint import checkpoints_of, latest
+from raymed.training.checkpointer import Interrupted
 from raymed.training.loop import train
 from raymed.training.observer import Row, Status
-from raymed.training.saving import TrainingEnded
 from raymed.training.worker import Worker
 from tests.support.metric_rows import untimed
 from tests.support.recording import Recorder
@@ -62,7 +62,7 @@ def test_resumed_it_ends_as_an_undisturbed_run(
 ) -> None:
     observer = EndsWithinAStep(epoch, step, asks)
     monkeypatch.setattr(abandon, "INTERVAL_S", 0)
-    with pytest.raises(TrainingEnded):
+    with pytest.raises(Interrupted):
         train(tiny, tmp_path, ALONE, observer)
     assert observer.counting
     assert (observer.statuses[-1].done if observer.statuses else 0) == step

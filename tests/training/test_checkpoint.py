@@ -22,7 +22,7 @@ from raymed.training.checkpoint import (
     MODEL_FILE,
     OPTIMIZER_FILE,
     Checkpoint,
-    Partial,
+    EpochProgress,
     Snapshot,
     best_epoch,
     checkpoint_name,
@@ -76,7 +76,7 @@ class Run:
                 )
             ],
             curve=[{"stop_threshold": 0.05, "cider": 0.5}, {"stop_threshold": 0.1, "cider": 0.0}],
-            partial=Partial(step, [1.5, 2.5], 3.0) if step else None,
+            partial=EpochProgress(step, [1.5, 2.5], 3.0) if step else None,
             path=checkpoints_of(self.folder)
             / checkpoint_name(len(self.scores) + (score is None), step),
         )
@@ -128,7 +128,9 @@ def test_the_last_few_are_kept_and_the_best_epoch(run: Run) -> None:
 
 
 def test_where_the_best_epoch_could_not_be_written_the_next_best_is_opened(run: Run) -> None:
-    assert Checkpoint.open(run.save(None, 2, keep=9).path).partial == Partial(2, [1.5, 2.5], 3.0)
+    assert Checkpoint.open(run.save(None, 2, keep=9).path).partial == EpochProgress(
+        2, [1.5, 2.5], 3.0
+    )
     assert Checkpoint.open(run.folder).path.name == "epoch-0001-step-000002"
     for score in (0.3, 0.5, 0.4):
         run.save(score, keep=9)

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
-from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
+from raymed.data.sources.phantom import draw
 from raymed.errors import UsageError
 from raymed.generation import generate
 from raymed.launch.run import located, run_training
-from raymed.metrics.captions import cider
+from raymed.metrics.cider import cider
 from raymed.model.encoder import build_encoder
 from raymed.training import features
 from raymed.training.checkpoint import ENCODER_FILE, MODEL_FILE, Checkpoint, checkpoints_of, latest

@@ -8,7 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from raymed.config import NO_SWEEP, Config
+from raymed.config import SEARCH_DEFAULTS, Config
 from raymed.errors import UsageError
 from raymed.launch.run import run_training
 from raymed.training.checkpoint import Checkpoint
@@ -46,7 +46,7 @@ def sweep(learner: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
             continue
         run = {"run.folder": str(folder / "trials"), "run.name": f"trial-00{number}"}
-        one = config.override({**values, **run, **NO_SWEEP, "launch.workers": 0})
+        one = config.override({**values, **run, **SEARCH_DEFAULTS, "launch.workers": 0})
         study.tell(trial, run_training(one, QUIET).history[-1]["score"])
     return folder
 

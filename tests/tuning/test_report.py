@@ -13,16 +13,16 @@ import torch
 from optuna.trial import TrialState
 
 from raymed.cli import main
-from raymed.config import NO_SWEEP, Config
+from raymed.config import SEARCH_DEFAULTS, Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
 from raymed.metrics.baselines import best_constant
-from raymed.metrics.captions import cider
+from raymed.metrics.cider import cider
 from raymed.metrics.normality import describes_normality
+from raymed.reports import sweep_plots as plots
+from raymed.reports.sweep_page import printed, write_report
 from raymed.training.loop import train
 from raymed.training.worker import Worker
-from raymed.tuning import plots
-from raymed.tuning.report import printed, write_report
 from raymed.tuning.space import propose
 from raymed.tuning.study import REASON, make_study
 from tests.support.browser import load, without_policy
@@ -87,7 +87,9 @@ def sweep(config: Config) -> Path:
             if state in ("stopped", "unfinished"):
                 raise Ended
 
-        run = config.override({**propose(trial, config.tune.space), **NO_SWEEP, "run.name": name})
+        run = config.override(
+            {**propose(trial, config.tune.space), **SEARCH_DEFAULTS, "run.name": name}
+        )
         if state == "completed":
             train(
                 run,

@@ -14,7 +14,7 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
-from raymed.config import NO_SWEEP, Config
+from raymed.config import SEARCH_DEFAULTS, Config
 from raymed.launch.run import run_training
 from raymed.training.log import read_metrics
 from raymed.tuning.space import propose
@@ -65,7 +65,12 @@ def assert_as_if_nothing_had_happened(config: Config, folder: Path) -> None:
         assert trial.params == proposal
         assert {key: row[key] for key in config.tune.space} == proposal
         rows = read_metrics(folder / "trials" / row["trial"] / "metrics.csv")
-        single = {**proposal, "run.name": f"single-{number}", "launch.workers": 0, **NO_SWEEP}
+        single = {
+            **proposal,
+            "run.name": f"single-{number}",
+            "launch.workers": 0,
+            **SEARCH_DEFAULTS,
+        }
         run_training(config.override(single), Console(quiet=True))
         undisturbed = read_metrics(folder.parent / f"single-{number}" / "metrics.csv")
         assert untimed(rows) == untimed(undisturbed)

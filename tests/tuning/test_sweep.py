@@ -14,13 +14,13 @@ import ray as ray_
 from rich.console import Console
 
 from raymed import config as configuration
-from raymed.config import NO_SWEEP, Config
+from raymed.config import SEARCH_DEFAULTS, Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
 from raymed.launch.lock import alone
 from raymed.launch.run import run_training
 from raymed.metrics.baselines import best_constant
-from raymed.metrics.captions import cider
+from raymed.metrics.cider import cider
 from raymed.tuning.space import propose
 from raymed.tuning.study import STUDY_FILE, build_sampler
 from raymed.tuning.sweep import Sweep, run_sweep
@@ -145,7 +145,7 @@ def test_the_seed_decides_what_is_proposed(seen: Seen) -> None:
         assert trained == seen.config.override(
             proposal
             | {"run.name": name, "run.folder": str(seen.sweep.folder / "trials")}
-            | NO_SWEEP
+            | SEARCH_DEFAULTS
         )
 
 

@@ -5,9 +5,9 @@ from torch import Tensor, nn
 
 from raymed.model.encoder import Encoder
 from raymed.model.passages import Passages, select
-from raymed.model.precision import LSTMCell, widened
-from raymed.model.single_lstm import ReportWriter, SingleLSTM
-from raymed.model.system import Context, Seen, State, Written, glorot
+from raymed.model.precision import LSTMCell, at_least_float32
+from raymed.model.single_lstm import ReportDecoder, SingleLSTM
+from raymed.model.system import Context, Seen, State, Written, init_glorot
 from raymed.model.tags import SemanticFeatures
 from raymed.sections import ModelConfig
 
@@ -18,7 +18,7 @@ SMALLEST = 1e-6
 """Attention below this has no gradient: that of its root would be infinite."""
 
 
-class SemanticLSTM(ReportWriter):
+class SemanticLSTM(ReportDecoder):
     """Attends to the tags' embeddings a_i before and after the LSTM, for every word:
 
     x_0 = W_xv f
@@ -79,10 +79,10 @@ class SemanticLSTM(ReportWriter):
     ) -> tuple[Tensor, Tensor, Tensor, State]:
         """y_t-1 [K, E] -> (what E reads [K, E], alpha_t [K, M], beta_t [K, M], state)."""
         _, a, key_in, active, key_out = context
-        alpha = widened(torch.einsum("ke,kme->km", embedded, key_in)).softmax(dim=1)
+        alpha = at_least_float32(torch.einsum("ke,kme->km", embedded, key_in)).softmax(dim=1)
         x = self.w_xy(embedded + self.w_xa * torch.einsum("km,kme->ke", alpha, a))
         h, c = self.cell(x, state)
-        beta = widened(torch.einsum("kh,kmh->km", h, key_out)).softmax(dim=1)
+        beta = at_least_float32(torch.einsum("kh,kmh->km", h, key_out)).softmax(dim=1)
         said = self.w_yh(h) + self.w_ya * torch.einsum("km,kme->ke", beta, active)
         return said, alpha, beta, (h, c)
 
@@ -100,7 +100,7 @@ class Model(SingleLSTM):
         size = config.embedding_size
         self.semantic_features = SemanticFeatures(tags, config.top_tags, size)
         self.writer = SemanticLSTM(words, size, self.tag_classifier.width, config.hidden_size)
-        glorot(self.writer)
+        init_glorot(self.writer)
 
     def describe(self, seen: Seen) -> tuple[Context, Tensor | None]:
         a, tag_ids = self.semantic_features(seen.tag_logits)

@@ -6,12 +6,12 @@ from torch import Tensor, nn
 from raymed.model.encoder import Encoder
 from raymed.model.passages import Passages, select
 from raymed.model.precision import LSTM
-from raymed.model.single_lstm import ReportWriter, SingleLSTM
-from raymed.model.system import Context, Seen, State, Written, glorot
+from raymed.model.single_lstm import ReportDecoder, SingleLSTM
+from raymed.model.system import Context, Seen, State, Written, init_glorot
 from raymed.sections import ModelConfig
 
 
-class FactoredLSTM(ReportWriter):
+class FactoredLSTM(ReportDecoder):
     """Two stacked LSTMs; the image enters the second one, at every step, and never the first:
 
     h1_t = LSTM_1(W_e w_t),    h2_t = LSTM_2([h1_t ; f]),    p(word) = softmax(W_out h2_t)
@@ -56,7 +56,7 @@ class Model(SingleLSTM):
         super().__init__(config, tags, words, encoder)
         width = self.tag_classifier.width
         self.writer = FactoredLSTM(words, config.embedding_size, width, config.hidden_size)
-        glorot(self.writer)
+        init_glorot(self.writer)
 
     def describe(self, seen: Seen) -> tuple[Context, Tensor | None]:
         return (seen.feature,), None

@@ -7,12 +7,12 @@ from raymed.model.attention import Attention, coverage_penalty
 from raymed.model.encoder import Encoder
 from raymed.model.passages import Passages, select
 from raymed.model.precision import LSTMCell
-from raymed.model.single_lstm import ReportWriter, SingleLSTM
-from raymed.model.system import Context, Seen, State, Written, glorot
+from raymed.model.single_lstm import ReportDecoder, SingleLSTM
+from raymed.model.system import Context, Seen, State, Written, init_glorot
 from raymed.sections import ModelConfig
 
 
-class AttendingLSTM(ReportWriter):
+class AttendingLSTM(ReportDecoder):
     """Attends to the regions a_i anew for every word:
 
     alpha_t = softmax(f_att(a_i, h_t-1)),   z_t = sigmoid(f_beta(h_t-1)) sum_i alpha_t,i a_i
@@ -81,7 +81,7 @@ class Model(SingleLSTM):
         self.writer = AttendingLSTM(
             words, config.embedding_size, self.visual_width, config.hidden_size
         )
-        glorot(self.writer)
+        init_glorot(self.writer)
 
     def describe(self, seen: Seen) -> tuple[Context, Tensor | None]:
         return (seen.v, self.writer.attention.keys(seen.v)), None
