@@ -27,7 +27,7 @@ from raymed.launch.trainer import Preempted, run_workers, this_worker
 from raymed.localisation import measure_attention
 from raymed.storage import AnyPath, atomic_write_text, place
 from raymed.training.checkpoint import Checkpoint
-from raymed.training.checkpointer import Interrupted, TrainingFailed
+from raymed.training.errors import Interrupted, TrainingFailed
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.loop import train
 from raymed.training.observer import Row, Status

@@ -24,7 +24,7 @@ from raymed.launch.signals import (
 )
 from raymed.storage import AnyPath, atomic_write_text, place, reason
 from raymed.training.checkpoint import Checkpoint, latest
-from raymed.training.checkpointer import Interrupted
+from raymed.training.errors import Interrupted
 from raymed.training.loop import train
 from raymed.training.observer import Status
 from raymed.training.setup import check

@@ -23,7 +23,7 @@ from raymed.launch.autoscaling import wait_for_nodes
 from raymed.launch.monitor import WorkerObserver
 from raymed.launch.signals import defer_sigterm, install_sigterm_handler
 from raymed.storage import AnyPath, place
-from raymed.training.checkpointer import Interrupted, TrainingFailed
+from raymed.training.errors import Interrupted, TrainingFailed
 from raymed.training.loop import train
 from raymed.training.worker import Worker
 
@@ -107,7 +107,7 @@ def fit(config: Config, folder: AnyPath, watch: ActorHandle) -> None:
 
     Raises:
         UsageError: what a worker could not use, in its words.
-        TrainingStopped: the loss diverged, or a checkpoint could not be written.
+        TrainingFailed: the loss diverged, or a checkpoint could not be written.
     """
     job = {
         "config": config.model_dump(mode="json", by_alias=True),

@@ -44,7 +44,7 @@ def finished() -> None:
 
 def bare(device: torch.device) -> Callable[[], None]:
     """Forward and backward passes of the network alone, on images that are there."""
-    encoder = build_encoder(NETWORK).place(device, torch.bfloat16)
+    encoder = build_encoder(NETWORK).move_to(device, torch.bfloat16)
     images = torch.randint(0, 256, (BATCH, PIXELS, PIXELS), dtype=torch.uint8, device=device)
 
     def run() -> None:

@@ -60,7 +60,7 @@ def untrained(config: ModelConfig, tags: int, words: int) -> System:
     for parameter in model.requires_grad_(False).parameters():
         if parameter.ndim > 1 and parameter.shape[0] < 1000:
             parameter.mul_(2)
-    return model.place(CUDA, torch.bfloat16)
+    return model.move_to(CUDA, torch.bfloat16)
 
 
 def test_a_training_pass_waits_for_nothing_and_decides_in_float32(
@@ -98,7 +98,7 @@ def test_validation_beam_search_evaluation_and_prediction_agree(
     dataset = PreparedDataset.open(config.data.path)
     model = untrained(config.model, len(vocabulary.tags), len(vocabulary)).eval()
     validation = TokenisedSplit(dataset.split("val"), vocabulary, 3, 6)
-    validated = validate(model, validation, vocabulary, config, THERE)
+    validated = validate(model, validation, config, THERE)
     path = checkpoints_of(tmp_path) / checkpoint_name(1)
     row = {"epoch": 1.0, "loss": 1.0, **validated.row}
     Checkpoint(
@@ -124,7 +124,7 @@ def test_validation_beam_search_evaluation_and_prediction_agree(
     assert [prediction.report.sentences for prediction in predicted] == written
 
 
-def test_a_report_stops_where_it_was_decided_to_stop(tiny: Config) -> None:
+def test_a_report_ends_where_it_was_decided_in_float32(tiny: Config) -> None:
     """Near a threshold p(STOP) of float32 and of bfloat16 lie on two sides of it."""
     config = tiny.model.model_copy(update={"system": "co_attention"})
     model = untrained(config, 20, 30).eval()
