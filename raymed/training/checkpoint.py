@@ -32,13 +32,13 @@ from raymed.model.system import System
 from raymed.model.systems import build_system
 from raymed.storage import (
     AnyPath,
+    as_path,
     atomic_path,
     atomic_write_text,
-    fetched,
-    link,
-    place,
+    link_or_copy,
+    local_copy,
     reason,
-    remove,
+    remove_tree,
 )
 from raymed.training.observer import Row, goodness
 from raymed.training.worker import dtype_of
@@ -121,7 +121,7 @@ class Checkpoint:
         Raises:
             UsageError: there is none, it is damaged, or of another schema version.
         """
-        folder = place(path)
+        folder = as_path(path)
         if not (folder / INFO_FILE).is_file():
             best = _best(folder)
             if best is None:
@@ -215,7 +215,7 @@ class Checkpoint:
             UsageError: a file is damaged.
         """
         try:
-            with fetched(self.path / OPTIMIZER_FILE) as file:
+            with local_copy(self.path / OPTIMIZER_FILE) as file:
                 state = torch.load(file, map_location="cpu", weights_only=True)
             model.load_state_dict(_loaded(self.path / MODEL_FILE))
             optimizer.load_state_dict(state)
@@ -259,7 +259,7 @@ class Checkpoint:
             if self.path in before:
                 return
             # Of a process that was killed while it wrote this one.
-            remove(self.path)
+            remove_tree(self.path)
             with atomic_path(self.path / MODEL_FILE) as file:
                 safetensors.torch.save_file(snapshot.model, file)
             # To a file of Python's, which knows why it could not be written, as torch's does not.
@@ -268,12 +268,12 @@ class Checkpoint:
             for name, source in (constant or {}).items():
                 # The run's own, so that a file on another disk is copied once only.
                 own = before[-1] / name if before else source
-                link(own if own.exists() else source, self.path / name)
+                link_or_copy(own if own.exists() else source, self.path / name)
             atomic_write_text(self.path / INFO_FILE, json.dumps(content, indent=1))
             self._forget_others(keep)
         except (OSError, RuntimeError, safetensors.SafetensorError) as error:
             with suppress(OSError):
-                remove(self.path)
+                remove_tree(self.path)
             why = "no space left" if _is_full(error) else reason(error)
             raise UsageError(
                 f"{self.path}: the checkpoint could not be written ({why}); the one before it "
@@ -290,7 +290,7 @@ class Checkpoint:
                     (other / OPTIMIZER_FILE).unlink(missing_ok=True)
                 else:
                     (other / INFO_FILE).unlink(missing_ok=True)
-                    remove(other)
+                    remove_tree(other)
 
 
 def checkpoints_of(run_folder: AnyPath) -> AnyPath:
@@ -368,7 +368,7 @@ def _copied(state: Any) -> Any:
 
 def _loaded(file: AnyPath) -> dict[str, Tensor]:
     try:
-        with fetched(file) as local:
+        with local_copy(file) as local:
             weights: dict[str, Tensor] = safetensors.torch.load_file(local)
     except UsageError:
         raise
