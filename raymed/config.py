@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from raymed import yaml12
 from raymed.errors import UsageError
-from raymed.keys import Decides, Locates
+from raymed.keys import Decides
 from raymed.sections import (
     Column,
     DataConfig,
@@ -28,7 +28,7 @@ from raymed.sections import (
     TrainingConfig,
     TuneConfig,
 )
-from raymed.storage import AnyPath, place, reason
+from raymed.storage import AnyPath, as_path, reason
 
 TABLE_SETS = ("model.system", "training.seed")
 """Keys that a table itself sets for each of its runs."""
@@ -84,18 +84,8 @@ def keys_that_decide(*kinds: Decides) -> list[str]:
     return [key for key in dotted_keys() if not {*kinds}.isdisjoint(key_metadata(key))]
 
 
-def with_absolute_paths(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys and values, those absolute that are paths. Unknown keys keep their values."""
-    known = [*dotted_keys()]
-    located = dict(values)
-    for key in [key for key, value in values.items() if key in known and value is not None]:
-        for mark in key_metadata(key):
-            if isinstance(mark, Locates):
-                located[key] = mark.absolute(values[key])
-    return located
-
-
 def key_metadata(key: str) -> list[Any]:
+    """What `raymed.keys` says about a dotted key."""
     section, _, name = key.partition(".")
     owner = Config.model_fields[section].annotation
     assert isinstance(owner, type)
@@ -121,7 +111,7 @@ def load(path: str | AnyPath | None, overrides: Sequence[str] = ()) -> Config:
         UsageError: naming the file and every key or value that is not valid.
     """
     origin = str(path) if path is not None else "defaults"
-    tree = _read(place(path)) if path is not None else {}
+    tree = _read(as_path(path)) if path is not None else {}
     for text in overrides:
         key, value = _key_value(text, origin)
         _put(tree, key, value, origin)

@@ -31,7 +31,7 @@ from raymed.metrics.tags import recall_at
 from raymed.progress import track
 from raymed.provenance import Record, made_from, refuse_to_overwrite, with_record
 from raymed.scores import Evaluation, Scores
-from raymed.storage import AnyPath, atomic_write_text, fetched, output, reason
+from raymed.storage import AnyPath, atomic_write_text, local_copy, reason, user_output
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.split_reports import write_reports
 from raymed.training.trained_on import overlap
@@ -116,7 +116,7 @@ def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: AnyPa
         raise UsageError(f"{out}: cannot be written ({reason(error)})") from error
     _write_predictions(out / PREDICTIONS_FILE, split, writes, reports, without_model, record)
     rows, meteor_missing = {}, None
-    with fetched(out / PREDICTIONS_FILE) as predictions:
+    with local_copy(out / PREDICTIONS_FILE) as predictions:
         sentences = Stream(len(split), lambda: _column(predictions, "sentences"))
         tags = Stream(len(split), lambda: _column(predictions, "predicted_tags"))
         system = SplitReports(sentences if writes else None, tags)
@@ -294,7 +294,7 @@ def _write_predictions(
         *(written.texts for written in without_model.values()),
         strict=True,
     )
-    with output(path) as partial, pq.ParquetWriter(partial, schema) as writer:
+    with user_output(path) as partial, pq.ParquetWriter(partial, schema) as writer:
         for some in chunks(rows):
             image_ids, studies, references, tags, by_model, constant, neighbour = zip(
                 *some, strict=True

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from raymed.errors import UsageError
-from raymed.storage import AnyPath, atomic_path, fetched, output, reason
+from raymed.storage import AnyPath, atomic_path, local_copy, reason, user_output
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ def added_lines(file: AnyPath, images: Iterable[Path]) -> Iterator[Lines]:
     with ExitStack() as stack:
         try:
             figures = set()
-            target = file if isinstance(file, Path) else stack.enter_context(output(file))
+            target = file if isinstance(file, Path) else stack.enter_context(user_output(file))
             if file.exists():
                 again = set(map(str, images))
-                with fetched(file) as before, atomic_path(target) as kept:
+                with local_copy(file) as before, atomic_path(target) as kept:
                     figures = _copy(before, kept, again)
             opened = stack.enter_context(target.open("a", encoding="utf-8"))
         except OSError as error:

@@ -26,7 +26,7 @@ from raymed.progress import Progress
 from raymed.provenance import KEY, Record, made_from, refuse_to_overwrite
 from raymed.reports.attention import AttendedSentence, attention_figure
 from raymed.sections import GenerationConfig
-from raymed.storage import AnyPath, output
+from raymed.storage import AnyPath, user_output
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.worker import local_device
 
@@ -242,7 +242,7 @@ def _reports(
 
 
 def _write_record(out: AnyPath, record: Record) -> None:
-    with output(out / RECORD_FILE) as file:
+    with user_output(out / RECORD_FILE) as file:
         file.write_text(json.dumps({KEY: record}, indent=1), encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""A folder is one command's at a time, and nobody's once its process is dead."""
+"""One command at a time holds a folder, and none once its process has died."""
 
 import signal
 import subprocess
@@ -8,26 +8,26 @@ from pathlib import Path
 import pytest
 
 from raymed.errors import UsageError
-from raymed.launch.lock import alone
+from raymed.locks import folder_lock
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from raymed.launch.lock import alone\n"
-    "with alone(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
+    "import sys, time; from pathlib import Path; from raymed.locks import folder_lock\n"
+    "with folder_lock(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
 )
 
 
-def test_held_by_a_process_and_let_go_by_its_death(tmp_path: Path) -> None:
+def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "run"
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        words = f"{folder}: another raymed works on it .process {holder.pid} on "
-        with pytest.raises(UsageError, match=words), alone(folder):
+        words = f"{folder}: is in use by another raymed .process {holder.pid} on "
+        with pytest.raises(UsageError, match=words), folder_lock(folder):
             pass
         holder.send_signal(signal.SIGKILL)
-    with alone(folder):
+    with folder_lock(folder):
         pass
 
 
@@ -35,6 +35,6 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
         pytest.raises(UsageError, match=r"file/run: cannot be written"),
-        alone(tmp_path / "file" / "run"),
+        folder_lock(tmp_path / "file" / "run"),
     ):
         pass

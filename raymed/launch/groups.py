@@ -21,22 +21,17 @@ from raymed.errors import UsageError
 from raymed.evaluation import evaluate
 from raymed.launch.monitor import StopSignal, here
 from raymed.launch.queue import ATTEMPTS, Delivery, Job, JobQueue
-from raymed.launch.run import CONFIG_FILE
 from raymed.launch.signals import defer_sigterm, noted
 from raymed.launch.trainer import Preempted, run_workers, this_worker
 from raymed.localisation import measure_attention
-from raymed.storage import AnyPath, atomic_write_text, place
+from raymed.run_folder import CONFIG_FILE, SCORED
+from raymed.storage import AnyPath, as_path, atomic_write_text
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.errors import Interrupted, TrainingFailed
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.loop import train
 from raymed.training.observer import Row, Status
 from raymed.training.worker import Worker
-
-SCORED = "scored"
-"""Folder of a run for the scores that `score` leaves; `raymed evaluate`, which may be told other
-settings, leaves its own elsewhere."""
-
 
 CLOSE_S = 20.0
 """How long the queue may take to answer when it is closed."""
@@ -191,7 +186,7 @@ def _train_job(
     job: Job, base: Config, worker: Worker, queue: ActorHandle, end: StopSignal | None
 ) -> str:
     """Train one run, from its last checkpoint if it has one; why it failed, or nothing."""
-    folder = place(job.folder)
+    folder = as_path(job.folder)
     run = {"run.folder": str(folder.parent), "run.name": folder.name}
     config = base.override(job.values | run | SEARCH_DEFAULTS)
     observer = JobObserver(queue, job, worker, end)

@@ -24,6 +24,8 @@ from raymed.launch.monitor import WorkerObserver
 from raymed.launch.signals import defer_sigterm, install_sigterm_handler
 from raymed.storage import AnyPath, place
 from raymed.training.errors import Interrupted, TrainingFailed
+from raymed.storage import AnyPath, as_path
+from raymed.training.checkpointer import Interrupted, TrainingFailed
 from raymed.training.loop import train
 from raymed.training.worker import Worker
 
@@ -87,7 +89,7 @@ def train_worker(job: dict[str, Any]) -> str | None:
     observer = WorkerObserver(job["watch"], worker.rank == 0)
     try:
         with defer_sigterm():
-            train(config, place(job["folder"]), worker, observer)
+            train(config, as_path(job["folder"]), worker, observer)
     except Interrupted:
         wanted = [observer.wanted()]
         if worker.world > 1:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
 
-from raymed.storage import AnyPath, output
+from raymed.storage import AnyPath, user_output
 
 DPI = 110
 FAMILY = "DejaVu Sans"
@@ -41,7 +41,7 @@ def save(figure: Figure, path: AnyPath) -> None:
     Raises:
         UsageError: the file cannot be written.
     """
-    with output(path) as partial:
+    with user_output(path) as partial:
         figure.savefig(partial, format="png")
 
 

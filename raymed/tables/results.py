@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymed.provenance import KEY, with_record
-from raymed.storage import AnyPath, output
+from raymed.storage import AnyPath, user_output
 from raymed.tables.paper import MEASURES, TABLE_SYSTEMS, TRUTH, paper_figures
 from raymed.tables.runs import Run
 
@@ -96,7 +96,7 @@ def write_runs(path: AnyPath, runs: Sequence[Run]) -> None:
             }
         )
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    with output(path) as partial:
+    with user_output(path) as partial:
         table = pa.table({key: [row.get(key) for row in rows] for key in keys})
         pq.write_table(table.cast(with_record(table.schema, records)), partial)
 

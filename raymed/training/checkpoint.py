@@ -34,11 +34,11 @@ from raymed.storage import (
     AnyPath,
     atomic_path,
     atomic_write_text,
-    fetched,
-    link,
-    place,
+    local_copy,
+    link_or_copy,
+    as_path,
     reason,
-    remove,
+    remove_tree,
 )
 from raymed.training.observer import Row, goodness
 from raymed.training.precision import dtype_of
@@ -121,7 +121,7 @@ class Checkpoint:
         Raises:
             UsageError: There is none, it is damaged, or it has another schema version.
         """
-        folder = place(path)
+        folder = as_path(path)
         if not (folder / INFO_FILE).is_file():
             best = _best(folder)
             if best is None:
@@ -217,7 +217,7 @@ class Checkpoint:
             UsageError: A file is damaged.
         """
         try:
-            with fetched(self.path / OPTIMIZER_FILE) as file:
+            with local_copy(self.path / OPTIMIZER_FILE) as file:
                 state = torch.load(file, map_location="cpu", weights_only=True)
             model.load_state_dict(_loaded(self.path / MODEL_FILE))
             optimizer.load_state_dict(state)
@@ -250,7 +250,7 @@ class Checkpoint:
             if self.path in before:
                 return
             # Left by a process that was killed while writing it.
-            remove(self.path)
+            remove_tree(self.path)
             with atomic_path(self.path / MODEL_FILE) as file:
                 safetensors.torch.save_file(snapshot.model, file)
             # Through a Python file, whose errors name the reason, unlike those of torch's own.
@@ -259,12 +259,12 @@ class Checkpoint:
             for name, source in (shared_files or {}).items():
                 # Link to the run's previous one: a file on another disk is then copied only once.
                 own = before[-1] / name if before else source
-                link(own if own.exists() else source, self.path / name)
+                link_or_copy(own if own.exists() else source, self.path / name)
             atomic_write_text(self.path / INFO_FILE, json.dumps(self._info(), indent=1))
             self._remove_others(keep)
         except (OSError, RuntimeError, safetensors.SafetensorError) as error:
             with suppress(OSError):
-                remove(self.path)
+                remove_tree(self.path)
             why = "no space left" if _is_full(error) else reason(error)
             raise UsageError(
                 f"{self.path}: the checkpoint could not be written ({why}); the previous one is "
@@ -295,7 +295,7 @@ class Checkpoint:
                     (other / OPTIMIZER_FILE).unlink(missing_ok=True)
                 else:
                     (other / INFO_FILE).unlink(missing_ok=True)
-                    remove(other)
+                    remove_tree(other)
 
 
 def checkpoints_of(run_folder: AnyPath) -> AnyPath:
@@ -373,7 +373,7 @@ def _copied(state: Any) -> Any:
 
 def _loaded(file: AnyPath) -> dict[str, Tensor]:
     try:
-        with fetched(file) as local:
+        with local_copy(file) as local:
             weights: dict[str, Tensor] = safetensors.torch.load_file(local)
     except UsageError:
         raise

@@ -9,18 +9,14 @@ everything. The locks are the operating system's and end with their process, so 
 process computes the file of a worker that was killed.
 
 Where `data.features` names a folder that all nodes see, files computed on one node are copied
-there, and fetched from there by the others.
+there, and local_copy from there by the others.
 """
 
-import fcntl
 import hashlib
 import shutil
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import safetensors
@@ -32,9 +28,10 @@ from raymed.config import Config
 from raymed.data.dataset import PreparedDataset, Split
 from raymed.data.features import SplitFeatures
 from raymed.errors import UsageError
+from raymed.locks import byte_lock
 from raymed.model.encoder import Encoder, grid, widths
 from raymed.model.precision import precision_context
-from raymed.storage import AnyPath, atomic_path, fetched, place, reason, stamp
+from raymed.storage import AnyPath, as_path, atomic_path, file_stamp, local_copy, reason
 from raymed.training.checkpoint import ENCODER, ENCODER_FILE, Checkpoint
 from raymed.training.errors import Interrupted
 from raymed.training.interrupt_vote import InterruptVote
@@ -46,8 +43,6 @@ from raymed.training.worker import Worker
 LOCK_FILE = "lock"
 STEP = 8
 """Images per forward pass: VGG-19's widest layer then takes 100 MB."""
-POLL_S = 0.1
-"""Seconds between two attempts to take a lock that another process holds."""
 
 _digests: dict[tuple[object, ...], str] = {}
 """Hashes of encoders by origin. Without them a worker that trains one trial after the other would
@@ -161,9 +156,9 @@ def _origin(config: Config, start: Checkpoint | None) -> tuple[object, ...]:
         return model.encoder, config.training.seed, dtype
     if source is None and model.encoder_weights == "imagenet":
         return model.encoder, "imagenet", dtype
-    file = source.encoder_file if source else place(model.encoder_weights)
+    file = source.encoder_file if source else as_path(model.encoder_weights)
     try:
-        return model.encoder, *stamp(file), dtype
+        return model.encoder, *file_stamp(file), dtype
     except OSError as error:
         raise UsageError(f"{file}: cannot be read ({reason(error)})") from error
 
@@ -201,19 +196,19 @@ class _FeatureBuilder:
         """
         folder = self.frozen.encoder_file.parent
         folder.mkdir(parents=True, exist_ok=True)
-        shared_folder = place(shared) / folder.name if shared else None
+        shared_folder = as_path(shared) / folder.name if shared else None
         # Each worker begins with a share of its own, and continues with those of the others.
         first = self.worker.rank * len(self.files) // self.worker.world
         order = [*range(first, len(self.files)), *range(first)]
         self._pause()
         with (folder / LOCK_FILE).open("a+b") as lock:
-            with _locked(lock, len(self.files), self._pause):
+            with byte_lock(lock, len(self.files), self._pause):
                 if not _is_encoder(self.frozen.encoder_file):
                     _write_encoder(self.frozen.encoder_file, encoder)
             # The first pass skips files that others are writing; the second waits for them.
             for wait in (None, self._pause):
                 for number in order:
-                    with _locked(lock, number, wait) as ours:
+                    with byte_lock(lock, number, wait) as ours:
                         if ours:
                             self._complete(number, encoder, shared_folder)
 
@@ -263,7 +258,7 @@ def _fetch(features: SplitFeatures, number: int, shared: AnyPath | None) -> None
     """Copy a file from the shared folder, if it is there."""
     file = features.files[number]
     if shared is not None and (shared / file.name).is_file():
-        with fetched(shared / file.name) as found, atomic_path(file) as copy:
+        with local_copy(shared / file.name) as found, atomic_path(file) as copy:
             shutil.copyfile(found, copy)
 
 
@@ -273,29 +268,6 @@ def _share(features: SplitFeatures, number: int, shared: AnyPath | None) -> None
     if shared is not None:
         with atomic_path(shared / file.name) as copy:
             shutil.copyfile(file, copy)
-
-
-@contextmanager
-def _locked(lock: BinaryIO, place: int, wait: Callable[[], None] | None) -> Iterator[bool]:
-    """Lock one byte of the lock file; yields False at once if another process has, without wait.
-
-    ``wait`` is called while waiting and may raise: a blocking lock could not be interrupted in a
-    thread that receives no signals, such as a worker's.
-    """
-    while True:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
-            break
-        except (BlockingIOError, PermissionError):
-            if wait is None:
-                yield False
-                return
-        wait()
-        time.sleep(POLL_S)
-    try:
-        yield True
-    finally:
-        fcntl.lockf(lock, fcntl.LOCK_UN, 1, place)
 
 
 @torch.inference_mode()

@@ -13,13 +13,13 @@ from rich.table import Table
 
 from raymed.config import Config
 from raymed.evaluation import Baseline
-from raymed.storage import AnyPath, output
+from raymed.run_folder import SweepFolder
+from raymed.storage import AnyPath, user_output
 from raymed.training.checkpoint import best_epoch
-from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.observer import Row
 from raymed.tuning.space import proposed
 from raymed.tuning.study import REASON, objectives, started_trials
-from raymed.tuning.trial import TRIALS, trial_name
+from raymed.tuning.trial import trial_name
 
 LEADERBOARD_FILE = "leaderboard.parquet"
 STATES = {
@@ -134,7 +134,7 @@ def write_leaderboard(path: AnyPath, results: Sequence[TrialResult], config: Con
         }
         for place, r in enumerate(results, start=1)
     ]
-    with output(path) as partial:
+    with user_output(path) as partial:
         pq.write_table(pa.Table.from_pylist(rows), partial)
 
 
@@ -147,7 +147,7 @@ def shown(values: Mapping[Any, Any]) -> str:
 
 def _result(trial: FrozenTrial, config: Config, folder: AnyPath) -> TrialResult:
     name = trial_name(trial.number)
-    history = read_metrics(folder / TRIALS / name / METRICS_FILE)
+    history = SweepFolder(folder).trial(name).history()
     best = history[best_epoch(history) - 1] if history else {}
     state = STATES[trial.state]
     if state == "completed" and len(history) < config.training.epochs:

@@ -7,7 +7,7 @@ a sweep is taken up from it, and Optuna's own tools open it.
 import importlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,13 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from raymed.config import Config
+from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
+from raymed.run_folder import STUDY_FILE, SweepFolder
 from raymed.sections import TuneConfig
-from raymed.storage import AnyPath, RemotePath, atomic_write_text, place, reason
+from raymed.storage import AnyPath, RemotePath, as_path, atomic_write_text, is_same_folder, reason
 from raymed.tuning.space import to_params
 
-SWEEP_FILE = "sweep.yaml"
-STUDY_FILE = "optuna.journal"
 REASON = "reason"
 """User attribute of a failed trial."""
 REPEATED = "repeated"
@@ -78,6 +78,41 @@ def make_study(config: Config, folder: AnyPath) -> optuna.Study:
     return study
 
 
+def claim_study(
+    config: Config, folder: AnyPath, dataset: PreparedDataset, report: Callable[[str], None]
+) -> optuna.Study:
+    """`make_study`, marked with the dataset of its trials and the folder of its sweep.
+
+    Args:
+        config: The sweep's configuration.
+        folder: The sweep's folder, which the caller holds.
+        dataset: The dataset that the trials are trained on.
+        report: Gets a line if the sweep was moved here.
+
+    Raises:
+        UsageError: As `make_study`, or the trials so far were trained on other data.
+    """
+    study = make_study(config, folder)
+    known = study.user_attrs.get(CONTENT)
+    if known is None:
+        if started_trials(study):
+            raise UsageError(
+                f"tune.storage: has a study {config.run.name} of unknown origin; choose another "
+                "run.name"
+            )
+        study.set_user_attr(CONTENT, dataset.info.content_hash)
+    elif known != dataset.info.content_hash:
+        raise UsageError(
+            f"{dataset.path}: its content is not what the trials of {folder} were trained on: "
+            "set data.path to that dataset, or choose another run.name"
+        )
+    before = study.user_attrs.get(FOLDER, str(folder))
+    if not is_same_folder(folder, as_path(before)):
+        report(f"the sweep was in {before} and continues in {folder}")
+    study.set_user_attr(FOLDER, str(folder.absolute()))
+    return study
+
+
 def refuse_foreign_study(config: Config, folder: AnyPath) -> None:
     """See that the study of this name in the database, if there is one, is this sweep's.
 
@@ -90,7 +125,7 @@ def refuse_foreign_study(config: Config, folder: AnyPath) -> None:
     if config.tune.storage is None:
         return
     with _opening(config, folder):
-        _refuse(_storage(config, folder), config.run.name, folder, (folder / SWEEP_FILE).is_file())
+        _refuse(_storage(config, folder), config.run.name, folder, SweepFolder(folder).exists)
 
 
 def _refuse(storage: BaseStorage, name: str, folder: AnyPath, resumed: bool) -> None:
@@ -99,10 +134,10 @@ def _refuse(storage: BaseStorage, name: str, folder: AnyPath, resumed: bool) -> 
     except KeyError:
         return
     trials, other = len(started_trials(study)), study.user_attrs.get(FOLDER)
-    own = other is None or is_folder(folder, other)
+    own = other is None or is_same_folder(folder, as_path(other))
     if own and (resumed or not trials):
         return
-    if not own and resumed and not (place(other) / SWEEP_FILE).is_file():
+    if not own and resumed and not SweepFolder(as_path(other)).exists:
         return
     gone = ", where no sweep lies any more" if own and other else ""
     raise UsageError(
@@ -110,14 +145,6 @@ def _refuse(storage: BaseStorage, name: str, folder: AnyPath, resumed: bool) -> 
         f"in {other or 'a folder that it does not name'}{gone}: choose another run.name or another "
         f"database, or delete that study (`optuna delete-study --study-name {name} --storage URL`)"
     )
-
-
-def is_folder(folder: AnyPath, name: str) -> bool:
-    """Whether it is the folder of this name, by whichever path."""
-    other = place(name)
-    if isinstance(folder, Path) and isinstance(other, Path):
-        return folder.resolve() == other.resolve()
-    return folder.absolute() == other.absolute()
 
 
 def open_study(config: Config, folder: AnyPath) -> optuna.Study:

@@ -19,27 +19,18 @@ from ray.actor import ActorHandle
 from ray.util import get_node_ip_address
 from rich.console import Console
 
-from raymed import config as configuration
+from raymed.absolute_paths import with_absolute_paths
 from raymed.config import SEARCH_DEFAULTS, Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
 from raymed.evaluation import Baseline, baseline_scores
-from raymed.keys import Decides
 from raymed.launch.cluster import connected
 from raymed.launch.groups import worker_groups
-from raymed.launch.lock import alone
-from raymed.launch.run import (
-    RESULT,
-    changed_keys,
-    located,
-    require_worker_groups,
-    run_folder,
-    taken,
-)
+from raymed.launch.parallel_runs import require_worker_groups
 from raymed.launch.trainer import check_room
+from raymed.run_folder import TRIALS, SweepFolder
 from raymed.sections import TAGS_ONLY
-from raymed.storage import AnyPath, output, reason
-from raymed.training.log import METRICS_FILE, read_metrics
+from raymed.storage import AnyPath, user_output
 from raymed.training.observer import Row
 from raymed.training.setup import check
 from raymed.tuning.leaderboard import (
@@ -54,18 +45,14 @@ from raymed.tuning.search import StudySearch
 from raymed.tuning.space import size
 from raymed.tuning.stopping import build_scheduler, replay
 from raymed.tuning.study import (
-    CONTENT,
-    FOLDER,
     REPEATED,
-    SWEEP_FILE,
     asked,
-    is_folder,
-    make_study,
+    claim_study,
     objectives,
     refuse_foreign_study,
     started_trials,
 )
-from raymed.tuning.trial import NUMBER, TRIALS, run_trial, trial_name
+from raymed.tuning.trial import NUMBER, run_trial, trial_name
 
 BEST_FILE = "best.yaml"
 RESTARTS = 3
@@ -100,7 +87,7 @@ class Sweep:
     @property
     def best(self) -> AnyPath:
         """The folder of the best trial's run."""
-        return self.folder / TRIALS / self.results[0].trial
+        return SweepFolder(self.folder).trial(self.results[0].trial).path
 
 
 def run_sweep(config: Config, console: Console) -> Sweep:
@@ -110,14 +97,15 @@ def run_sweep(config: Config, console: Console) -> Sweep:
         UsageError: the space is empty, the folder is another sweep's or in use, a trial would not
             fit the cluster or the dataset, or no trial has reported a score.
     """
-    config = located(config)
+    config = with_absolute_paths(config)
     dataset = check_sweep(config)
-    folder = run_folder(config)
+    sweep = SweepFolder.of(config)
+    folder = sweep.path
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    _refuse_another(folder, config)
+    sweep.refuse_changed(config)
     refuse_foreign_study(config, folder)
-    with alone(folder):
-        study = _claim(folder, config, dataset, console)
+    with sweep.open(config):
+        study = claim_study(config, folder, dataset, partial(_say, console))
         _say_what_is_done(study, config, console)
         baselines = baseline_scores(dataset, "val", config.data.validation_images)
         if _left(study, config):
@@ -130,7 +118,7 @@ def run_sweep(config: Config, console: Console) -> Sweep:
             raise UsageError(f"{folder}: no trial has reported a score{reason}")
         write_leaderboard(folder / LEADERBOARD_FILE, results, config)
         best = config.override({**results[0].values, "run.name": f"{config.run.name}-best"})
-        with output(folder / BEST_FILE) as partial_file:
+        with user_output(folder / BEST_FILE) as partial_file:
             partial_file.write_text(best.override(SEARCH_DEFAULTS).to_yaml(), encoding="utf-8")
     repeats = sum(REPEATED in trial.user_attrs for trial in asked(study))
     if repeats:
@@ -189,50 +177,6 @@ def _check_objectives(config: Config) -> None:
             "CIDEr, which cannot be compared; search systems of one kind, or set "
             "tune.objectives={recall_5: max}"
         )
-
-
-def _refuse_another(folder: AnyPath, config: Config) -> None:
-    """See that the folder is free, or holds this very sweep."""
-    file = folder / SWEEP_FILE
-    if file.is_file():
-        changed = changed_keys(configuration.load(file), config, (*RESULT, Decides.SEARCH))
-        if changed:
-            raise UsageError(
-                f"{folder}: holds a sweep of another configuration ({'; '.join(changed)}). Choose "
-                "another run.name, or delete that folder"
-            )
-    elif taken(folder):
-        raise UsageError(f"{folder}: exists and is no sweep; choose another run.name, or delete it")
-
-
-def _claim(
-    folder: AnyPath, config: Config, dataset: PreparedDataset, console: Console
-) -> optuna.Study:
-    try:
-        (folder / TRIALS).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot be written ({reason(error)})") from error
-    with output(folder / SWEEP_FILE) as partial_file:
-        partial_file.write_text(config.to_yaml(), encoding="utf-8")
-    study = make_study(config, folder)
-    known = study.user_attrs.get(CONTENT)
-    if known is None:
-        if started_trials(study):
-            raise UsageError(
-                f"tune.storage: holds a study {config.run.name} of another origin; choose another "
-                "run.name"
-            )
-        study.set_user_attr(CONTENT, dataset.info.content_hash)
-    elif known != dataset.info.content_hash:
-        raise UsageError(
-            f"{dataset.path}: its content is not what the trials of {folder} were trained on; "
-            "give data.path of that dataset, or choose another run.name"
-        )
-    before = study.user_attrs.get(FOLDER, str(folder))
-    if not is_folder(folder, before):
-        _say(console, f"the sweep was in {before}, and goes on in {folder}")
-    study.set_user_attr(FOLDER, str(folder.absolute()))
-    return study
 
 
 def _say_what_is_done(study: optuna.Study, config: Config, console: Console) -> None:
@@ -334,7 +278,7 @@ def _tuner(
     scheduler = build_scheduler(config)
 
     def history(trial: str) -> list[Row]:
-        return read_metrics(folder / TRIALS / trial / METRICS_FILE)
+        return SweepFolder(folder).trial(trial).history()
 
     for one in done:
         if one.state != "unfinished" and one.epochs:

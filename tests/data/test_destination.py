@@ -23,10 +23,10 @@ from raymed.errors import UsageError
 
 @pytest.fixture
 def uri() -> Iterator[str]:
-    """A folder of a file system without rename that is not there yet."""
-    place = f"fsspec+memory://{uuid.uuid4().hex}/data"
-    yield place
-    filesystem, root = pafs.FileSystem.from_uri(place)
+    """A folder that does not exist yet, in a file system without rename."""
+    folder = f"fsspec+memory://{uuid.uuid4().hex}/data"
+    yield folder
+    filesystem, root = pafs.FileSystem.from_uri(folder)
     if filesystem.get_file_info(root).type != pafs.FileType.NotFound:
         filesystem.delete_dir(root)
 
@@ -47,11 +47,11 @@ def prepared(out: str | Path, studies: int = 12, **options: object) -> DatasetIn
 
 
 def begin(out: str | Path, overwrite: bool = False) -> Destination:
-    with new_dataset(out, overwrite) as target:
-        return target
+    with new_dataset(out, overwrite) as destination:
+        return destination
 
 
-def test_below_a_uri_it_is_the_same_dataset(uri: str, tmp_path: Path) -> None:
+def test_a_dataset_in_a_store_equals_a_local_one(uri: str, tmp_path: Path) -> None:
     info = prepared(uri)
     assert info == prepared(tmp_path / "local")
     local = {path.name: path.read_bytes() for path in (tmp_path / "local").iterdir()}
@@ -66,7 +66,7 @@ def test_a_file_uri_is_a_local_folder(tmp_path: Path) -> None:
         prepared(f"file://{tmp_path}/out")
 
 
-def test_what_is_in_the_way_below_a_uri(uri: str) -> None:
+def test_existing_content_in_a_store(uri: str) -> None:
     first = prepared(uri)
     with pytest.raises(UsageError, match="already there"):
         prepared(uri)
@@ -76,7 +76,7 @@ def test_what_is_in_the_way_below_a_uri(uri: str) -> None:
     filesystem, root = pafs.FileSystem.from_uri(uri)
     filesystem.delete_file(f"{root}/dataset.json")
     before = files_of(uri)
-    with pytest.raises(UsageError, match="is no prepared dataset"):
+    with pytest.raises(UsageError, match="is not a prepared dataset"):
         prepared(uri, overwrite=True)
     assert files_of(uri) == before
 
@@ -93,7 +93,7 @@ def one_part_is_written(do: Callable[[Any], Any], pieces: Iterable[Any]) -> Iter
             raise OSError("the network is gone")
 
 
-def test_a_failed_attempt_below_a_uri_leaves_nothing(uri: str) -> None:
+def test_a_failed_attempt_in_a_store_leaves_nothing(uri: str) -> None:
     options = {"source": "x", "image_size": 32, "console": Console(quiet=True)}
     with pytest.raises(UsageError, match="broke"):
         prepare(failing(200), uri, **options)  # type: ignore[arg-type]
@@ -106,10 +106,10 @@ def test_a_failed_attempt_below_a_uri_leaves_nothing(uri: str) -> None:
     assert PreparedDataset.open(uri).info == first
     with pytest.raises(UsageError, match="cannot be written: the network is gone"):
         prepared(uri, overwrite=True, spread=one_part_is_written)
-    assert files_of(uri) == {}, "the old one is gone, and no half of the new one is there"
+    assert files_of(uri) == {}, "the old one is gone, and no part of the new one is left"
 
 
-def test_what_was_interrupted_below_a_uri_is_told_and_removed(uri: str) -> None:
+def test_an_interrupted_dataset_in_a_store_is_reported_and_removed(uri: str) -> None:
     filesystem, root = pafs.FileSystem.from_uri(uri)
     filesystem.create_dir(f"{root}/_preparing")
     for name in ("_preparing/0000000.pixels", "train-00000.parquet"):
@@ -117,25 +117,25 @@ def test_what_was_interrupted_below_a_uri_is_told_and_removed(uri: str) -> None:
             stream.write(b"half")
     with pytest.raises(UsageError, match="not a prepared dataset"):
         PreparedDataset.open(uri)
-    with pytest.raises(UsageError, match=r"or that was interrupted.*overwrite=true"):
+    with pytest.raises(UsageError, match=r"or preparing it was interrupted.*overwrite=true"):
         prepared(uri)
     prepared(uri, overwrite=True)
     assert files_of(uri)["train-00000.parquet"] != b"half"
     assert not any(name.startswith("_preparing") for name in files_of(uri))
 
 
-def test_a_place_that_is_none() -> None:
-    with pytest.raises(UsageError, match="nosuch://x: is no place that pyarrow can write to"):
+def test_a_uri_that_pyarrow_does_not_support() -> None:
+    with pytest.raises(UsageError, match="nosuch://x: is not a path or URI that pyarrow supports"):
         begin("nosuch://x")
 
 
-def test_a_killed_process_leaves_no_dataset_and_its_rest_is_removed(tmp_path: Path) -> None:
-    out = tmp_path / "out[1]"  # brackets are no pattern
+def test_a_killed_process_leaves_no_dataset_and_its_files_are_removed(tmp_path: Path) -> None:
+    out = tmp_path / "out[1]"  # the brackets are literal
     program = (
         "import sys, time\n"
         "from raymed.data.destination import new_dataset\n"
-        "with new_dataset(sys.argv[1], False) as target:\n"
-        "    target.scratch.write('0000000.pixels', b'0' * 1000)\n"
+        "with new_dataset(sys.argv[1], False) as destination:\n"
+        "    (destination.scratch / '0000000.pixels').write_bytes(b'0' * 1000)\n"
         "    print('ready', flush=True)\n"
         "    time.sleep(60)\n"
     )
@@ -145,8 +145,8 @@ def test_a_killed_process_leaves_no_dataset_and_its_rest_is_removed(tmp_path: Pa
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         (left,) = tmp_path.iterdir()
-        assert begin(out).final.root != str(left)
-        assert left.is_dir(), "whose process lives is not touched"
+        assert begin(out).final != left
+        assert left.is_dir(), "a live process keeps its folder"
         out.rmdir()
         os.kill(process.pid, signal.SIGKILL)
     assert (left / "_preparing/0000000.pixels").is_file()

@@ -11,10 +11,10 @@ from optuna.trial import TrialState
 
 from raymed.config import Config
 from raymed.errors import UsageError
+from raymed.run_folder import STUDY_FILE
 from raymed.tuning import study as study_module
 from raymed.tuning.space import propose
 from raymed.tuning.study import (
-    STUDY_FILE,
     _RemoteJournal,
     build_sampler,
     make_study,
@@ -149,7 +149,7 @@ def test_an_entry_of_a_remote_journal_is_put_into_json_once(
         return dumps(log, **options)
 
     monkeypatch.setattr(json, "dumps", noted)
-    monkeypatch.setattr(study_module, "write_whole", lambda _, text: written.append(text))
+    monkeypatch.setattr(study_module, "atomic_write_text", lambda _, text: written.append(text))
     file: Any = NotThere()
     journal = _RemoteJournal(file)
     for number in range(50):

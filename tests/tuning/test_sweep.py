@@ -17,12 +17,13 @@ from raymed import config as configuration
 from raymed.config import SEARCH_DEFAULTS, Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
-from raymed.launch.lock import alone
 from raymed.launch.run import run_training
+from raymed.locks import folder_lock
 from raymed.metrics.baselines import best_constant
 from raymed.metrics.cider import cider
+from raymed.run_folder import STUDY_FILE
 from raymed.tuning.space import propose
-from raymed.tuning.study import STUDY_FILE, build_sampler
+from raymed.tuning.study import build_sampler
 from raymed.tuning.sweep import Sweep, run_sweep
 from tests.support.faults import killing_actors
 
@@ -289,7 +290,7 @@ def test_a_sweep_of_another_configuration_is_refused(seen: Seen) -> None:
 
 def test_a_second_start_at_the_same_time_stops(seen: Seen) -> None:
     with (
-        alone(seen.sweep.folder),
-        pytest.raises(UsageError, match=f"another raymed works on it .process {os.getpid()} on"),
+        folder_lock(seen.sweep.folder),
+        pytest.raises(UsageError, match=f"is in use by another raymed .process {os.getpid()} on"),
     ):
         run_sweep(seen.config, Console(quiet=True))
