@@ -15,13 +15,10 @@ from raymed.launch.signals import (
     install_sigterm_handler,
     noted,
 )
-from raymed.storage import AnyPath, atomic_write_text, place, reason
-from raymed.training.checkpoint import Checkpoint, latest
-from raymed.training.errors import Interrupted
 from raymed.run_folder import RunFolder
 from raymed.storage import AnyPath
 from raymed.training.checkpoint import Checkpoint
-from raymed.training.checkpointer import Interrupted
+from raymed.training.errors import Interrupted
 from raymed.training.loop import train
 from raymed.training.observer import Status
 from raymed.training.setup import check

@@ -22,10 +22,8 @@ from raymed.errors import UsageError
 from raymed.launch.autoscaling import wait_for_nodes
 from raymed.launch.monitor import WorkerObserver
 from raymed.launch.signals import defer_sigterm, install_sigterm_handler
-from raymed.storage import AnyPath, place
-from raymed.training.errors import Interrupted, TrainingFailed
 from raymed.storage import AnyPath, as_path
-from raymed.training.checkpointer import Interrupted, TrainingFailed
+from raymed.training.errors import Interrupted, TrainingFailed
 from raymed.training.loop import train
 from raymed.training.worker import Worker
 

@@ -32,11 +32,11 @@ from raymed.model.system import System
 from raymed.model.systems import build_system
 from raymed.storage import (
     AnyPath,
+    as_path,
     atomic_path,
     atomic_write_text,
-    local_copy,
     link_or_copy,
-    as_path,
+    local_copy,
     reason,
     remove_tree,
 )
