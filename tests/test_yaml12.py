@@ -8,7 +8,8 @@ import yaml
 
 from raymed import yaml12
 from raymed.absolute_paths import with_absolute_paths
-from raymed.config import Config, load, load_prepare
+from raymed.config import Config, load
+from raymed.data.sources import load_settings
 from raymed.errors import UsageError
 
 NUMBERS = {
@@ -110,7 +111,7 @@ def test_a_text_is_what_was_written(name: str, tmp_path: Path) -> None:
     assert with_absolute_paths(load(None, [f"data.path={name}"])).data.path == str(
         Path(name).absolute()
     )
-    settings = load_prepare([f"out={name}", f"columns.report={name}"])
+    settings = load_settings("table", [f"out={name}", f"columns.report={name}"])
     assert (settings.out, settings.columns) == (name, {"report": name})
 
 

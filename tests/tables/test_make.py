@@ -16,13 +16,13 @@ from rich.console import Console
 
 from raymed import config as configuration
 from raymed.config import Config
-from raymed.data.prepare import prepare
 from raymed.data.sources.phantom import draw
 from raymed.errors import UsageError
 from raymed.launch.run import run_training
 from raymed.locks import LOCK_FILE
 from raymed.run_folder import CONFIG_FILE
 from raymed.tables.make import make_table
+from tests.support.prepared import prepare_examples
 
 pytestmark = pytest.mark.ray
 
@@ -316,8 +316,7 @@ def unplaced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     films = [replace(film, findings=()) for film in draw(20, seed=9, image_size=32)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        options = {"source": "phantom", "image_size": 32, "console": Console(quiet=True)}
-        prepare(films, folder / "prepared", **options)
+        prepare_examples(films, folder / "prepared", source="phantom", image_size=32)
         yield str(folder / "prepared")
 
 

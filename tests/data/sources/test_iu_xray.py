@@ -12,7 +12,7 @@ from raymed.data.statistics import Counts
 from raymed.data.text import sentences, tag_name
 from raymed.errors import UsageError
 
-REAL = Path(__file__).resolve().parents[2] / "../shared/data/iu_xray"
+REAL = Path(__file__).resolve().parents[3] / "../shared/data/iu_xray"
 
 
 def xml(impression: str, findings: str, tags: list[str], images: list[str]) -> str:
@@ -85,8 +85,8 @@ def test_official_reports(tmp_path: Path, packed: bool) -> None:
     rejected = [pair for pair in iu_xray.read(tmp_path) if isinstance(pair, Rejected)]
     assert [(pair.study, pair.reason.partition(":")[0]) for pair in rejected] == [
         ("CXR3", "report has no image"),
-        ("CXR4", "report file is no valid XML"),
-        ("CXR5", "report file is no valid XML"),
+        ("CXR4", "report file is not valid XML"),
+        ("CXR5", "report file is not valid XML"),
     ]
 
 
@@ -151,13 +151,15 @@ def test_damaged_archive(tmp_path: Path) -> None:
 
 
 def test_no_reports_and_no_images(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no reports there: it must hold NLMCXR_reports\.tgz"):
+    with pytest.raises(
+        UsageError, match=r"no reports found: the folder must contain NLMCXR_reports\.tgz"
+    ):
         list(iu_xray.read(tmp_path))
     with pytest.raises(UsageError, match="none: the folder does not exist"):
         iu_xray.read(tmp_path / "none")
     unpack(tmp_path)
     pairs: list[Example | Rejected] = []
-    with pytest.raises(UsageError, match=r"none of the images.*CXR1_1_IM-0001-3001\.png"):
+    with pytest.raises(UsageError, match=r"no image of the collection.*CXR1_1_IM-0001-3001\.png"):
         pairs.extend(iu_xray.read(tmp_path))
     assert sum(isinstance(pair, Example) for pair in pairs) == 4
 

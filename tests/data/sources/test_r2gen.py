@@ -8,11 +8,13 @@ from PIL import Image
 from rich.console import Console
 
 from raymed.data.examples import Example, Rejected
-from raymed.data.sources import prepare_source, r2gen
+from raymed.data.prepare import prepare_source
+from raymed.data.sources import r2gen
+from raymed.data.sources.table_columns import TableSettings
 from raymed.errors import UsageError
 from raymed.sections import PrepareConfig
 
-REAL = Path(__file__).resolve().parents[2] / "../shared/data/iu_xray/r2gen_annotation.json"
+REAL = Path(__file__).resolve().parents[3] / "../shared/data/iu_xray/r2gen_annotation.json"
 
 
 def record(number: int, side: str, images: int = 2) -> dict[str, object]:
@@ -72,7 +74,7 @@ def test_a_record_says_its_split_and_its_study(tmp_path: Path) -> None:
         },
     )
     rejected, first, second = r2gen.read(path)
-    assert rejected == Rejected("", "c", "record names no image")
+    assert rejected == Rejected("", "c", "record has no image")
     assert isinstance(first, Example)
     assert isinstance(second, Example)
     assert (first.study, first.split, first.image) == ("7", "train", tmp_path / "a.png")
@@ -82,9 +84,12 @@ def test_a_record_says_its_split_and_its_study(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "not R2Gen's annotation file: it must be a JSON object with the lists train"),
-        ({}, "not R2Gen's annotation file"),
-        ({"a": "b"}, "not R2Gen's annotation file"),
+        (
+            [],
+            "not an R2Gen annotation file: it must be a JSON object with the lists of records",
+        ),
+        ({}, "not an R2Gen annotation file"),
+        ({"a": "b"}, "not an R2Gen annotation file"),
         ({"val": ["CXR1"]}, "record 1 of 'val': must be an object with an `id`"),
         ({"val": [record(1, "val"), {"report": "x"}]}, "record 2 of 'val': must be an object"),
         ({"val": [{"id": "a", "image_path": [3]}]}, "image_path must be a list of paths, not .3."),
@@ -106,8 +111,8 @@ def test_not_json_and_no_images(tmp_path: Path) -> None:
 
 def test_as_a_table_it_names_the_source(tmp_path: Path) -> None:
     path = annotation(tmp_path, {"train": [record(1, "train")]})
-    settings = PrepareConfig(out=str(tmp_path / "out"))
-    with pytest.raises(UsageError, match=f"is no table.*raymed prepare r2gen {path}"):
+    settings = TableSettings(out=str(tmp_path / "out"))
+    with pytest.raises(UsageError, match=f"is not a table.*raymed prepare r2gen {path}"):
         prepare_source("table", str(path), settings, Console(quiet=True))
 
 

@@ -35,13 +35,13 @@ def write(folder: Path, kind: str, rows: list[dict[str, str]]) -> Path:
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_the_three_formats_agree(tmp_path: Path, kind: str) -> None:
     read = list(table.read(write(tmp_path, kind, ROWS)))
-    outside = "image path leaves the images folder"
+    outside = "image path is outside the images folder"
     assert read == [
         Example("a.png", "s", tmp_path / "a.png", "Heart, normal.", ("One", "two", "three")),
         Example("b.png", "b.png", tmp_path / "b.png", "", ()),
         Rejected("../c.png", "s", f"{outside}: ../c.png is not below {tmp_path}"),
         Rejected("/etc/c.png", "s", f"{outside}: /etc/c.png is not below {tmp_path}"),
-        Rejected("", "s", "row names no image: row 5"),
+        Rejected("", "s", "row has no image: row 5"),
     ]
 
 
@@ -104,7 +104,7 @@ def test_wrong_columns(tmp_path: Path, columns: dict[str, str], message: str) ->
     ("name", "content", "message"),
     [
         ("t.csv", b"image,text\na,b\n", "no column 'report' for field report"),
-        ("t.csv", b"image,report\na,b,c\n", "line 2: 3 cells, and the header has 2"),
+        ("t.csv", b"image,report\na,b,c\n", "line 2: 3 cells, but the header has 2"),
         ("t.csv", b'image,report\na,"b\n', "not CSV"),
         ("t.csv", b"image,image,report\na,b,c\n", "same name"),
         ("t.csv", b"image,report\n", "no rows"),
@@ -112,7 +112,7 @@ def test_wrong_columns(tmp_path: Path, columns: dict[str, str], message: str) ->
         ("t.jsonl", b'{"image": 1}\n{"a"\n', "line 2: not JSON"),
         ("t.jsonl", b"[1]\n", "line 1: every line must be a JSON object"),
         ("t.parquet", b"PAR", "cannot be read as Parquet"),
-        ("t.xlsx", b"", r"must end in \.csv, \.tsv, \.jsonl, \.parquet"),
+        ("t.xlsx", b"", r"must end in one of \.csv, \.tsv, \.jsonl, \.parquet"),
     ],
 )
 def test_wrong_tables(tmp_path: Path, name: str, content: bytes, message: str) -> None:
