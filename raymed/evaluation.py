@@ -24,7 +24,7 @@ from raymed.data.mapped import Column
 from raymed.errors import UsageError
 from raymed.generation import Report
 from raymed.metrics.baselines import NONE, best_constant, nearest
-from raymed.metrics.captions import caption_scores, cider
+from raymed.metrics.cider import caption_scores, cider
 from raymed.metrics.ngrams import chunks, distinct
 from raymed.metrics.normality import normality_share
 from raymed.metrics.tags import recall_at

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from scipy import sparse
 
-from raymed.metrics.captions import SIGMA
+from raymed.metrics.cider import SIGMA
 from raymed.metrics.ngrams import Counts, Frequencies, NGrams, Texts, chunks, mapped
 from raymed.progress import Progress
 

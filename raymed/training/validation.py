@@ -20,7 +20,7 @@ from raymed.config import Config
 from raymed.data.batches import Images, TokenisedSplit, on_device
 from raymed.data.vocabulary import Vocabulary
 from raymed.generation import Report, attended, attending_to, generate, semantic_features
-from raymed.metrics.captions import ciders
+from raymed.metrics.cider import ciders
 from raymed.metrics.tags import recall_at
 from raymed.model.hierarchical import Hierarchical
 from raymed.model.system import System

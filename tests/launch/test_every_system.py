@@ -14,7 +14,7 @@ from raymed.data.dataset import PreparedDataset
 from raymed.evaluation import PREDICTIONS_FILE, evaluate
 from raymed.generation import generate
 from raymed.launch.run import run_training
-from raymed.metrics.captions import cider
+from raymed.metrics.cider import cider
 from raymed.metrics.tags import recall_at
 from raymed.prediction import predict
 from raymed.sections import SYSTEMS

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from raymed.metrics import baselines, captions, ngrams
+from raymed.metrics import baselines, ngrams
+from raymed.metrics import cider as captions
 from raymed.metrics.baselines import best_constant, nearest
 from raymed.metrics.meteor import MeteorUnavailable
 

@@ -18,7 +18,7 @@ from raymed.data.dataset import PreparedDataset
 from raymed.data.vocabulary import Vocabulary
 from raymed.errors import UsageError
 from raymed.generation import generate
-from raymed.metrics.captions import cider
+from raymed.metrics.cider import cider
 from raymed.model.encoder import build_encoder
 from raymed.model.systems import build_system
 from raymed.sections import TrainingConfig

@@ -19,7 +19,7 @@ from raymed.data.prepare import prepare
 from raymed.errors import UsageError
 from raymed.generation import generate
 from raymed.launch.run import located, run_training
-from raymed.metrics.captions import cider
+from raymed.metrics.cider import cider
 from raymed.model.encoder import build_encoder
 from raymed.training import features
 from raymed.training.checkpoint import ENCODER_FILE, MODEL_FILE, Checkpoint, checkpoints_of, latest

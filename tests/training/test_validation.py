@@ -13,7 +13,7 @@ from raymed.config import Config
 from raymed.data.batches import TokenisedSplit
 from raymed.data.dataset import PreparedDataset
 from raymed.generation import generate
-from raymed.metrics.captions import cider
+from raymed.metrics.cider import cider
 from raymed.model.system import System
 from raymed.model.systems import build_system
 from raymed.training import validation

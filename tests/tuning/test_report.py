@@ -17,7 +17,7 @@ from raymed.config import NO_SWEEP, Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
 from raymed.metrics.baselines import best_constant
-from raymed.metrics.captions import cider
+from raymed.metrics.cider import cider
 from raymed.metrics.normality import describes_normality
 from raymed.training.loop import train
 from raymed.training.worker import Worker

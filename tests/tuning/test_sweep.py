@@ -20,7 +20,7 @@ from raymed.errors import UsageError
 from raymed.launch.lock import alone
 from raymed.launch.run import run_training
 from raymed.metrics.baselines import best_constant
-from raymed.metrics.captions import cider
+from raymed.metrics.cider import cider
 from raymed.tuning.space import propose
 from raymed.tuning.study import STUDY_FILE, build_sampler
 from raymed.tuning.sweep import Sweep, run_sweep

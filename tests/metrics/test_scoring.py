@@ -7,8 +7,9 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
-from raymed.metrics import captions, ngrams
-from raymed.metrics.captions import caption_scores, cider, ciders
+from raymed.metrics import cider as captions
+from raymed.metrics import ngrams
+from raymed.metrics.cider import caption_scores, cider, ciders
 from raymed.metrics.meteor import MeteorUnavailable
 
 REFERENCES = [
