@@ -230,8 +230,9 @@ def _train(options: argparse.Namespace, console: Console) -> None:
     from raymed.launch.run import run_training
 
     checkpoint = run_training(config, console)
-    best = checkpoint.history[-1]
-    score = f"{'CIDEr' if 'cider' in best else 'recall@5'} {best['score']:.3f}"
+    from raymed.metrics.table import ranked_score
+
+    score = ranked_score(checkpoint.history[-1])
     _say(
         console,
         f"best: epoch {checkpoint.epoch}, validation {score}: {checkpoint.path}\n"

@@ -6,12 +6,11 @@ memory holds those of a few hundred images at a time.
 """
 
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,13 +23,13 @@ from raymed.data.mapped import Column
 from raymed.errors import UsageError
 from raymed.generation import Report
 from raymed.metrics.baselines import NONE, best_constant, nearest
-from raymed.metrics.cider import caption_scores, cider
 from raymed.metrics.ngrams import chunks, distinct
 from raymed.metrics.normality import normality_share
-from raymed.metrics.tags import recall_at
+from raymed.metrics.scoring import Predictions, Scores, score_split
+from raymed.metrics.table import objective_metrics, scored_metrics
 from raymed.progress import tracked
 from raymed.provenance import Record, made_from, refuse_others, with_record
-from raymed.scores import Evaluation, Scores
+from raymed.scores import Evaluation
 from raymed.storage import Place, fetched, output, reason, write_whole
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.trained_on import overlap
@@ -81,13 +80,6 @@ class Written:
         return self.sentences.map(lambda report: " ".join(filter(None, report)))
 
 
-class Baseline(NamedTuple):
-    """A baseline's scores on the images that a run is validated on."""
-
-    cider: float
-    recall_5: float
-
-
 def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: Place) -> Evaluation:
     """Write the reports of a split, score them, and leave predictions and scores in ``out``.
 
@@ -119,7 +111,8 @@ def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: Place
     except OSError as error:
         raise UsageError(f"{out}: cannot be written ({reason(error)})") from error
     _write_predictions(out / PREDICTIONS_FILE, split, writes, reports, without_model, record)
-    rows, meteor_missing = {}, None
+    rows: dict[str, Scores] = {}
+    unavailable: dict[str, str] = {}
     with fetched(out / PREDICTIONS_FILE) as predictions:
         sentences = Stream(len(split), lambda: _column(predictions, "sentences"))
         tags = Stream(len(split), lambda: _column(predictions, "predicted_tags"))
@@ -127,19 +120,21 @@ def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: Place
         for name, written in {config.model.system: system, **without_model}.items():
             # One lexicon for all: METEOR's table of paraphrases is made once per dataset.
             lexicon = chain(dataset.words, split.references)
-            rows[name], meteor_missing = _scores(split, written, lexicon)
+            scored = _predictions(split, written, lexicon)
+            rows[name], reasons = score_split(scored, scored_metrics())
+            unavailable |= reasons
     evaluation = Evaluation(
         split=split_name,
         images=len(split),
         rows=rows,
         truth_normality=normality_share(chain.from_iterable(split.sentences)),
         truth_distinct=distinct(split.references),
-        meteor_missing=meteor_missing,
+        unavailable=unavailable,
         trained_on=trained_on,
         made_from=record,
     )
     try:
-        write_whole(out / SCORES_FILE, json.dumps(_jsonable(asdict(evaluation)), indent=1))
+        write_whole(out / SCORES_FILE, json.dumps(evaluation.as_json(), indent=1))
     except OSError as error:
         raise UsageError(f"{out}: cannot be written ({reason(error)})") from error
     return evaluation
@@ -183,15 +178,14 @@ def baselines(dataset: PreparedDataset, split_name: str, images: int | None) -> 
 
 def baseline_scores(
     dataset: PreparedDataset, split_name: str, images: int | None
-) -> dict[str, Baseline]:
-    """Scores of the two baselines on the first ``images`` images of a split (None: on all)."""
+) -> dict[str, Scores]:
+    """What a sweep can search for, of the baselines on a split's first images (None: all)."""
     split = dataset.split(split_name)
-    scores = {}
-    for name, written in baselines(dataset, split_name, images).items():
-        references = Stream(len(written.tags), lambda: iter(split.references))
-        recall_5, *_ = _recalls(islice(split.tags, len(written.tags)), written.tags)
-        scores[name] = Baseline(cider(references, written.texts), recall_5)
-    return scores
+    metrics = [metric for metric in objective_metrics() if metric.module]
+    return {
+        name: score_split(_predictions(split, written), metrics)[0]
+        for name, written in baselines(dataset, split_name, images).items()
+    }
 
 
 def _by_model(
@@ -217,41 +211,18 @@ def _by_model(
     )
 
 
-def _scores(split: Split, written: Written, lexicon: Iterable[str]) -> tuple[Scores, str | None]:
-    recalls = _recalls(split.tags, written.tags)
-    if written.sentences is None:
-        return Scores(*recalls), None
-    captions = caption_scores(split.references, written.texts, lexicon)
-    scores = Scores(
-        *recalls,
-        bleu_1=captions.bleu_1,
-        bleu_2=captions.bleu_2,
-        bleu_3=captions.bleu_3,
-        bleu_4=captions.bleu_4,
-        meteor=captions.meteor,
-        rouge_l=captions.rouge_l,
-        cider=captions.cider,
-        normality=normality_share(chain.from_iterable(written.sentences)),
-        distinct=captions.distinct,
+def _predictions(split: Split, written: Written, lexicon: Iterable[str] = ()) -> Predictions:
+    """A writer's predictions for the first images of a split, as many as it has, with the truth."""
+    count = len(written.tags)
+    writes = written.sentences is not None
+    return Predictions(
+        references=Stream(count, lambda: iter(split.references)),
+        reports=written.texts if writes else None,
+        sentences=written.sentences,
+        tags=Stream(count, lambda: iter(split.tags)),
+        predicted_tags=written.tags,
+        lexicon=lexicon,
     )
-    return scores, captions.meteor_missing
-
-
-def _recalls(truth: Iterable[list[str]], ranked: Iterable[list[str]]) -> tuple[float, float, float]:
-    """Tag recall@5, @10 and @20."""
-    sums, images = np.zeros(3), 0
-    for some in chunks(zip(truth, ranked, strict=True)):
-        # Images without tags are left out. Tags by number, so that one outside the ranking's
-        # vocabulary still counts as missed.
-        numbers: dict[str, int] = {}
-        ids = np.array([[numbers.setdefault(t, len(numbers)) for t in tags] for _, tags in some])
-        true_ids = [{numbers.setdefault(t, len(numbers)) for t in tags} for tags, _ in some]
-        tagged = sum(map(bool, true_ids))
-        if tagged:
-            sums += [recall_at(k, ids, true_ids) * tagged for k in (5, 10, 20)]
-        images += tagged
-    at_5, at_10, at_20 = sums / images if images else [math.nan] * 3
-    return float(at_5), float(at_10), float(at_20)
 
 
 def _ranked(tags: list[str]) -> list[str]:
@@ -305,10 +276,3 @@ def _column(predictions: Path, name: str) -> Iterator[Any]:
     with pq.ParquetFile(predictions) as file:
         for batch in file.iter_batches(columns=[name]):
             yield from batch.column(0).to_pylist()
-
-
-def _jsonable(value: Any) -> Any:
-    """JSON has no NaN: what could not be measured is null."""
-    if isinstance(value, dict):
-        return {key: _jsonable(item) for key, item in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value

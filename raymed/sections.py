@@ -7,7 +7,7 @@ one.
 import difflib
 import math
 import re
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import (
@@ -22,6 +22,8 @@ from pydantic import (
 )
 
 from raymed.keys import ARE_RUNS, IS_DATABASE, IS_PATH, IS_WEIGHTS, Decides, For
+from raymed.metrics.table import objective_metrics
+from raymed.model.systems import SYSTEMS
 from raymed.yaml12 import as_written
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -29,27 +31,23 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Objective = Literal["score", "cider", "recall_5", "seconds_per_report"]
 Column = Literal["image", "report", "tags", "study", "split", "view"]
 
-SYSTEMS = tuple(
-    sorted(
-        file.stem
-        for file in (Path(__file__).parent / "model" / "systems").glob("*.py")
-        if file.stem != "__init__"
-    )
-)
-"""The systems there are: each is a file of `raymed.model.systems`."""
-TAGS_ONLY = ("vgg19_tags",)
-"""Those that write no report: they have no CIDEr, and their score is the tag recall@5."""
+
+def _one_of(name: str, choices: Sequence[str]) -> str:
+    if name not in choices:
+        close = difflib.get_close_matches(name, choices, n=1, cutoff=0.4)
+        meant = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"must be one of {', '.join(choices)}{meant}")
+    return name
 
 
 def _known_system(name: str) -> str:
-    if name not in SYSTEMS:
-        close = difflib.get_close_matches(name, SYSTEMS, n=1, cutoff=0.4)
-        meant = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"must be one of {', '.join(SYSTEMS)}{meant}")
-    return name
+    return _one_of(name, list(SYSTEMS))
+
+
+def _known_objective(name: str) -> str:
+    return _one_of(name, [metric.key for metric in objective_metrics()])
 
 
 def _workers(given: Any) -> Any:
@@ -64,8 +62,16 @@ def _workers(given: Any) -> Any:
     return given
 
 
+def _without_settings(systems: Any) -> Any:
+    """A list of systems as a mapping of each to no settings."""
+    if isinstance(systems, list | tuple) and all(isinstance(name, str) for name in systems):
+        return {name: {} for name in systems}
+    return systems
+
+
 Workers = Annotated[int | tuple[int, int], BeforeValidator(_workers)]
 SystemName = Annotated[str, AfterValidator(_known_system)]
+Objective = Annotated[str, AfterValidator(_known_objective)]
 
 
 def _different(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -347,8 +353,11 @@ class TableConfig(Section):
     """Each system is trained once with each of these seeds."""
     paper: Annotated[Literal["iu_xray", "peir_gross"], Decides.NOTHING] = "iu_xray"
     """The half of the paper's tables that stands beside: paragraphs, or single sentences."""
-    systems: Annotated[dict[SystemName, dict[str, Any]], Decides.NOTHING] = {}
-    """Settings of single systems: dotted keys and values that the others do not share."""
+    systems: Annotated[
+        dict[SystemName, dict[str, Any]], BeforeValidator(_without_settings), Decides.NOTHING
+    ] = {}
+    """Systems beside the paper's, as a list; or a mapping of systems, the paper's or others, to
+    settings of their own: dotted keys and values that the others do not share."""
     runs: Annotated[
         dict[SystemName, Annotated[tuple[str, ...], AfterValidator(_different)]],
         Decides.NOTHING,

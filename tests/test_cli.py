@@ -303,7 +303,7 @@ def test_tables_of_two_files_and_their_figures(trained, tmp_path, capsys):
         )
         files.append(str(file))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("raymed.tables.make.TABLE_SYSTEMS", {"3": ["co_attention"]})
+        patch.setattr("raymed.tables.paper.TABLE_SYSTEMS", {"3": ["co_attention"]})
         assert main(["table", "3", *files]) == 0
     out = capsys.readouterr().out
     for name in ("one", "two"):

@@ -15,7 +15,7 @@ from raymed.training.checkpoint import Checkpoint
 from raymed.tuning.study import SWEEP_FILE
 from raymed.tuning.sweep import run_sweep
 
-NO_PATHS = {"run.name", "model.system", "launch.address"}
+NO_PATHS = {"run.name", "model.system", "launch.address", "tune.objectives"}
 """Keys that hold any text, and yet no path."""
 SETTINGS = {"tune.space", "tune.points_to_evaluate", "table.systems"}
 """Keys that hold other keys' values."""

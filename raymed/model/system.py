@@ -143,6 +143,8 @@ class System(nn.Module, ABC):
             those of a frozen encoder that lies elsewhere.
     """
 
+    writes_reports: ClassVar[bool] = True
+    """Whether it writes reports; a system that predicts tags alone has no `writer`."""
     precision: torch.dtype = torch.float32
     """What it computes in, training, validation and prediction alike; weights are float32."""
 

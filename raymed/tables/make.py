@@ -7,7 +7,7 @@ from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
 from raymed.launch.run import run_folder
 from raymed.storage import Place, reason, write_whole
-from raymed.tables.paper import TABLE_SYSTEMS
+from raymed.tables.paper import table_systems
 from raymed.tables.render import markdown_table, terminal_table
 from raymed.tables.results import RUNS_FILE, table_rows, write_runs
 from raymed.tables.runs import RUNS, SPLIT, finished_runs
@@ -36,7 +36,7 @@ def make_table(table: str, config: Config, console: Console) -> Place:
             f"data.path: {config.data.path} does not know the place of any finding, so attention "
             "cannot be measured on it; give a phantom dataset"
         )
-    runs = finished_runs(config, TABLE_SYSTEMS[table], console)
+    runs = finished_runs(config, table_systems(table, config.table.systems), console)
     rows = table_rows(table, config.table.paper, runs)
     note = _note(table, config, dataset)
     missing = {run.scores()["meteor_missing"] for run in runs} - {None}

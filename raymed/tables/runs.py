@@ -17,6 +17,7 @@ from raymed.launch.lock import alone
 from raymed.launch.run import claim, last_checkpoint, located, need_groups, run_folder, taken
 from raymed.launch.side_by_side import train_side_by_side
 from raymed.localisation import ATTENTION_FILE
+from raymed.metrics.table import ranked_score
 from raymed.storage import Place, place
 from raymed.training.checkpoint import Checkpoint, latest
 from raymed.training.setup import check
@@ -146,6 +147,5 @@ def _fitting(run: Place, system: str, dataset: PreparedDataset) -> Config:
 def _outcome(runs: Mapping[Place, Run], folder: Place) -> str:
     run = runs[folder]
     scores = run.scores()["rows"][run.system]
-    if scores["cider"] is None:
-        return f"test recall@5 {scores['recall_5']:.3f}"
-    return f"test CIDEr {scores['cider']:.3f}, {scores['distinct']} distinct"
+    distinct = "" if scores["distinct"] is None else f", {scores['distinct']} distinct"
+    return f"{SPLIT} {ranked_score(scores)}{distinct}"

@@ -20,8 +20,8 @@ from raymed.data.dataset import PreparedDataset, Split
 from raymed.data.vocabulary import Vocabulary
 from raymed.errors import UsageError
 from raymed.model.system import System
-from raymed.model.systems import build_system
-from raymed.sections import TAGS_ONLY, TrainingConfig
+from raymed.model.systems import build_system, system_class
+from raymed.sections import TrainingConfig
 from raymed.storage import Place
 from raymed.training.checkpoint import (
     ENCODER_FILE,
@@ -222,7 +222,7 @@ def _with_run_precision(
 
 
 def _warn_of_cut(training: TokenisedSplit, config: Config, observer: Observer) -> None:
-    if config.model.system not in TAGS_ONLY and (share := training.cut_share()):
+    if system_class(config.model.system).writes_reports and (share := training.cut_share()):
         limits = config.generation
         observer.warn(
             f"{max(share, 0.001):.1%} of the training reports' words lie beyond "

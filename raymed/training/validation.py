@@ -5,6 +5,7 @@ gives the score at all thresholds. M, the number of tags attended to, shapes no 
 values of it cost a generation each and no training.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -18,9 +19,12 @@ from torch import Tensor
 
 from raymed.config import Config
 from raymed.data.batches import Images, TokenisedSplit, on_device
+from raymed.data.dataset import Split
 from raymed.data.vocabulary import Vocabulary
 from raymed.generation import Report, attended, attending_to, generate, semantic_features
 from raymed.metrics.cider import ciders
+from raymed.metrics.scoring import Predictions, score_split
+from raymed.metrics.table import objective_metrics, ranking
 from raymed.metrics.tags import recall_at
 from raymed.model.hierarchical import Hierarchical
 from raymed.model.system import System
@@ -111,12 +115,10 @@ def validate(
     )
     recall_5 = recall_at(5, ranked, [set(ids) for ids in split.tag_ids[:count]])
     if model.writer is None:
-        seconds_per_report = seconds[own.top_tags]
-        return Validation(
-            {"score": recall_5, "recall_5": recall_5, "seconds_per_report": seconds_per_report},
-            curve=[],
-            config=config,
-        )
+        row: Row = {"recall_5": recall_5, "seconds_per_report": seconds[own.top_tags]}
+        reports = [one.report for one in written[own.top_tags]]
+        row |= _other_objectives(row, split.split, reports, writes=False)
+        return Validation({"score": row[ranking(row).key], **row}, curve=[], config=config)
 
     scored = ciders(split.split.references[:count], list(texts.values()))
     cider = dict(zip(texts, scored, strict=True))
@@ -124,13 +126,19 @@ def validate(
         (one for one in texts if config.tune.free_threshold or one.threshold == own.threshold),
         key=lambda one: (-cider[one], abs(one.top_tags - own.top_tags), abs(one.threshold - 0.5)),
     )
-    row: Row = {
-        "score": cider[chosen],
+    row = {
         "cider": cider[chosen],
         "recall_5": recall_5,
         "distinct": float(len(set(texts[chosen]))),
         "seconds_per_report": seconds[chosen.top_tags],
     }
+    length = sorted(thresholds).index(chosen.threshold)
+    reports = [
+        replace(one.report, sentences=one.report.sentences[: one.lengths[length]])
+        for one in written[chosen.top_tags]
+    ]
+    row |= _other_objectives(row, split.split, reports, writes=True)
+    row = {"score": row[ranking(row).key], **row}
     curve: list[Row] = []
     if plans_sentences or len(tops) > 1:
         row["free_cider"] = max(scored)
@@ -149,6 +157,32 @@ def validate(
             {"generation.stop_threshold": chosen.threshold, "model.top_tags": chosen.top_tags}
         ),
     )
+
+
+def _other_objectives(row: Row, split: Split, reports: list[Report], writes: bool) -> Row:
+    """The metrics that a sweep can search for and that the row lacks; of the tags, five are ranked.
+
+    Args:
+        row: The metrics measured so far.
+        split: The split whose first images the reports are of.
+        reports: The reports.
+        writes: Whether the system writes reports, rather than tags alone.
+    """
+    metrics = [
+        metric
+        for metric in objective_metrics()
+        if metric.module and metric.key not in row and (writes or metric.of != "reports")
+    ]
+    count = len(reports)
+    predictions = Predictions(
+        references=split.references[:count],
+        reports=[report.text for report in reports] if writes else None,
+        sentences=[report.sentences for report in reports] if writes else None,
+        tags=split.tags[:count],
+        predicted_tags=[[tag for tag, _ in report.tags] for report in reports],
+    )
+    values, _ = score_split(predictions, metrics)
+    return {key: math.nan if value is None else float(value) for key, value in values.items()}
 
 
 def no_cider(images: int, split: str) -> str:

@@ -13,6 +13,7 @@ from raymed.evaluation import baseline_scores
 from raymed.launch.lock import alone
 from raymed.launch.run import CONFIG_FILE, claim, last_checkpoint, located, need_groups
 from raymed.launch.side_by_side import train_side_by_side
+from raymed.metrics.table import ranked_score, summary
 from raymed.storage import Place
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.setup import check
@@ -85,7 +86,7 @@ def fine_tune(
     ]
     console.print(_table(done))
     for name, baseline in baseline_scores(dataset, "val", base.data.validation_images).items():
-        console.print(f"{name}: CIDEr {baseline.cider:.3f}, recall@5 {baseline.recall_5:.3f}")
+        console.print(f"{name}: {summary(baseline)}")
     return done
 
 
@@ -102,8 +103,7 @@ def _unfrozen(folder: Place, trial: TrialResult, overrides: Sequence[str]) -> Co
 
 
 def _outcome(run: Place) -> str:
-    best = Checkpoint.open(run).history[-1]
-    return f"validation {'CIDEr' if 'cider' in best else 'recall@5'} {best['score']:.3f}"
+    return f"validation {ranked_score(Checkpoint.open(run).history[-1])}"
 
 
 def _table(done: Sequence[FineTuned]) -> Table:

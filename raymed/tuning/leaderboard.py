@@ -12,7 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from raymed.config import Config
-from raymed.evaluation import Baseline
+from raymed.metrics.scoring import Scores
+from raymed.metrics.table import METRICS, Metric, objective_metrics
 from raymed.storage import Place, output
 from raymed.training.checkpoint import best_epoch
 from raymed.training.log import METRICS_FILE, read_metrics
@@ -30,7 +31,6 @@ STATES = {
 }
 LONGEST = 20
 """Trials that the terminal's table shows; the file has all."""
-SHOWN_METRICS = ("score", "cider", "recall_5", "seconds_per_report", "stop_threshold", "top_tags")
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,26 @@ def ranked_trials(study: optuna.Study, config: Config, folder: Place) -> list[Tr
     return sorted(results, key=lambda r: (not r.best, -goodness.get(r.trial, (0,))[0], r.trial))
 
 
-def leaderboard_table(results: Sequence[TrialResult], baselines: Mapping[str, Baseline]) -> Table:
+def shown_metrics(results: Sequence[TrialResult]) -> list[Metric]:
+    """The metrics that have a column, since a trial has them: objectives and what was found."""
+    return [
+        metric
+        for metric in METRICS.values()
+        if (metric.objective or metric.of == "run") and any(metric.key in r.best for r in results)
+    ]
+
+
+def leaderboard_table(results: Sequence[TrialResult], baselines: Mapping[str, Scores]) -> Table:
     """The ranked trials for the terminal, the baselines' beneath them."""
     several = len(results[0].objectives) > 1
     table = Table(title="trials by validation score", box=None, padding=(0, 2, 0, 0))
     table.add_column("trial", no_wrap=True)
-    heads = ("CIDEr", "R@5", "epochs", *(("ms/report", "Pareto") if several else ()))
+    metrics = [metric for metric in objective_metrics() if metric.module]
+    heads = (
+        *(metric.column for metric in metrics),
+        "epochs",
+        *(("ms/report", "Pareto") if several else ()),
+    )
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     # However many keys are searched, only this column grows.
@@ -100,8 +114,7 @@ def leaderboard_table(results: Sequence[TrialResult], baselines: Mapping[str, Ba
         found = f"; found {shown(free)}" if free else ""
         table.add_row(
             result.trial,
-            _score(result.best.get("cider")),
-            _score(result.best.get("recall_5")),
+            *(metric.format(result.best.get(metric.key)) for metric in metrics),
             str(result.epochs),
             *(extra if several else ()),
             escape(shown(result.values) + found + state),
@@ -109,7 +122,7 @@ def leaderboard_table(results: Sequence[TrialResult], baselines: Mapping[str, Ba
     if len(results) > LONGEST:
         table.add_row(f"… {len(results) - LONGEST} more", *[""] * (len(table.columns) - 1))
     for name, value in baselines.items():
-        table.add_row(name, _score(value.cider), _score(value.recall_5))
+        table.add_row(name, *(metric.format(value.get(metric.key)) for metric in metrics))
     return table
 
 
@@ -119,7 +132,7 @@ def write_leaderboard(path: Place, results: Sequence[TrialResult], config: Confi
     Raises:
         UsageError: it cannot be written.
     """
-    keys = [k for k in SHOWN_METRICS if any(k in r.best for r in results)]
+    keys = [metric.key for metric in shown_metrics(results)]
     rows = [
         {
             "place": place,
@@ -179,7 +192,3 @@ def _front(points: Iterable[tuple[float, ...]]) -> set[tuple[float, ...]]:
 def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
     pairs = list(zip(one, other, strict=True))
     return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
-
-
-def _score(score: float | None) -> str:
-    return "-" if score is None else f"{score:.3f}"

@@ -16,6 +16,8 @@ from rich.live import Live
 from rich.table import Table
 
 from raymed.config import Config
+from raymed.metrics.table import objective_metric
+from raymed.model.systems import system_class
 from raymed.progress import Pulse
 from raymed.storage import place
 from raymed.tuning.leaderboard import TrialResult, shown
@@ -67,7 +69,8 @@ class SweepProgress(tune.Callback):
         self.pulse = Pulse()
         self.began = time.monotonic()
         self.objective, self.mode = next(iter(objectives(config.tune).items()))
-        self.called = "CIDEr" if self.objective in ("score", "cider") else self.objective
+        writes_reports = system_class(config.model.system).writes_reports
+        self.called = objective_metric(self.objective, writes_reports).label
         self.live = Live(
             console=console, get_renderable=self._table, refresh_per_second=2, transient=True
         )

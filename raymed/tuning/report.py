@@ -25,6 +25,8 @@ from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
 from raymed.evaluation import baseline_scores
 from raymed.figures import SHOWN, abnormal_rows, attended_studies
+from raymed.metrics.table import objective_metric, objective_metrics
+from raymed.model.systems import system_class
 from raymed.reports.attention import AttendedStudy, attention_values
 from raymed.reports.page import write_page
 from raymed.storage import Place
@@ -32,21 +34,15 @@ from raymed.training.checkpoint import Checkpoint
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.observer import Row
 from raymed.tuning import plots
-from raymed.tuning.leaderboard import STATES, TrialResult, ranked_trials
+from raymed.tuning.leaderboard import STATES, TrialResult, ranked_trials, shown_metrics
 from raymed.tuning.plots import Plots
 from raymed.tuning.space import size
 from raymed.tuning.study import SWEEP_FILE, objectives, open_study
 from raymed.tuning.trial import TRIALS
 
 SPLIT = "val"
-NAMES = {
-    "cider": "CIDEr",
-    "recall_5": "tag recall@5",
-    "seconds_per_report": "seconds per report",
-    "stop_threshold": "best threshold",
-    "top_tags": "best M",
-}
-"""What a trial's metrics are called; those of its best epoch are the leaderboard's columns."""
+SCORED = [metric for metric in objective_metrics() if metric.module]
+"""The metrics that the baselines have as well."""
 TEXTS = ("trial", "state", "reason")
 PACKAGES = ("ray", "optuna", "raymed")
 
@@ -82,10 +78,9 @@ class _Sweep:
         return self.results[0].trial if self.results[0].best else None
 
     def name(self, measure: str) -> str:
-        """Of a metric, for people; the score is the CIDEr where reports are written."""
-        if measure == "score":
-            measure = "cider" if any("cider" in one.best for one in self.results) else "recall_5"
-        return NAMES.get(measure, measure)
+        """The label of an objective."""
+        writes_reports = system_class(self.config.model.system).writes_reports
+        return objective_metric(measure, writes_reports).label
 
 
 @dataclass(frozen=True)
@@ -125,6 +120,7 @@ def write_report(folder: Place, out: Place) -> None:
         name=sweep.config.run.name,
         facts=_facts(sweep),
         scores=_scores(sweep),
+        score_heads=[metric.label for metric in SCORED],
         rows=_leaderboard(sweep),
         texts=TEXTS,
         shown=_shown,
@@ -186,30 +182,33 @@ def _facts(sweep: _Sweep) -> dict[str, str]:
     }
 
 
-def _scores(sweep: _Sweep) -> list[tuple[str, float | None, float | None]]:
-    """CIDEr and tag recall of the best trial and, where the dataset is there, of no model."""
+def _scores(sweep: _Sweep) -> dict[str, list[float | None]]:
+    """The scores of the best trial and, if the dataset can be opened, of the baselines."""
     config, best = sweep.config, sweep.results[0].best
-    scores: list[tuple[str, float | None, float | None]] = []
+    scores = {}
     if sweep.best:
-        scores.append((f"best trial: {sweep.best}", best.get("cider"), best["recall_5"]))
+        scores[f"best trial: {sweep.best}"] = [best.get(metric.key) for metric in SCORED]
     try:
         dataset = PreparedDataset.open(config.data.path)
     except UsageError:
         return scores
     baselines = baseline_scores(dataset, SPLIT, config.data.validation_images)
-    return scores + [(name, *score) for name, score in baselines.items()]
+    for name, values in baselines.items():
+        scores[name] = [values.get(metric.key) for metric in SCORED]
+    return scores
 
 
 def _leaderboard(sweep: _Sweep) -> list[dict[str, Any]]:
     """A row for each trial, by the columns' heads."""
-    metrics = [metric for metric in NAMES if any(metric in one.best for one in sweep.results)]
+    # The score stands in the column of the metric that it is.
+    metrics = [metric for metric in shown_metrics(sweep.results) if metric.key != "score"]
     several, failed = len(sweep.measures) > 1, any(one.reason for one in sweep.results)
     return [
         {
             "place": place,
             "trial": one.trial,
             "state": one.state,
-            **{NAMES[metric]: one.best.get(metric) for metric in metrics},
+            **{metric.label: one.best.get(metric.key) for metric in metrics},
             **({"Pareto front": "yes" if one.pareto else "no"} if several else {}),
             "epochs": one.epochs,
             "seconds": one.seconds,

@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from raymed.config import Config
 from raymed.errors import UsageError
+from raymed.metrics.table import METRICS
 from raymed.sections import TuneConfig
 from raymed.storage import Place, Remote, place, reason, write_whole
 from raymed.tuning.space import as_parameters
@@ -41,7 +42,8 @@ NEEDS = {"cma_es": ("cmaes",), "gp": ("scipy", "torch"), "qmc": ("scipy",)}
 
 def objectives(config: TuneConfig) -> dict[str, str]:
     """What is searched for and in which direction, ``max`` or ``min``; the first comes first."""
-    return {str(k): str(v) for k, v in config.objectives.items()} or {"score": "max"}
+    given = {str(k): str(v) for k, v in config.objectives.items()}
+    return given or {"score": METRICS["score"].direction}
 
 
 def make_study(config: Config, folder: Place) -> optuna.Study:

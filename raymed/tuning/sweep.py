@@ -23,14 +23,16 @@ from raymed import config as configuration
 from raymed.config import NO_SWEEP, Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
-from raymed.evaluation import Baseline, baseline_scores
+from raymed.evaluation import baseline_scores
 from raymed.keys import Decides
 from raymed.launch.cluster import connected
 from raymed.launch.groups import worker_groups
 from raymed.launch.lock import alone
 from raymed.launch.run import RESULT, changed_keys, located, need_groups, run_folder, taken
 from raymed.launch.trainer import check_room
-from raymed.sections import TAGS_ONLY
+from raymed.metrics.scoring import Scores
+from raymed.metrics.table import METRICS, ranking_of
+from raymed.model.systems import system_class
 from raymed.storage import Place, output, reason
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.observer import Row
@@ -79,7 +81,7 @@ class Sweep:
 
     folder: Place
     results: list[TrialResult]
-    baselines: dict[str, Baseline]
+    baselines: dict[str, Scores]
 
     @property
     def leaderboard(self) -> Place:
@@ -167,20 +169,24 @@ def _check_objectives(config: Config) -> None:
     searched = [*dimension.extremes()] if dimension else []
     if dimension is None or dimension.when:
         searched.append(config.model.system)
-    tags_only = [system for system in searched if system in TAGS_ONLY]
+    writing = [system for system in searched if system_class(system).writes_reports]
+    tags_only = [system for system in searched if system not in writing]
     key = f"{'tune.space: ' if dimension else ''}model.system"
     wanted = objectives(config.tune)
-    if "cider" in wanted and tags_only:
+    of_tags, of_reports = ranking_of(writes_reports=False), ranking_of(writes_reports=True)
+    advice = f"tune.objectives={{{of_tags.key}: {of_tags.direction}}}"
+    of_reports_only = [METRICS[name] for name in wanted if METRICS[name].of == "reports"]
+    if of_reports_only and tags_only:
+        missing = of_reports_only[0]
         raise UsageError(
-            f"tune.objectives: cider: {tags_only[0]} ({key}) writes no report and has no CIDEr; "
-            "give other systems, or tune.objectives={recall_5: max}"
+            f"tune.objectives: {missing.key}: {tags_only[0]} ({key}) writes no report and has no "
+            f"{missing.label}; give other systems, or {advice}"
         )
-    if "score" in wanted and 0 < len(tags_only) < len(searched):
-        other = next(system for system in searched if system not in TAGS_ONLY)
+    if "score" in wanted and tags_only and writing:
         raise UsageError(
-            f"{key}: the score of {tags_only[0]} is the tag recall@5 and that of {other} the "
-            "CIDEr, which cannot be compared; search systems of one kind, or set "
-            "tune.objectives={recall_5: max}"
+            f"{key}: the score of {tags_only[0]} is the {of_tags.label} and that of {writing[0]} "
+            f"the {of_reports.label}, which cannot be compared; search systems of one kind, or set "
+            f"{advice}"
         )
 
 

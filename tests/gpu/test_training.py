@@ -46,10 +46,10 @@ def test_every_system_trains_is_scored_and_predicts(
     assert checkpoint.precision == expected
     evaluation = evaluate(checkpoint, checkpoint.config, "val", tmp_path / "val")
     scores = evaluation.rows[system]
-    assert scores.recall_5 == pytest.approx(row["recall_5"])
+    assert scores["recall_5"] == pytest.approx(row["recall_5"])
     if system == "vgg19_tags":
         return
-    assert scores.cider == pytest.approx(row["cider"])
+    assert scores["cider"] == pytest.approx(row["cider"])
     written = pq.read_table(tmp_path / "val" / PREDICTIONS_FILE)["sentences"].to_pylist()
     split = PreparedDataset.open(config.data.path).split("val")
     rows = list(range(len(split)))

@@ -83,7 +83,7 @@ def start(command: list[str], **environment: str) -> "subprocess.Popen[str]":
     [
         ("raymed.data.phantom", "draw", ["prepare", "phantom", "out={out}"], TERM),
         ("raymed.evaluation", "write_reports", ["evaluate", "{run}", "split=val"], TERM),
-        ("raymed.evaluation", "caption_scores", ["evaluate", "{run}", "split=val"], INT),
+        ("raymed.evaluation", "score_split", ["evaluate", "{run}", "split=val"], INT),
         ("raymed.prediction", "generate", ["predict", "{run}", "{image}", "out={out}"], TERM),
         ("raymed.figures", "Reporter", ["figure", "4", "{run}", "out={out}"], TERM),
         ("raymed.training.loop", "terms", ["train", "{file}", "run.folder={out}"], TERM),

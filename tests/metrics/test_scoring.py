@@ -1,16 +1,15 @@
 import math
 import random
-from dataclasses import replace
 
 import pytest
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
-from raymed.metrics import cider as captions
-from raymed.metrics import ngrams
-from raymed.metrics.cider import caption_scores, cider, ciders
+from raymed.metrics import meteor, ngrams
+from raymed.metrics.cider import cider, ciders
 from raymed.metrics.meteor import MeteorUnavailable
+from tests.support.report_scores import report_scores
 
 REFERENCES = [
     "no acute cardiopulmonary abnormality the heart is normal in size",
@@ -28,73 +27,77 @@ HYPOTHESES = [
 ]
 
 
+def scores_of(references, hypotheses):
+    return report_scores(references, hypotheses)[0]
+
+
 @pytest.fixture
 def without_java(monkeypatch):
     def unavailable(*_, **__):
         raise MeteorUnavailable("no Java here")
 
-    monkeypatch.setattr(captions, "meteor", unavailable)
+    monkeypatch.setattr(meteor, "meteor", unavailable)
 
 
 @pytest.mark.usefixtures("without_java")
 @pytest.mark.parametrize("empty", [(), (0, 3), range(5)])
 def test_scores_equal_pycocoevalcap_called_directly(empty, capsys):
     hypotheses = ["" if image in empty else text for image, text in enumerate(HYPOTHESES)]
-    scores = caption_scores(REFERENCES, hypotheses)
+    scores = scores_of(REFERENCES, hypotheses)
     assert capsys.readouterr().out == ""
     truth = {str(image): [text] for image, text in enumerate(REFERENCES)}
     generated = {str(image): [text] for image, text in enumerate(hypotheses)}
     bleu = Bleu(4).compute_score(truth, generated)[0]
-    assert [scores.bleu_1, scores.bleu_2, scores.bleu_3, scores.bleu_4] == bleu
-    assert scores.rouge_l == Rouge().compute_score(truth, generated)[0]
-    assert scores.cider == pytest.approx(Cider().compute_score(truth, generated)[0], rel=1e-12)
-    assert cider(REFERENCES, hypotheses) == scores.cider
-    assert (scores.cider > 0) == (len(empty) < 5)
+    assert [scores["bleu_1"], scores["bleu_2"], scores["bleu_3"], scores["bleu_4"]] == bleu
+    assert scores["rouge_l"] == Rouge().compute_score(truth, generated)[0]
+    assert scores["cider"] == pytest.approx(Cider().compute_score(truth, generated)[0], rel=1e-12)
+    assert cider(REFERENCES, hypotheses) == scores["cider"]
+    assert (scores["cider"] > 0) == (len(empty) < 5)
 
 
 @pytest.mark.usefixtures("without_java")
 def test_an_empty_hypothesis_scores_nothing():
-    scores = caption_scores(REFERENCES, ["", " ", "", "", "\n"])
-    values = (scores.bleu_1, scores.bleu_4, scores.rouge_l, scores.cider)
+    scores = scores_of(REFERENCES, ["", " ", "", "", "\n"])
+    values = (scores["bleu_1"], scores["bleu_4"], scores["rouge_l"], scores["cider"])
     assert values == (0, 0, 0, 0)
-    assert scores.distinct == 1
+    assert scores["distinct"] == 1
     # ROUGE-L and CIDEr are means over images, so one empty text of two takes its share away.
-    with_both = caption_scores(REFERENCES[:2], REFERENCES[:2])
-    with_one = caption_scores(REFERENCES[:2], [REFERENCES[0], ""])
-    assert with_one.rouge_l == pytest.approx(with_both.rouge_l / 2)
-    assert with_one.cider == pytest.approx(with_both.cider / 2)
+    with_both = scores_of(REFERENCES[:2], REFERENCES[:2])
+    with_one = scores_of(REFERENCES[:2], [REFERENCES[0], ""])
+    assert with_one["rouge_l"] == pytest.approx(with_both["rouge_l"] / 2)
+    assert with_one["cider"] == pytest.approx(with_both["cider"] / 2)
 
 
 @pytest.mark.usefixtures("without_java")
 def test_perfect_reports_score_highest_and_one_pair_has_no_cider():
-    scores = caption_scores(REFERENCES[:4], REFERENCES[:4])
-    assert [scores.bleu_1, scores.bleu_4, scores.rouge_l] == pytest.approx([1, 1, 1])
-    assert scores.cider == pytest.approx(10)
+    scores = scores_of(REFERENCES[:4], REFERENCES[:4])
+    assert [scores["bleu_1"], scores["bleu_4"], scores["rouge_l"]] == pytest.approx([1, 1, 1])
+    assert scores["cider"] == pytest.approx(10)
     assert cider(REFERENCES[:1], REFERENCES[:1]) == 0
 
 
 @pytest.mark.usefixtures("without_java")
 def test_distinct_counts_texts_and_spacing_changes_nothing():
-    scores = caption_scores(REFERENCES, HYPOTHESES)
-    assert scores.distinct == 4
+    scores = scores_of(REFERENCES, HYPOTHESES)
+    assert scores["distinct"] == 4
     spaced = [" " + text.replace(" ", "  ") + "\n" for text in HYPOTHESES]
-    assert caption_scores(REFERENCES, spaced) == scores
+    assert scores_of(REFERENCES, spaced) == scores
 
 
 @pytest.mark.usefixtures("without_java")
 def test_where_java_cannot_run_the_reason_stands_in_place_of_meteor():
-    scores = caption_scores(REFERENCES, HYPOTHESES)
-    assert scores.meteor is None
-    assert scores.meteor_missing == "no Java here"
-    assert not math.isnan(scores.cider)
+    scores, missing = report_scores(REFERENCES, HYPOTHESES)
+    assert scores["meteor"] is None
+    assert missing == {"meteor": "no Java here"}
+    assert not math.isnan(scores["cider"])
 
 
 def test_meteor_stands_beside_the_other_scores(monkeypatch):
     asked = []
-    monkeypatch.setattr(captions, "meteor", lambda *texts, **_: asked.append(texts) or 0.25)
-    scores = caption_scores(REFERENCES, HYPOTHESES)
+    monkeypatch.setattr(meteor, "meteor", lambda *texts, **_: asked.append(texts) or 0.25)
+    scores = scores_of(REFERENCES, HYPOTHESES)
     assert asked == [(REFERENCES, HYPOTHESES)]
-    assert scores == replace(scores, meteor=0.25, meteor_missing=None)
+    assert scores["meteor"] == 0.25
 
 
 def many(seed):
@@ -143,7 +146,7 @@ def test_a_wrong_set_of_many_is_named():
         ciders(["lungs clear", " "], [["lungs clear", "lungs clear"]])
 
 
-@pytest.mark.parametrize("score", [cider, caption_scores])
+@pytest.mark.parametrize("score", [cider, report_scores])
 def test_wrong_texts_are_named(score):
     with pytest.raises(ValueError, match="4 hypotheses for 5 references"):
         score(REFERENCES, HYPOTHESES[:4])

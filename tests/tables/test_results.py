@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from raymed.tables.paper import MEASURES, TABLE_SYSTEMS, paper_figures
+from raymed.metrics.table import table_metrics
+from raymed.tables.paper import TABLE_SYSTEMS, paper_figures
 from raymed.tables.results import Cell, table_rows, write_runs
 from raymed.tables.runs import Run
 from tests.support.table_scores import CAPTIONS, Fabricated, values_of
@@ -34,7 +35,7 @@ def test_rows_are_mean_and_sample_deviation_over_the_seeds(
     rows = {row.name: row for row in table_rows(table, half, runs)}
     for system in TABLE_SYSTEMS[table]:
         row = rows[system]
-        assert list(row.cells) == list(MEASURES[table])
+        assert list(row.cells) == [metric.key for metric in table_metrics(table)]
         for measure, cell in row.cells.items():
             values = values_of(runs, system, measure)
             assert cell.mean == pytest.approx(np.mean(values), rel=1e-12)

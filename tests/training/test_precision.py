@@ -106,7 +106,7 @@ def test_features_of_each_precision_are_their_own(mixed: Config, tmp_path: Path)
     # What was cached in training is what the checkpoint itself makes of an image.
     checkpoint = Checkpoint.open(tmp_path / "mixed")
     evaluation = evaluate(checkpoint, checkpoint.config, "val", tmp_path)
-    assert evaluation.rows["co_attention"].recall_5 == pytest.approx(row["recall_5"])
+    assert evaluation.rows["co_attention"]["recall_5"] == pytest.approx(row["recall_5"])
 
 
 def test_a_checkpoint_writes_in_its_own_precision(undisturbed: tuple[Path, list[Row]]) -> None:

@@ -9,7 +9,6 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from raymed.config import Config
-from raymed.evaluation import Baseline
 from raymed.training.log import write_metrics
 from raymed.training.observer import Row
 from raymed.tuning import leaderboard
@@ -159,8 +158,8 @@ def test_table_on_the_terminal_shows_trials_and_baselines_in_order(tmp_path: Pat
     study, config = swept(tmp_path)
     console = Console(width=80, record=True, quiet=False)
     baselines = {
-        "constant report": Baseline(2.58, 0.21),
-        "nearest image": Baseline(5.05, 0.43),
+        "constant report": {"cider": 2.58, "recall_5": 0.21},
+        "nearest image": {"cider": 5.05, "recall_5": 0.43},
     }
     results = ranked_trials(study, config, tmp_path)
     with console.capture() as captured:

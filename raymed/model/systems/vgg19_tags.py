@@ -10,6 +10,8 @@ from raymed.model.system import Outputs, Reading, System
 class Model(System):
     """Predicts tags and writes nothing; the network is the one that ``model.encoder`` names."""
 
+    writes_reports = False
+
     def forward(self, images: Images, passages: Passages, seeds: Tensor | None = None) -> Outputs:  # noqa: ARG002
         return Outputs(self.look(images, seeds).tag_logits)
 
