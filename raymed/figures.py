@@ -11,7 +11,8 @@ from raymed.errors import UsageError
 from raymed.metrics.normality import describes_normality
 from raymed.prediction import Reporter
 from raymed.provenance import made_from, refuse_others
-from raymed.reports.attention import AttendedStudy, attention_figure, attention_page
+from raymed.reports.attended import AttendedStudy
+from raymed.reports.attention import attention_figure, attention_page
 from raymed.reports.comparison import ComparedStudy, comparison_figure, comparison_page
 from raymed.storage import Place
 from raymed.training.checkpoint import Checkpoint

@@ -19,7 +19,7 @@ from raymed.metrics.normality import describes_normality
 from raymed.prediction import Reporter
 from raymed.progress import tracked
 from raymed.provenance import KEY, made_from, refuse_others
-from raymed.reports.attention import AttendedSentence
+from raymed.reports.attended import AttendedSentence
 from raymed.storage import Place, reason, write_whole
 from raymed.training.checkpoint import Checkpoint
 

@@ -24,7 +24,7 @@ from raymed.json_lines import added_lines
 from raymed.model.system import Reading
 from raymed.progress import Progress
 from raymed.provenance import KEY, Record, made_from, refuse_others
-from raymed.reports.attention import AttendedSentence, attention_figure
+from raymed.reports.attended import AttendedSentence
 from raymed.sections import GenerationConfig
 from raymed.storage import Place, output
 from raymed.training.checkpoint import Checkpoint
@@ -180,6 +180,9 @@ class _Illustrator:
         written: AttendedReport,
         truth: str | None = None,
     ) -> Prediction:
+        # Ray's workers import this module, and need not load matplotlib at their start.
+        from raymed.reports.attention import attention_figure
+
         figure = self.out / self._free(Path(name).stem)
         attention_figure(figure, picture, written.sentences, written.report.tags, name, truth)
         return Prediction(name, written.report, figure)

@@ -26,7 +26,7 @@ from raymed.localisation import (
     covered,
     measure_attention,
 )
-from raymed.reports.attention import AttendedSentence
+from raymed.reports.attended import AttendedSentence
 from raymed.tokens import END, START
 from raymed.training.checkpoint import Checkpoint, latest
 

@@ -27,7 +27,8 @@ from raymed.evaluation import baseline_scores
 from raymed.figures import SHOWN, abnormal_rows, attended_studies
 from raymed.metrics.table import objective_metric, objective_metrics
 from raymed.model.systems import system_class
-from raymed.reports.attention import AttendedStudy, attention_values
+from raymed.reports.attended import AttendedStudy
+from raymed.reports.attention import attention_values
 from raymed.reports.page import write_page
 from raymed.storage import Place
 from raymed.training.checkpoint import Checkpoint
