@@ -15,6 +15,8 @@ from rich.console import Console
 from raymed import config as configuration
 from raymed.errors import UsageError
 from raymed.launch.termination import STATUS, Terminated, leaving
+from raymed.metrics.table import objective_metrics, ranked_score
+from raymed.model.systems import SYSTEMS
 from raymed.prepare_help import SOURCES, prepare_help, sources_of
 from raymed.storage import Place, is_uri, place
 
@@ -111,10 +113,13 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("train", _train, "train one run, or take it up where it stopped")
     sub.add_argument("file", metavar="FILE", help="a YAML file, such as those in tune_configs/")
     sub.add_argument("settings", nargs="*", metavar="key=value", help=OVERRIDES)
+    sub.epilog = f"model.system is one of {', '.join(SYSTEMS)}"
 
     sub = add("tune", _tune, "search the keys of tune.space; rank the trials by CIDEr")
     sub.add_argument("file", metavar="FILE", help="a YAML file with a tune section")
     sub.add_argument("settings", nargs="*", metavar="key=value", help=OVERRIDES)
+    objectives = ", ".join(metric.key for metric in objective_metrics())
+    sub.epilog = f"tune.objectives may be any of {objectives}"
 
     sub = add("report", _report, "write a sweep's page: plots, leaderboard, the best reports")
     sub.add_argument("run", metavar="RUN", help="a sweep's folder, finished or not")
@@ -230,8 +235,6 @@ def _train(options: argparse.Namespace, console: Console) -> None:
     from raymed.launch.run import run_training
 
     checkpoint = run_training(config, console)
-    from raymed.metrics.table import ranked_score
-
     score = ranked_score(checkpoint.history[-1])
     _say(
         console,

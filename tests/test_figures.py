@@ -238,7 +238,7 @@ def test_a_figure_of_something_else_is_not_replaced(
 def test_images_of_another_size_are_refused(runs: list[str], cache: Path) -> None:
     prepared = data(list(draw(20, image_size=40)), cache / "prepared", 40)
     assert refused("3", runs, prepared, "test", "", cache / "out") == (
-        f"{runs[0]}: was trained on images of 32 pixels, and those of {prepared} have 40"
+        f"{runs[0]}: was trained on images of 32 pixels, but those of {prepared} have 40"
     )
 
 
