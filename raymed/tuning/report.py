@@ -25,7 +25,7 @@ from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
 from raymed.evaluation import baseline_scores
 from raymed.figures import SHOWN, abnormal_rows, attended_studies
-from raymed.metrics.table import objective_metric, objective_metrics
+from raymed.metrics.table import Metric, objective_metric, objective_metrics
 from raymed.model.systems import system_class
 from raymed.reports.attended import AttendedStudy
 from raymed.reports.attention import attention_values
@@ -42,8 +42,6 @@ from raymed.tuning.study import SWEEP_FILE, objectives, open_study
 from raymed.tuning.trial import TRIALS
 
 SPLIT = "val"
-SCORED = [metric for metric in objective_metrics() if metric.module]
-"""The metrics that the baselines have as well."""
 TEXTS = ("trial", "state", "reason")
 PACKAGES = ("ray", "optuna", "raymed")
 
@@ -121,7 +119,7 @@ def write_report(folder: Place, out: Place) -> None:
         name=sweep.config.run.name,
         facts=_facts(sweep),
         scores=_scores(sweep),
-        score_heads=[metric.label for metric in SCORED],
+        score_heads=[metric.label for metric in _scored()],
         rows=_leaderboard(sweep),
         texts=TEXTS,
         shown=_shown,
@@ -183,19 +181,24 @@ def _facts(sweep: _Sweep) -> dict[str, str]:
     }
 
 
+def _scored() -> list[Metric]:
+    """The metrics that the baselines have as well."""
+    return [metric for metric in objective_metrics() if metric.module]
+
+
 def _scores(sweep: _Sweep) -> dict[str, list[float | None]]:
     """The scores of the best trial and, if the dataset can be opened, of the baselines."""
     config, best = sweep.config, sweep.results[0].best
     scores = {}
     if sweep.best:
-        scores[f"best trial: {sweep.best}"] = [best.get(metric.key) for metric in SCORED]
+        scores[f"best trial: {sweep.best}"] = [best.get(metric.key) for metric in _scored()]
     try:
         dataset = PreparedDataset.open(config.data.path)
     except UsageError:
         return scores
     baselines = baseline_scores(dataset, SPLIT, config.data.validation_images)
     for name, values in baselines.items():
-        scores[name] = [values.get(metric.key) for metric in SCORED]
+        scores[name] = [values.get(metric.key) for metric in _scored()]
     return scores
 
 
