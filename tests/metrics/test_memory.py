@@ -1,4 +1,4 @@
-"""What the metrics hold for each further image, by tracemalloc, which NumPy reports to."""
+"""Memory that the metrics take per further image, measured by tracemalloc, as NumPy supports it."""
 
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ WORDS = np.array([f"word{number}" for number in range(500)])
 
 
 class Reports:
-    """Reports of 25 words that all differ, made anew each time they are gone through."""
+    """Distinct reports of 25 words, generated anew in each iteration."""
 
     def __init__(self, count: int, seed: int = 0) -> None:
         self._count, self._seed = count, seed

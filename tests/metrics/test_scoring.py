@@ -56,7 +56,7 @@ def test_scores_equal_pycocoevalcap_called_directly(empty, capsys):
 
 
 @pytest.mark.usefixtures("without_java")
-def test_an_empty_hypothesis_scores_nothing():
+def test_an_empty_hypothesis_scores_zero():
     scores = scores_of(REFERENCES, ["", " ", "", "", "\n"])
     values = (scores["bleu_1"], scores["bleu_4"], scores["rouge_l"], scores["cider"])
     assert values == (0, 0, 0, 0)
@@ -85,14 +85,14 @@ def test_distinct_counts_texts_and_spacing_changes_nothing():
 
 
 @pytest.mark.usefixtures("without_java")
-def test_where_java_cannot_run_the_reason_stands_in_place_of_meteor():
+def test_without_java_meteor_is_missing_with_the_reason():
     scores, missing = report_scores(REFERENCES, HYPOTHESES)
     assert scores["meteor"] is None
     assert missing == {"meteor": "no Java here"}
     assert not math.isnan(scores["cider"])
 
 
-def test_meteor_stands_beside_the_other_scores(monkeypatch):
+def test_meteor_is_one_of_the_scores(monkeypatch):
     asked = []
     monkeypatch.setattr(meteor, "meteor", lambda *texts, **_: asked.append(texts) or 0.25)
     scores = scores_of(REFERENCES, HYPOTHESES)

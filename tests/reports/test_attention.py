@@ -1,4 +1,4 @@
-"""Figure 4: the attention of each sentence, seen through what was drawn."""
+"""Figure 4: the attention of each sentence, read back from the figure and the page."""
 
 import base64
 import io
@@ -85,9 +85,7 @@ def test_texts_of_a_panel(tmp_path: Path, drawn: list[Figure]) -> None:
     assert below(figure, "a$b_{$.png")[0] == "predicted tags"
 
 
-def test_systems_without_the_one_or_the_other_attention(
-    tmp_path: Path, drawn: list[Figure]
-) -> None:
+def test_systems_without_visual_or_semantic_attention(tmp_path: Path, drawn: list[Figure]) -> None:
     attention_figure(tmp_path / "f.png", IMAGE, [AttendedSentence("a", None, BETA)], TAGS, "film")
     attention_figure(tmp_path / "f.png", IMAGE, [AttendedSentence("b", ALPHA, [])], [], "film")
     attention_figure(tmp_path / "f.png", IMAGE, [], TAGS, "film")
@@ -100,7 +98,7 @@ def test_systems_without_the_one_or_the_other_attention(
     assert below(empty, "report") == ["(no sentences)"]
 
 
-def test_what_is_written_stays_on_the_page_and_apart(tmp_path: Path, drawn: list[Figure]) -> None:
+def test_texts_stay_on_the_figure_and_do_not_overlap(tmp_path: Path, drawn: list[Figure]) -> None:
     words = " ".join(["cardiomediastinal silhouette"] * 6) + "w" * 80
     long = [
         AttendedSentence(words, one.alpha, [("costophrenic angle blunted " * 3, 0.2)] * 3)
@@ -125,11 +123,11 @@ def studies() -> list[AttendedStudy]:
     ]
 
 
-def test_a_page_says_all_and_is_alone(tmp_path: Path) -> None:
+def test_a_page_is_complete_and_self_contained(tmp_path: Path) -> None:
     path = tmp_path / "new" / "f.html"
     attention_page(path, studies(), "runs/7 <b>, best checkpoint")
     page = Page(path)
-    page.assert_alone()
+    page.assert_self_contained()
     assert page.within("h2") == ['a <b> "c" \ufffd', "lstm", "empty"]
     assert page.within("figcaption") == ["<script>alert(1)</script> & \"a\" 'b'", "words"]
     assert "runs/7 <b>, best checkpoint" in page.within("p")

@@ -40,7 +40,7 @@ def study(systems: int, sentences: int, name: str = "film") -> ComparedStudy:
 
 @pytest.mark.parametrize("systems", [2, 9])
 @pytest.mark.parametrize("sentences", [0, 1, 12])
-def test_nothing_lies_on_anything_else(
+def test_nothing_overlaps(
     tmp_path: Path, drawn: list[Figure], systems: int, sentences: int
 ) -> None:
     studies = [study(systems, sentences), study(systems, 3, "a$b_{$ \udcff " + "n" * 200)]
@@ -88,10 +88,10 @@ def test_abnormal_sentences_are_underlined_line_by_line(
     assert "(no" not in found
 
 
-def test_the_page_underlines_the_same_and_is_alone(tmp_path: Path) -> None:
+def test_the_page_underlines_the_same_and_is_self_contained(tmp_path: Path) -> None:
     comparison_page(tmp_path / "f.html", [study(9, 6, 'a "b" <i>'), study(9, 0)], "runs/7 <b>")
     page = Page(tmp_path / "f.html")
-    page.assert_alone()
+    page.assert_self_contained()
     spaced = [" ".join(text.split()) for text in SENTENCES]
     abnormal = [text for text in spaced if text and not RULE.search(text)]
     word, *marked = page.within("u")

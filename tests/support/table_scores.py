@@ -1,4 +1,4 @@
-"""Runs that were never trained: a folder each with scores that a test made up."""
+"""Folders of runs with made-up scores, without training."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ ATTENTION = ("right", "region", "region_fixed", "region_chance", "tag", "tag_cha
 
 
 class Fabricated:
-    """Writes such folders; every score is a random number, and kept to be compared with."""
+    """Writes such folders; every score is a random number and kept for comparison."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -34,7 +34,7 @@ def rows_of(made: Fabricated, table: str, seeds: int) -> list[Row]:
 
 @pytest.mark.parametrize("seeds", [1, 3])
 @pytest.mark.parametrize("table", ["1", "2", "3", "attention"])
-def test_markdown_is_read_back_as_it_was(made: Fabricated, table: str, seeds: int) -> None:
+def test_markdown_holds_every_figure(made: Fabricated, table: str, seeds: int) -> None:
     rows = rows_of(made, table, seeds)
     text = markdown_table(table, rows, "A note.")
     title, empty, note, gap, *lines = text.removesuffix("\n").split("\n")
@@ -64,9 +64,7 @@ def test_markdown_is_read_back_as_it_was(made: Fabricated, table: str, seeds: in
 
 @pytest.mark.parametrize("seeds", [1, 3])
 @pytest.mark.parametrize("table", ["1", "2", "3", "attention"])
-def test_nothing_is_cut_off_on_a_terminal_of_80_columns(
-    made: Fabricated, table: str, seeds: int
-) -> None:
+def test_a_table_fits_a_terminal_of_80_columns(made: Fabricated, table: str, seeds: int) -> None:
     rows = rows_of(made, table, seeds)
     file = io.StringIO()
     Console(file=file, width=80).print(terminal_table(table, rows))
@@ -94,7 +92,7 @@ def test_nothing_is_cut_off_on_a_terminal_of_80_columns(
     assert list(body) == []
 
 
-def test_an_absent_measure_is_a_dash_and_keeps_the_others_in_their_columns() -> None:
+def test_a_missing_metric_is_a_dash_in_its_column() -> None:
     row = Row("lrcn", {"cider": Cell(1.25, 0.5)}, {"meteor": 0.155}, 4.0, 2)
     (line,) = (x for x in markdown_table("1", [row], "").splitlines() if x.startswith("| lrcn"))
     cells = [cell.strip() for cell in line.strip("|").split("|")]

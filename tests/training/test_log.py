@@ -1,4 +1,4 @@
-"""What TensorBoard finds in a run's folder, read back with its own reader."""
+"""A run's event files, read back with TensorBoard's own reader."""
 
 import io
 import threading
@@ -100,7 +100,9 @@ def test_samples_of_the_best_epochs(tiny: Config, whole: tuple[Path, list[Row]])
 
 
 @pytest.mark.parametrize("system", ["no_attention", "vgg19_tags"])
-def test_what_has_no_attention_has_no_pictures(system: str, tiny: Config, tmp_path: Path) -> None:
+def test_systems_without_attention_have_no_pictures(
+    system: str, tiny: Config, tmp_path: Path
+) -> None:
     run(tiny.override({"model.system": system}), tmp_path, epochs=1)
     found = board(tmp_path)
     assert found.Tags()["images"] == []
