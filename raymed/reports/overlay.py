@@ -1,6 +1,6 @@
 """Visual attention laid over an image, in the one colour scale of all figures, pages and logs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from matplotlib import colormaps
@@ -32,7 +32,7 @@ def smooth(alpha: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(relative.resize((width, height), Image.Resampling.BILINEAR))
 
 
-def attention_strip(image: np.ndarray, alphas: Sequence[np.ndarray]) -> np.ndarray:
+def attention_strip(image: np.ndarray, alphas: Iterable[np.ndarray]) -> np.ndarray:
     """The image, then once for each sentence the image under the sentence's attention.
 
     Args:
