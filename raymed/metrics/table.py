@@ -73,6 +73,8 @@ _DISTINCT = "raymed.metrics.distinct"
 METRICS: dict[str, Metric] = {
     metric.key: metric
     for metric in (
+        # By which epochs and trials are ranked: the value of `ranking`.
+        Metric("score", "score", "run", objective=True),
         Metric("bleu_1", "BLEU-1", "reports", _BLEU_ROUGE),
         Metric("bleu_2", "BLEU-2", "reports", _BLEU_ROUGE),
         Metric("bleu_3", "BLEU-3", "reports", _BLEU_ROUGE),
@@ -93,7 +95,6 @@ METRICS: dict[str, Metric] = {
         Metric("region_chance", "random region on the finding", "attention", head="chance"),
         Metric("tag", "strongest tag is the finding's", "attention", head="tag"),
         Metric("tag_chance", "random attended tag is the finding's", "attention", head="chance"),
-        Metric("score", "score", "run", objective=True),
         Metric(
             "seconds_per_report",
             "seconds per report",

@@ -138,7 +138,7 @@ def test_the_next_command_trains_what_is_missing_and_makes_the_table(
     outcomes = [line.split("s  ", 1)[1] for line in made.printed[2:5]]
     names = ["co_attention-seed-0", "co_attention-seed-4", "vgg19_tags-seed-0", "vgg19_tags-seed-4"]
     assert sorted(line.partition(":")[0] for line in outcomes) == names[1:]
-    assert sum(": test recall@5 " in line for line in outcomes) == 2
+    assert sum(": test tag recall@5 " in line for line in outcomes) == 2
     assert sum(": test CIDEr " in line for line in outcomes) == 1
     runs = made.file.parent / "runs"
     assert sorted(path.name for path in runs.iterdir()) == names
