@@ -14,7 +14,7 @@ from rich.console import Console
 
 from raymed import config as configuration
 from raymed.errors import UsageError
-from raymed.launch.termination import STATUS, Terminated, leaving
+from raymed.launch.signals import STATUS, Terminated, raise_on_signals
 from raymed.prepare_help import SOURCES, prepare_help, sources_of
 from raymed.storage import Place, is_uri, place
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         _refuse_missing(options)
-        with leaving():
+        with raise_on_signals():
             return command(options, rich.get_console()) or 0
     except UsageError as error:
         print(f"raymed: {error}", file=sys.stderr)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from raymed.errors import UsageError
-from raymed.launch.termination import Terminated
+from raymed.launch.signals import Terminated
 
 PATIENCE_S = 10.0
 """How long a cluster may take to answer."""
@@ -45,9 +45,9 @@ def connected(address: str | None) -> Iterator[None]:
         yield
         return
     target = address or os.environ.get("RAY_ADDRESS") or "local"
-    see_that_it_answers(target)
+    check_address(target)
     if target == "local":
-        see_that_sockets_fit()
+        check_socket_paths()
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         # Not told to include its dashboard, Ray tries to, and goes on where that is late or broken.
@@ -90,7 +90,7 @@ def quiet() -> None:
     logging.getLogger("ray._private.services").setLevel(logging.CRITICAL)
 
 
-def see_that_it_answers(address: str) -> None:
+def check_address(address: str) -> None:
     """Of an address with a port, see that something listens there; `local` and `auto` are Ray's.
 
     Ray itself asks again and again for many minutes, without a word.
@@ -119,7 +119,7 @@ def temporary_folder() -> tuple[str, str]:
     return "", "/tmp"
 
 
-def see_that_sockets_fit() -> None:
+def check_socket_paths() -> None:
     """See that a Ray of one's own can make its Unix sockets, whose paths may not be long.
 
     Raises:

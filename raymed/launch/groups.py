@@ -19,11 +19,11 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from raymed.config import NO_SWEEP, Config
 from raymed.errors import UsageError
 from raymed.evaluation import evaluate
+from raymed.launch.monitor import StopSignal, pinned_to_this_node
 from raymed.launch.queue import ATTEMPTS, Delivery, Job, JobQueue
 from raymed.launch.run import CONFIG_FILE
-from raymed.launch.termination import noted, noting
+from raymed.launch.signals import defer_sigterm, sigterm_received
 from raymed.launch.trainer import Preempted, run_workers, this_worker
-from raymed.launch.watch import End, here
 from raymed.localisation import measure_attention
 from raymed.storage import Place, place, write_whole
 from raymed.training.checkpoint import Checkpoint
@@ -42,7 +42,7 @@ CLOSE_S = 20.0
 """How long the queue may take to answer when it is closed."""
 
 
-class JobEnded(Exception):
+class TrialPruned(Exception):
     """No further epoch is wanted; raised on all workers of a group at once."""
 
 
@@ -59,7 +59,7 @@ def worker_groups(config: Config, groups: int, jobs: int) -> Iterator[ActorHandl
         groups: how many.
         jobs: how many there will be.
     """
-    queue = here(ray.remote(JobQueue)).remote(groups)
+    queue = pinned_to_this_node(ray.remote(JobQueue)).remote(groups)
     threads = [
         Thread(target=_keep_up, args=(config, queue, group, jobs), daemon=True)
         for group in range(groups)
@@ -102,20 +102,20 @@ def _keep_up(config: Config, queue: ActorHandle, group: int, jobs: int) -> None:
 def serve(settings: dict[str, Any]) -> None:
     """What each worker of a group runs: job after job, until there is none."""
     base = Config.model_validate(settings["config"])
-    with suppress(QueueLost), noting():
+    with suppress(QueueLost), defer_sigterm():
         _serve(base, this_worker(base), settings["queue"], settings["group"])
 
 
 def _serve(base: Config, worker: Worker, queue: ActorHandle, group: int) -> None:
     # One for all jobs: what each of them left open would fill the queue's slots.
-    end = End(queue.until_closed.remote, if_lost=True) if worker.rank == 0 else None
+    end = StopSignal(queue.wait_until_closed.remote, if_lost=True) if worker.rank == 0 else None
     while True:
         delivery: Delivery = _from_first(worker, lambda: ray.get(queue.next_job.remote(group)))
         if delivery.closed:
             return
         if delivery.job is None:
             # With a job, it would be trained for a step, and then given back.
-            if noted():
+            if sigterm_received():
                 raise Preempted
         else:
             try:
@@ -156,7 +156,9 @@ class JobObserver:
         end: of all jobs; the first worker's.
     """
 
-    def __init__(self, queue: ActorHandle, job: Job, worker: Worker, end: End | None) -> None:
+    def __init__(
+        self, queue: ActorHandle, job: Job, worker: Worker, end: StopSignal | None
+    ) -> None:
         self.queue = queue
         self.job = job
         self.worker = worker
@@ -170,7 +172,7 @@ class JobObserver:
             self.worker, lambda: ray.get(self.queue.report.remote(self.job.number, row))
         )
         if not go_on:
-            raise JobEnded
+            raise TrialPruned
 
     def warn(self, text: str) -> None:
         if self.worker.rank == 0:
@@ -178,14 +180,16 @@ class JobObserver:
                 ray.get(self.queue.warn.remote(self.job.number, text))
 
     def ending(self) -> bool:
-        return noted() or self.closed()
+        return sigterm_received() or self.closed()
 
     def closed(self) -> bool:
         """Whether all is over, rather than this worker being sent a signal."""
         return self.end is not None and self.end.wanted()
 
 
-def _train_job(job: Job, base: Config, worker: Worker, queue: ActorHandle, end: End | None) -> str:
+def _train_job(
+    job: Job, base: Config, worker: Worker, queue: ActorHandle, end: StopSignal | None
+) -> str:
     """Train one run, from its last checkpoint if it has one; why it failed, or nothing."""
     folder = place(job.folder)
     run = {"run.folder": str(folder.parent), "run.name": folder.name}
@@ -200,12 +204,12 @@ def _train_job(job: Job, base: Config, worker: Worker, queue: ActorHandle, end: 
         train(config, folder, worker, observer)
         if job.score and worker.rank == 0:
             score(folder, config.data.path, job.score)
-    except JobEnded:
+    except TrialPruned:
         return ""
     except TrainingEnded:
         if _from_first(worker, observer.closed):
             return ""
-        _from_first(worker, lambda: ray.get(queue.forgive.remote(job.number)))
+        _from_first(worker, lambda: ray.get(queue.refund_attempt.remote(job.number)))
         raise Preempted from None
     except TrainingStopped as stopped:
         return str(stopped)
@@ -221,7 +225,7 @@ def _train_job(job: Job, base: Config, worker: Worker, queue: ActorHandle, end: 
         words = f"{type(error).__name__}: {' '.join(str(error).split())}"
         if worker.world == 1:
             return words
-        ray.get(queue.complain.remote(job.number, words))
+        ray.get(queue.record_error.remote(job.number, words))
         raise
     finally:
         if worker.device.type == "cuda":

@@ -3,7 +3,7 @@
 from rich.console import Console
 
 from raymed.config import Config
-from raymed.launch.termination import noted
+from raymed.launch.signals import sigterm_received
 from raymed.progress import Pulse, how_far
 from raymed.training.observer import FEATURES, Row, Status
 
@@ -49,7 +49,7 @@ class Printer:
         self.say(f"warning: {text}")
 
     def ending(self) -> bool:
-        return noted()
+        return sigterm_received()
 
     def say(self, line: str) -> None:
         """Print it as it is: neither wrapped nor read as markup."""

@@ -52,7 +52,7 @@ class Job:
     stopped: bool = False
     ended: bool = False
     failure: str = ""
-    complaint: str = ""
+    last_error: str = ""
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -126,7 +126,7 @@ class JobQueue:
             await self.changed.wait_for(lambda: len(job.rows) > known or job.ended)
             return (job.rows[known], "") if len(job.rows) > known else (None, job.failure)
 
-    async def heard(self) -> list[Job]:
+    async def drain(self) -> list[Job]:
         """The free jobs of which there is news since it was last asked, each with what was new
         among its warnings."""
         news = [replace(job, rows=list(job.rows)) for job in self.news.values()]
@@ -155,7 +155,7 @@ class JobQueue:
             unfinished = self.in_training.pop(group, None)
             if unfinished is not None:
                 if unfinished.attempts >= ATTEMPTS:
-                    why = f" ({unfinished.complaint})" if unfinished.complaint else ""
+                    why = f" ({unfinished.complaint})" if unfinished.last_error else ""
                     self._end(unfinished, f"its workers died {ATTEMPTS} times{why}")
                 elif unfinished.stopped:
                     self._end(unfinished, "")
@@ -199,7 +199,7 @@ class JobQueue:
                 self._end(self.in_training.pop(group), failure)
             self.changed.notify_all()
 
-    async def forgive(self, number: int) -> None:
+    async def refund_attempt(self, number: int) -> None:
         """A job's attempt was ended from outside, and does not count."""
         if number in self.jobs:
             self.jobs[number].attempts -= 1
@@ -218,17 +218,17 @@ class JobQueue:
         warned, self.warned = self.warned, []
         return warned
 
-    async def until_closed(self) -> bool:
+    async def wait_until_closed(self) -> bool:
         """Whether all is over, and a job in training is to write a checkpoint and end; waits for
         that, but no longer than `PATIENCE_S`."""
         async with self.changed:
             await self._patiently(lambda: self.closed)
             return self.closed
 
-    async def complain(self, number: int, words: str) -> None:
+    async def record_error(self, number: int, words: str) -> None:
         """A worker is about to die of a job."""
         if number in self.jobs:
-            self.jobs[number].complaint = words
+            self.jobs[number].last_error = words
 
     async def lose_group(self, group: int, reason: str) -> None:
         """A group will not come back; without any group left, every job fails."""

@@ -19,9 +19,9 @@ from ray.train.torch.config import _TorchBackend
 
 from raymed.config import Config
 from raymed.errors import UsageError
-from raymed.launch.nodes import wait_for_nodes
-from raymed.launch.termination import note_sigterm, noting
-from raymed.launch.watch import WorkerObserver
+from raymed.launch.autoscaling import wait_for_nodes
+from raymed.launch.monitor import WorkerObserver
+from raymed.launch.signals import defer_sigterm, install_sigterm_handler
 from raymed.storage import Place, place
 from raymed.training.loop import train
 from raymed.training.saving import TrainingEnded, TrainingStopped
@@ -56,7 +56,7 @@ class _NotingBackend(_TorchBackend):
     """
 
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        worker_group.execute(note_sigterm)
+        worker_group.execute(install_sigterm_handler)
         super().on_start(worker_group, backend_config)
 
 
@@ -84,9 +84,9 @@ def train_worker(job: dict[str, Any]) -> str | None:
     """
     config = Config.model_validate(job["config"])
     worker = this_worker(config)
-    observer = WorkerObserver(job["watch"], worker.rank == 0)
+    observer = WorkerObserver(job["monitor"], worker.rank == 0)
     try:
-        with noting():
+        with defer_sigterm():
             train(config, place(job["folder"]), worker, observer)
     except TrainingEnded:
         wanted = [observer.wanted()]
@@ -99,7 +99,7 @@ def train_worker(job: dict[str, Any]) -> str | None:
     return None
 
 
-def fit(config: Config, folder: Place, watch: ActorHandle) -> None:
+def fit(config: Config, folder: Place, monitor: ActorHandle) -> None:
     """Train one run on ``launch.workers`` workers and wait for its end.
 
     The run's own checkpoints are what a restart goes on from, so Ray's run is a new one each
@@ -112,7 +112,7 @@ def fit(config: Config, folder: Place, watch: ActorHandle) -> None:
     job = {
         "config": config.model_dump(mode="json", by_alias=True),
         "folder": str(folder.absolute()),
-        "watch": watch,
+        "monitor": monitor,
     }
     before = signal.getsignal(signal.SIGINT)
     try:

@@ -18,7 +18,7 @@ from raymed.training.checkpoint import best_epoch
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.observer import Row
 from raymed.tuning.space import proposed
-from raymed.tuning.study import REASON, begun, objectives
+from raymed.tuning.study import REASON, objectives, started_trials
 from raymed.tuning.trial import TRIALS, trial_name
 
 LEADERBOARD_FILE = "leaderboard.parquet"
@@ -67,7 +67,7 @@ class TrialResult:
 
 def ranked_trials(study: optuna.Study, config: Config, folder: Place) -> list[TrialResult]:
     """Every trial of a sweep once, by the first objective, best first; failed ones come last."""
-    trials = begun(study)
+    trials = started_trials(study)
     results = [_result(trial, config, folder) for trial in trials]
     signs = [1 if mode == "max" else -1 for mode in objectives(config.tune).values()]
     goodness = {

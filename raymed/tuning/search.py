@@ -15,8 +15,8 @@ from ray.tune.search import Searcher
 
 from raymed.sections import TuneConfig
 from raymed.training.observer import Row
-from raymed.tuning.space import as_parameters, propose, proposed, same, untried
-from raymed.tuning.study import REASON, REPEATED, asked, begun, build_sampler, objectives
+from raymed.tuning.space import draw_untried, propose, proposed, same, to_params
+from raymed.tuning.study import REASON, REPEATED, asked, build_sampler, objectives, started_trials
 from raymed.tuning.trial import DECIDED, FAILURE, LOST, NUMBER, at_best, trial_name
 
 History = Callable[[int], Sequence[Row]]
@@ -42,7 +42,7 @@ class StudySearch(Searcher):
         config: TuneConfig,
         epochs: int,
         history: History,
-        remind: Callable[[str, Sequence[Row]], None],
+        replay: Callable[[str, Sequence[Row]], None],
     ) -> None:
         self.names = list(objectives(config))
         super().__init__(at_best(self.names[0]), objectives(config)[self.names[0]])
@@ -50,13 +50,13 @@ class StudySearch(Searcher):
         self.config = config
         self.epochs = epochs
         self.history = history
-        self.remind = remind
+        self.replay = replay
         trials = asked(study)
         self.number = len(trials)
         self.interrupted = [t for t in trials if t.state == TrialState.RUNNING]
         self.tried = {
             same(proposed(trial.params, config.space)): trial.number
-            for trial in begun(study)
+            for trial in started_trials(study)
             if trial.state.is_finished()
         }
         self.asked: dict[str, optuna.Trial] = {}
@@ -71,7 +71,7 @@ class StudySearch(Searcher):
             rows = self.history(trial.number)
             # Whether its last epoch was to be followed by another was perhaps not decided yet.
             decided = max(len(rows) - 1, 0)
-            self.remind(trial_id, rows[:decided])
+            self.replay(trial_id, rows[:decided])
         else:
             trial = self._new()
         if trial is None:
@@ -100,10 +100,10 @@ class StudySearch(Searcher):
                 deepcopy=False, states=(TrialState.WAITING,)
             ):
                 space = self.config.space
-                point = untried(space, self.tried, (self.config.seed, self.number))
+                point = draw_untried(space, self.tried, (self.config.seed, self.number))
                 if point is None:
                     return None
-                self.study.enqueue_trial(as_parameters(point, space))
+                self.study.enqueue_trial(to_params(point, space))
             self.study.sampler = build_sampler(self.config, self.number)
             self.number += 1
             trial = self.study.ask()

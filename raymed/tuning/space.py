@@ -40,7 +40,7 @@ def proposed(params: Mapping[str, Any], space: Space) -> Values:
     return values
 
 
-def as_parameters(point: Mapping[str, Any], space: Space) -> dict[str, Any]:
+def to_params(point: Mapping[str, Any], space: Space) -> dict[str, Any]:
     """The parameters that a point of ``tune.points_to_evaluate`` fixes."""
     params: dict[str, Any] = {}
     for key, value in point.items():
@@ -69,7 +69,7 @@ def size(space: Space, most: int) -> int:
     return sum(1 for _ in islice(_points(space), most)) if _is_finite(space) else most
 
 
-def untried(space: Space, tried: Collection[str], seed: Sequence[int]) -> Values | None:
+def draw_untried(space: Space, tried: Collection[str], seed: Sequence[int]) -> Values | None:
     """A point drawn at random of those that were not tried; None if there is none left.
 
     Args:

@@ -24,7 +24,7 @@ def build_scheduler(config: Config) -> TrialScheduler:
     return MedianStoppingRule(**common) if config.tune.stopping == "median" else FIFOScheduler()
 
 
-def remind(
+def replay(
     scheduler: TrialScheduler, trial_id: str, rows: Sequence[Row], names: Iterable[str]
 ) -> None:
     """Tell a scheduler of the epochs of a trial that were decided on in an earlier start.

@@ -24,7 +24,7 @@ from raymed.config import Config
 from raymed.errors import UsageError
 from raymed.sections import TuneConfig
 from raymed.storage import Place, Remote, place, reason, write_whole
-from raymed.tuning.space import as_parameters
+from raymed.tuning.space import to_params
 
 SWEEP_FILE = "sweep.yaml"
 STUDY_FILE = "optuna.journal"
@@ -74,11 +74,11 @@ def make_study(config: Config, folder: Place) -> optuna.Study:
             load_if_exists=True,
         )
         for point in config.tune.points_to_evaluate:
-            study.enqueue_trial(as_parameters(point, config.tune.space), skip_if_exists=True)
+            study.enqueue_trial(to_params(point, config.tune.space), skip_if_exists=True)
     return study
 
 
-def refuse_anothers(config: Config, folder: Place) -> None:
+def refuse_foreign_study(config: Config, folder: Place) -> None:
     """See that the study of this name in the database, if there is one, is this sweep's.
 
     A study remembers its sweep's folder. A sweep that was moved takes its study along; of one that
@@ -98,7 +98,7 @@ def _refuse(storage: BaseStorage, name: str, folder: Place, resumed: bool) -> No
         study = optuna.load_study(study_name=name, storage=storage)
     except KeyError:
         return
-    trials, other = len(begun(study)), study.user_attrs.get(FOLDER)
+    trials, other = len(started_trials(study)), study.user_attrs.get(FOLDER)
     own = other is None or is_folder(folder, other)
     if own and (resumed or not trials):
         return
@@ -182,7 +182,7 @@ def build_sampler(config: TuneConfig, number: int) -> BaseSampler:
         return optuna.samplers.RandomSampler(seed=seed)
 
 
-def begun(study: optuna.Study) -> list[FrozenTrial]:
+def started_trials(study: optuna.Study) -> list[FrozenTrial]:
     """The trials of the sweep so far, by number: neither points that wait their turn, nor proposals
     that had an earlier trial's values."""
     return [trial for trial in asked(study) if REPEATED not in trial.user_attrs]

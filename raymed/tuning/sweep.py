@@ -45,18 +45,18 @@ from raymed.tuning.leaderboard import (
 from raymed.tuning.progress import SweepProgress
 from raymed.tuning.search import StudySearch
 from raymed.tuning.space import size
-from raymed.tuning.stopping import build_scheduler, remind
+from raymed.tuning.stopping import build_scheduler, replay
 from raymed.tuning.study import (
     CONTENT,
     FOLDER,
     REPEATED,
     SWEEP_FILE,
     asked,
-    begun,
     is_folder,
     make_study,
     objectives,
-    refuse_anothers,
+    refuse_foreign_study,
+    started_trials,
 )
 from raymed.tuning.trial import NUMBER, TRIALS, run_trial, trial_name
 
@@ -108,7 +108,7 @@ def run_sweep(config: Config, console: Console) -> Sweep:
     folder = run_folder(config)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     _refuse_another(folder, config)
-    refuse_anothers(config, folder)
+    refuse_foreign_study(config, folder)
     with alone(folder):
         study = _claim(folder, config, dataset, console)
         _say_what_is_done(study, config, console)
@@ -210,7 +210,7 @@ def _claim(
     study = make_study(config, folder)
     known = study.user_attrs.get(CONTENT)
     if known is None:
-        if begun(study):
+        if started_trials(study):
             raise UsageError(
                 f"tune.storage: holds a study {config.run.name} of another origin; choose another "
                 "run.name"
@@ -229,7 +229,7 @@ def _claim(
 
 
 def _say_what_is_done(study: optuna.Study, config: Config, console: Console) -> None:
-    trials, wanted = begun(study), _wanted(config)
+    trials, wanted = started_trials(study), _wanted(config)
     if wanted < config.tune.trials:
         _say(
             console,
@@ -256,7 +256,7 @@ def _wanted(config: Config) -> int:
 
 def _left(study: optuna.Study, config: Config) -> int:
     """Trials that are not at their end, those not yet proposed included."""
-    done = sum(trial.state.is_finished() for trial in begun(study))
+    done = sum(trial.state.is_finished() for trial in started_trials(study))
     return max(_wanted(config) - done, 0)
 
 
@@ -331,13 +331,13 @@ def _tuner(
 
     for one in done:
         if one.state != "unfinished" and one.epochs:
-            remind(scheduler, one.trial, history(one.trial), names)
+            replay(scheduler, one.trial, history(one.trial), names)
     search = StudySearch(
         study,
         config.tune,
         config.training.epochs,
         history=lambda number: history(trial_name(number)),
-        remind=partial(remind, scheduler, names=names),
+        replay=partial(replay, scheduler, names=names),
     )
     trial = partial(
         run_trial, queue=queue, trials=folder / TRIALS, objectives=objectives(config.tune)

@@ -23,8 +23,8 @@ from raymed.config import NO_SWEEP, Config
 from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
 from raymed.launch.cluster import connected
+from raymed.launch.monitor import start_monitor
 from raymed.launch.trainer import fit
-from raymed.launch.watch import start_watch
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.loop import train
 from raymed.training.observer import Row
@@ -116,7 +116,7 @@ def inside(config: Config, folder: Path) -> list[float]:
 
 def nested_trial(proposal: dict[str, Any], config: Config, folder: Path) -> None:
     run = folder / str(proposal.pop("number"))
-    fit(config.override({**proposal, **NO_SWEEP}), run, start_watch())
+    fit(config.override({**proposal, **NO_SWEEP}), run, start_monitor())
     tune.report({"score": read_metrics(run / METRICS_FILE)[-1]["best_score"]})
 
 

@@ -234,11 +234,11 @@ def test_a_free_job_trains_on_without_leave() -> None:
         assert delivery.job.score == "test"
         for epoch in range(1, 4):
             assert await queue.report(1, {"epoch": epoch}) is True
-        (job,) = await queue.heard()
+        (job,) = await queue.drain()
         assert [row["epoch"] for row in job.rows] == [1, 2, 3]
         assert not job.ended
         await queue.finish(0)
-        (job,) = await queue.heard()
+        (job,) = await queue.drain()
         assert job.ended
         assert job.failure == ""
 
@@ -264,21 +264,21 @@ def test_only_what_is_new_is_heard_of_free_jobs() -> None:
         queue = JobQueue(1)
         for number in (5, 6, 7):
             await queue.submit(Job(number, f"run-{number}", {}), free=True)
-        assert await queue.heard() == []
+        assert await queue.drain() == []
         assert await number_for(queue, 0) == 5
         await queue.warn(5, "the disk is slow")
         await queue.finish(0, "diverged")
         assert await number_for(queue, 0) == 6
-        assert [(j.folder, j.ended, j.failure, j.warnings) for j in await queue.heard()] == [
+        assert [(j.folder, j.ended, j.failure, j.warnings) for j in await queue.drain()] == [
             ("run-5", True, "diverged", ["the disk is slow"]),
             ("run-6", False, "", []),
         ]
-        assert await queue.heard() == []
+        assert await queue.drain() == []
         await queue.warn(6, "the disk is slow")
         await queue.report(6, {"epoch": 1})
-        assert [(j.number, j.warnings) for j in await queue.heard()] == [(6, ["the disk is slow"])]
+        assert [(j.number, j.warnings) for j in await queue.drain()] == [(6, ["the disk is slow"])]
         await queue.report(6, {"epoch": 2})
-        assert [(j.number, j.rows, j.warnings) for j in await queue.heard()] == [
+        assert [(j.number, j.rows, j.warnings) for j in await queue.drain()] == [
             (6, [{"epoch": 1}, {"epoch": 2}], [])
         ]
 
@@ -310,7 +310,7 @@ def test_a_job_is_forgotten_once_everyone_knows_that_it_is_over() -> None:
         assert await number_for(queue, 0) == 3
         await queue.finish(0)
         assert list(queue.jobs) == [3]
-        assert [job.number for job in await queue.heard()] == [3]
+        assert [job.number for job in await queue.drain()] == [3]
         assert not queue.jobs
         assert not queue.in_training
         # What comes too late is of no consequence.
@@ -378,7 +378,7 @@ def test_free_jobs_end_with_the_reason_when_no_group_is_left() -> None:
         assert await number_for(queue, 0) == 1
         await queue.lose_group(0, "a node is gone")
         await queue.submit(Job(3, "run", {}), free=True)
-        states = [(job.ended, job.failure) for job in await queue.heard()]
+        states = [(job.ended, job.failure) for job in await queue.drain()]
         assert states == [(True, "a node is gone")] * 3
 
     play(scene())
@@ -394,6 +394,6 @@ def test_what_a_trial_warns_of_is_told_once_though_it_is_over() -> None:
         await queue.finish(0)
         await queue.warn(3, "late")
         assert await queue.warnings() == [("runs/trial-003", "slow")]
-        assert await queue.warnings() == await queue.heard() == []
+        assert await queue.warnings() == await queue.drain() == []
 
     play(scene())

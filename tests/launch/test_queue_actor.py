@@ -17,8 +17,8 @@ from ray.exceptions import RayActorError
 from raymed.config import Config
 from raymed.launch import groups
 from raymed.launch.groups import JobObserver, worker_groups
+from raymed.launch.monitor import pinned_to_this_node
 from raymed.launch.queue import Delivery, Job, JobQueue
-from raymed.launch.watch import here
 from raymed.training.worker import Worker
 
 JOBS = 3000
@@ -56,7 +56,7 @@ class Asker:
 
 @pytest.fixture
 def queue(ray: None) -> Iterator[ActorHandle]:  # noqa: ARG001
-    queue = here(ray_.remote(Watched)).remote(1)
+    queue = pinned_to_this_node(ray_.remote(Watched)).remote(1)
     yield queue
     ray_.kill(queue)
 

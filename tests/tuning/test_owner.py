@@ -11,7 +11,7 @@ from rich.console import Console
 from raymed.config import Config
 from raymed.errors import UsageError
 from raymed.tuning.space import propose
-from raymed.tuning.study import begun, make_study, open_study, refuse_anothers
+from raymed.tuning.study import make_study, open_study, refuse_foreign_study, started_trials
 from raymed.tuning.sweep import run_sweep
 
 
@@ -61,7 +61,7 @@ def refused(config: Config, folder: Path, *words: str) -> None:
     for word in (*words, "choose another run.name or another database"):
         assert word in str(caught.value)
     assert sorted(folder.rglob("*")) == before
-    assert len(begun(open_study(config, folder))) == 1
+    assert len(started_trials(open_study(config, folder))) == 1
 
 
 def test_a_second_sweep_of_the_name_is_refused(config: Config, first: Path, tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_second_sweep_of_the_name_is_refused(config: Config, first: Path, tmp_
     # And the first one goes on, by whichever path.
     (tmp_path / "link").symlink_to(first.parent)
     for folder in (first.parent, tmp_path / "link"):
-        refuse_anothers(config, folder / "run")
+        refuse_foreign_study(config, folder / "run")
 
 
 def test_a_sweep_that_was_moved_goes_on_and_says_so(
@@ -120,4 +120,4 @@ def test_names_and_databases_of_their_own_are_taken(
         {"tune.storage": None},
     ):
         own = config.override({"run.folder": str(tmp_path / "b"), **changes})
-        refuse_anothers(own, tmp_path / "b" / own.run.name)
+        refuse_foreign_study(own, tmp_path / "b" / own.run.name)

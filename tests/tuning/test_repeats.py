@@ -17,8 +17,8 @@ from raymed.launch.run import run_training
 from raymed.tuning.leaderboard import ranked_trials
 from raymed.tuning.report import _facts, _read
 from raymed.tuning.search import PATIENCE, StudySearch
-from raymed.tuning.space import as_parameters, propose, same, size, untried
-from raymed.tuning.study import CONTENT, REPEATED, asked, begun, make_study, open_study
+from raymed.tuning.space import draw_untried, propose, same, size, to_params
+from raymed.tuning.study import CONTENT, REPEATED, asked, make_study, open_study, started_trials
 from raymed.tuning.sweep import run_sweep
 from raymed.tuning.trial import DECIDED, FAILURE, NUMBER, with_best
 
@@ -94,7 +94,7 @@ def test_all_points_are_tried_once_and_then_it_ends(
     assert len(proposals) == len(POINTS) == 10
     assert set(map(key, proposals)) == set(POINTS)
     # Study and leaderboard have each of them once; what was repeated is told apart.
-    trials = begun(one.study)
+    trials = started_trials(one.study)
     assert [trial.number for trial in trials] == [p[NUMBER] for p in proposals]
     assert len(ranked_trials(one.study, settings, tmp_path)) == len(POINTS)
     for trial in asked(one.study):
@@ -128,7 +128,7 @@ def test_a_killed_repeat_is_not_trained_when_the_sweep_is_taken_up(tmp_path: Pat
     first = one.suggest("a")
     train(one, "a", first)
     # Killed when it had asked for the values of the first one.
-    one.study.enqueue_trial(as_parameters(values(first), settings.tune.space))
+    one.study.enqueue_trial(to_params(values(first), settings.tune.space))
     torn = one.study.ask()
     assert propose(torn, settings.tune.space) == values(first)
     again = search(settings, tmp_path)
@@ -155,10 +155,10 @@ def test_the_size_of_a_finite_space() -> None:
     huge["model.top_tags"] = {"integer": [1, 10**9]}
     settings = Config().override({"tune.space": huge}).tune
     assert size(settings.space, 64) == 64
-    assert untried(settings.space, {}, (0, 1)) != untried(settings.space, {}, (0, 2))
+    assert draw_untried(settings.space, {}, (0, 1)) != draw_untried(settings.space, {}, (0, 2))
     tried = {same(dict(zip(SPACE, point, strict=True))) for point in POINTS if None not in point}
     tried |= {same(dict(zip(list(SPACE)[:2], point, strict=False))) for point in POINTS[:4]}
-    left = untried(space, tried, (0,))
+    left = draw_untried(space, tried, (0,))
     assert left is not None
     assert left["model.top_tags"] in (2, 4)
     assert same(left) not in tried
@@ -206,4 +206,4 @@ def test_trials_that_were_lowered_or_cannot_be_reached(
         assert "tune.space has 3 different points, so there are 3 trials, not 30" in printed
         assert "3 of 3 trials are done already" in printed
     assert _facts(_read(folder))["trials"] == "3 of 3: 3 completed"
-    assert len(begun(open_study(settings, folder))) == 3
+    assert len(started_trials(open_study(settings, folder))) == 3

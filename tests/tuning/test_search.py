@@ -9,8 +9,8 @@ from ray.tune.schedulers import TrialScheduler
 
 from raymed.config import Config
 from raymed.tuning.search import StudySearch
-from raymed.tuning.stopping import build_scheduler, remind
-from raymed.tuning.study import begun, make_study, objectives, open_study
+from raymed.tuning.stopping import build_scheduler, replay
+from raymed.tuning.study import make_study, objectives, open_study, started_trials
 from raymed.tuning.trial import DECIDED, FAILURE, LOST, NUMBER, with_best
 
 Rows = list[dict[str, float]]
@@ -114,7 +114,7 @@ def test_interrupted_trials_come_first_and_go_on(tmp_path: Path) -> None:
     recorder(again, "x", rows(0.1, 0.4, 0.2))
     trial = open_study(Config().override({"tune.space": SPACE}), tmp_path).trials[0]
     assert (trial.value, trial.intermediate_values) == (0.4, {1: 0.1, 2: 0.4, 3: 0.4})
-    assert len(begun(again.study)) == 4
+    assert len(started_trials(again.study)) == 4
 
 
 class Trial:
@@ -159,9 +159,9 @@ def test_trials_of_an_earlier_start_count(stopping: str, chosen: dict[str, str])
     fresh, resumed = build_scheduler(config), build_scheduler(config)
     for name, history in histories.items():
         decisions(fresh, name, history, names)
-        remind(resumed, name, history, names)
+        replay(resumed, name, history, names)
     # A trial of which two epochs were decided on goes on under the name that Tune gives it now.
-    remind(resumed, "worse", worse[:1], names)
+    replay(resumed, "worse", worse[:1], names)
     expected = decisions(fresh, "worse", worse, names)
     assert decisions(resumed, "worse", worse, names)[1:] == expected[1:]
     assert ("STOP" in expected) == (stopping != "none")

@@ -6,7 +6,7 @@ import pytest
 from raymed.config import Config
 from raymed.errors import UsageError
 from raymed.sections import Dimension
-from raymed.tuning.space import as_parameters, propose, proposed
+from raymed.tuning.space import propose, proposed, to_params
 from raymed.tuning.study import build_sampler
 
 SPACE = {
@@ -95,7 +95,7 @@ def test_points_come_first_and_what_they_leave_out_is_sampled() -> None:
     ]
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for point in points:
-        study.enqueue_trial(as_parameters(point, SPACE))
+        study.enqueue_trial(to_params(point, SPACE))
     for point in points:
         proposal = propose(study.ask(), SPACE)
         assert list(proposal) == list(SPACE)

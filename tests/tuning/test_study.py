@@ -16,10 +16,10 @@ from raymed.tuning.space import propose
 from raymed.tuning.study import (
     STUDY_FILE,
     _RemoteJournal,
-    begun,
     build_sampler,
     make_study,
     open_study,
+    started_trials,
 )
 
 SPACE = {"loss.tag": {"log_uniform": [0.1, 10]}, "loss.sent": {"uniform": [0, 1]}}
@@ -34,7 +34,7 @@ def asked(study: optuna.Study, number: int, settings: Config) -> list[dict[str, 
     """So many proposals, each told a value of its own."""
     proposals = []
     for _ in range(number):
-        study.sampler = build_sampler(settings.tune, len(begun(study)))
+        study.sampler = build_sampler(settings.tune, len(started_trials(study)))
         trial = study.ask()
         proposals.append(propose(trial, settings.tune.space))
         study.tell(trial, proposals[-1]["loss.sent"])
@@ -81,7 +81,7 @@ def test_what_was_told_is_there_after_opening_again(storage: str | None, tmp_pat
     points = [{"loss.tag": 1.0, "loss.sent": 0.5}, {"loss.tag": 2.0}]
     settings = config(storage=url, points_to_evaluate=points)
     study = make_study(settings, tmp_path)
-    assert begun(study) == []
+    assert started_trials(study) == []
     proposals = asked(study, 1, settings)
     running = study.ask()
     values = propose(running, settings.tune.space)
@@ -89,9 +89,9 @@ def test_what_was_told_is_there_after_opening_again(storage: str | None, tmp_pat
     assert values["loss.tag"] == 2.0
 
     again = make_study(settings, tmp_path)
-    assert [t.state for t in begun(again)] == [TrialState.COMPLETE, TrialState.RUNNING]
+    assert [t.state for t in started_trials(again)] == [TrialState.COMPLETE, TrialState.RUNNING]
     # Asked again, the trial that was interrupted answers as before.
-    taken_up = optuna.Trial(again, begun(again)[1]._trial_id)
+    taken_up = optuna.Trial(again, started_trials(again)[1]._trial_id)
     assert propose(taken_up, settings.tune.space) == values
     again.tell(taken_up, 1.0)
     assert [t.value for t in open_study(settings, tmp_path).trials] == [0.5, 1.0]
@@ -111,7 +111,7 @@ def test_a_journal_torn_by_a_kill_is_mended(torn: str, tmp_path: Path) -> None:
     journal.with_name(f"{STUDY_FILE}.lock").symlink_to(journal)
     study = make_study(settings, tmp_path)
     assert journal.read_bytes().startswith(whole)
-    assert len(begun(study)) == 3
+    assert len(started_trials(study)) == 3
     asked(study, 1, settings)
     assert len(open_study(settings, tmp_path).trials) == 4
 

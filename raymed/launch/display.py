@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from raymed.config import Config
+from raymed.launch.monitor import Update
 from raymed.launch.printer import Printer, status_line
-from raymed.launch.termination import note_sigterm, noted, noting
-from raymed.launch.watch import News
+from raymed.launch.signals import defer_sigterm, install_sigterm_handler, sigterm_received
 from raymed.progress import how_far
 
 
 @contextmanager
-def following(watch: ActorHandle, config: Config, console: Console) -> Iterator[None]:
+def display_progress(monitor: ActorHandle, config: Config, console: Console) -> Iterator[None]:
     """Print what the workers of a run say inside the block, with a bar on a terminal.
 
     A SIGTERM inside the block is passed on to the workers, which write a checkpoint and end. Before
@@ -44,15 +44,15 @@ def following(watch: ActorHandle, config: Config, console: Console) -> Iterator[
         status = None
         while not last:
             last = over.wait(0.5)
-            if noted() and not told:
+            if sigterm_received() and not told:
                 told = True
-                watch.end.remote()
+                monitor.end.remote()
                 if status and status.epoch:
                     printer.say("SIGTERM: the workers write a checkpoint and end")
                 else:
                     signal.pthread_kill(main, signal.SIGINT)
             try:
-                news: News = ray.get(watch.heard.remote())
+                news: Update = ray.get(monitor.drain.remote())
             except RayActorError:
                 printer.warn("the actor that watches the run died; training goes on unseen")
                 return
@@ -73,9 +73,9 @@ def following(watch: ActorHandle, config: Config, console: Console) -> Iterator[
             bar.update(task, description=note)
 
     before = signal.getsignal(signal.SIGTERM)
-    note_sigterm()
+    install_sigterm_handler()
     thread = Thread(target=follow, daemon=True)
-    with bar, noting():
+    with bar, defer_sigterm():
         thread.start()
         try:
             yield

@@ -13,7 +13,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raymed.launch.termination import noted
+from raymed.launch.signals import sigterm_received
 from raymed.training.observer import Row, Status
 
 INTERVAL_S = 0.3
@@ -24,7 +24,7 @@ actor has only so many calls that may be open at a time."""
 
 
 @dataclass
-class News:
+class Update:
     """What there is to say of a run.
 
     Attributes:
@@ -38,41 +38,41 @@ class News:
     warnings: list[str] = field(default_factory=list)
 
 
-class Watch:
+class RunMonitor:
     """The actor: keeps what the workers say, and tells them when they are to end."""
 
     def __init__(self) -> None:
-        self.kept = News()
+        self.kept = Update()
         self.ended = asyncio.Event()
 
-    async def say(self, news: News) -> None:
+    async def say(self, news: Update) -> None:
         self.kept.status = news.status or self.kept.status
         self.kept.rows += news.rows
         self.kept.warnings += news.warnings
 
-    async def heard(self) -> News:
+    async def drain(self) -> Update:
         """The news since it was last asked."""
         news = self.kept
-        self.kept = News(news.status)
+        self.kept = Update(news.status)
         return news
 
     async def end(self) -> None:
         """The workers are to write a checkpoint and end."""
         self.ended.set()
 
-    async def until_end(self) -> bool:
+    async def wait_for_end(self) -> bool:
         """Whether the workers are to end; waits for that, but no longer than `PATIENCE_S`."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self.ended.wait(), PATIENCE_S)
         return self.ended.is_set()
 
 
-def start_watch() -> ActorHandle:
+def start_monitor() -> ActorHandle:
     """The actor, on this node: a node of workers may be gone at any time."""
-    return here(ray.remote(Watch)).remote()
+    return pinned_to_this_node(ray.remote(RunMonitor)).remote()
 
 
-def here(actor: Any) -> Any:
+def pinned_to_this_node(actor: Any) -> Any:
     """An actor's class, to be started on the node of the process that starts it."""
     node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     # Many callers may wait for a thing at a time, and that must not stop others' calls.
@@ -89,37 +89,37 @@ class WorkerObserver:
         first: whether it is the run's first worker.
     """
 
-    def __init__(self, watch: ActorHandle, first: bool) -> None:
-        self.watch = watch
+    def __init__(self, monitor: ActorHandle, first: bool) -> None:
+        self.monitor = monitor
         self.first = first
         self.said = 0.0
-        self.end = End(watch.until_end.remote, if_lost=False) if self.first else None
+        self.end = StopSignal(monitor.wait_for_end.remote, if_lost=False) if self.first else None
 
     def progress(self, status: Status) -> None:
         if self.first and time.monotonic() - self.said > INTERVAL_S:
             self.said = time.monotonic()
-            self.watch.say.remote(News(status))
+            self.monitor.say.remote(Update(status))
 
     def epoch(self, row: Row) -> None:
-        self._say(News(rows=[row]))
+        self._say(Update(rows=[row]))
 
     def warn(self, text: str) -> None:
-        self._say(News(warnings=[text]))
+        self._say(Update(warnings=[text]))
 
     def ending(self) -> bool:
-        return noted() or self.wanted()
+        return sigterm_received() or self.wanted()
 
     def wanted(self) -> bool:
         """Whether the watch, rather than a signal to this worker, wants the end."""
         return self.end is not None and self.end.wanted()
 
-    def _say(self, news: News) -> None:
+    def _say(self, news: Update) -> None:
         if self.first:
             with suppress(RayActorError):
-                ray.get(self.watch.say.remote(news))
+                ray.get(self.monitor.say.remote(news))
 
 
-class End:
+class StopSignal:
     """Whether an actor wants the end; one question to it is open, so asking costs next to nothing.
 
     Args:

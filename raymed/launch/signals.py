@@ -24,7 +24,7 @@ class Terminated(BaseException):
     """
 
 
-def note_sigterm() -> None:
+def install_sigterm_handler() -> None:
     """From now on note SIGTERM while training, instead of dying of it; in the main thread only."""
     before = signal.getsignal(signal.SIGTERM)
 
@@ -41,7 +41,7 @@ def note_sigterm() -> None:
 
 
 @contextmanager
-def noting(at_once: bool = True) -> Iterator[None]:
+def defer_sigterm(at_once: bool = True) -> Iterator[None]:
     """Train inside the block: SIGTERM is noted in it, where `note_sigterm` was called before.
 
     Args:
@@ -49,20 +49,20 @@ def noting(at_once: bool = True) -> Iterator[None]:
     """
     _noted.clear()
     if at_once:
-        note_from_now()
+        defer_sigterm_from_now()
     try:
         yield
     finally:
         _training.clear()
 
 
-def note_from_now() -> None:
+def defer_sigterm_from_now() -> None:
     """From now on there is something to be kept."""
     _training.set()
 
 
 @contextmanager
-def leaving() -> Iterator[None]:
+def raise_on_signals() -> Iterator[None]:
     """A command inside the block is left by `KeyboardInterrupt` or `Terminated` if a signal comes.
 
     Whatever leaves the block after a signal is taken for its consequence: libraries in C turn what
@@ -95,6 +95,6 @@ def leaving() -> Iterator[None]:
         signal.signal(signal.SIGINT, on_interrupt)
 
 
-def noted() -> bool:
+def sigterm_received() -> bool:
     """Whether SIGTERM came since training began."""
     return _noted.is_set()
