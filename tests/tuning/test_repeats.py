@@ -14,8 +14,8 @@ from rich.console import Console
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.launch.run import run_training
+from raymed.reports.sweep_page import _facts, _read
 from raymed.tuning.leaderboard import ranked_trials
-from raymed.tuning.report import _facts, _read
 from raymed.tuning.search import PATIENCE, StudySearch
 from raymed.tuning.space import draw_untried, propose, same, size, to_params
 from raymed.tuning.study import CONTENT, REPEATED, asked, make_study, open_study, started_trials

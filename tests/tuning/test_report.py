@@ -19,10 +19,10 @@ from raymed.errors import UsageError
 from raymed.metrics.baselines import best_constant
 from raymed.metrics.captions import cider
 from raymed.metrics.normality import describes_normality
+from raymed.reports import sweep_plots as plots
+from raymed.reports.sweep_page import printed, write_report
 from raymed.training.loop import train
 from raymed.training.worker import Worker
-from raymed.tuning import plots
-from raymed.tuning.report import printed, write_report
 from raymed.tuning.space import propose
 from raymed.tuning.study import REASON, make_study
 from tests.support.browser import load, without_policy

@@ -25,15 +25,15 @@ from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
 from raymed.evaluation import baseline_scores
 from raymed.figures import SHOWN, abnormal_rows, attended_studies
+from raymed.reports import sweep_plots as plots
 from raymed.reports.attention import AttendedStudy, attention_values
 from raymed.reports.page import write_page
+from raymed.reports.sweep_plots import Plots
 from raymed.storage import Place
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.observer import Row
-from raymed.tuning import plots
 from raymed.tuning.leaderboard import STATES, TrialResult, ranked_trials
-from raymed.tuning.plots import Plots
 from raymed.tuning.space import size
 from raymed.tuning.study import SWEEP_FILE, objectives, open_study
 from raymed.tuning.trial import TRIALS

@@ -7,8 +7,8 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import create_trial
 
+from raymed.reports import sweep_plots as plots
 from raymed.sections import Dimension
-from raymed.tuning import plots
 from raymed.tuning.space import propose
 
 
