@@ -258,7 +258,7 @@ def _report(options: argparse.Namespace, console: Console) -> None:
     if len(outs) < len(options.settings):
         other = next(s for s in options.settings if not s.startswith("out="))
         raise UsageError(f"{other}: cannot be set here, only out=FILE")
-    from raymed.reports.sweep_page import write_report
+    from raymed.tuning.page import write_report
 
     page = place(outs[-1]) if outs else place(options.run) / "report.html"
     write_report(place(options.run), page)

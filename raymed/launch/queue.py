@@ -155,7 +155,7 @@ class JobQueue:
             unfinished = self.in_training.pop(group, None)
             if unfinished is not None:
                 if unfinished.attempts >= ATTEMPTS:
-                    why = f" ({unfinished.complaint})" if unfinished.last_error else ""
+                    why = f" ({unfinished.last_error})" if unfinished.last_error else ""
                     self._end(unfinished, f"its workers died {ATTEMPTS} times{why}")
                 elif unfinished.stopped:
                     self._end(unfinished, "")

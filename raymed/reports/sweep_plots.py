@@ -1,222 +1,220 @@
-"""The plots of a sweep: Optuna's own where it has one, and the curves of its trials.
+"""The plots of a sweep. Each function returns Plotly figures, or in words why there are none."""
 
-Each function gives Plotly figures, or says in words why there is nothing to draw.
-"""
-
-import html
 import math
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
-import optuna
 import plotly.graph_objects as go
-from optuna import visualization
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
 from plotly.colors import sample_colorscale
 
+from raymed.reports.sweep_results import Importances, TrialResult
+from raymed.reports.value_axes import (
+    MISSING,
+    axis_position,
+    categories,
+    category,
+    lies_off_axis,
+    numeric_axis,
+    stand_in,
+    value_axis,
+)
 from raymed.sections import Dimension
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.observer import Row
-from raymed.tuning.space import Space, proposed
-from raymed.tuning.trial import trial_name
 
 Plots = list[go.Figure] | str
+Space = Mapping[str, Dimension]
 
-BEST, FAINT = "#e8590c", "#9aa5b1"
+BEST, COMPLETED, FAINT = "#e8590c", "#1864ab", "#9aa5b1"
 OTHERS = "Blues"
 FONT = {"family": "system-ui, sans-serif", "size": 13, "color": "#1b1b1b"}
 MARGIN = {"l": 60, "r": 20, "t": 30, "b": 50}
 TALL, SMALL = 420, 300  # pixels
 
-TOP = 5
-"""PED-ANOVA tells the best trials from the rest, and with fewer than so many it is guesswork."""
-ENOUGH = 2 * TOP
+
+def evaluated(trials: Sequence[TrialResult]) -> list[TrialResult]:
+    """The trials whose final objectives are known, in the order of their numbers."""
+    return sorted((t for t in trials if t.evaluated and t.objectives), key=lambda t: t.number)
 
 
-def readable(study: optuna.Study, space: Space) -> optuna.Study:
-    """The study as it is to be read: a copy in memory of its first objective.
-
-    Each searched key is one parameter. Optuna knows a key with ``or`` as two, a question and, where
-    it was denied, a value. A value of ``or`` that has no place on the key's logarithmic axis stands
-    at `stand_in`. Text is escaped, because Plotly reads some HTML.
-
-    Args:
-        study: of the sweep.
-        space: of the sweep.
-    """
-    copy = optuna.create_study(direction=study.directions[0])
-    for trial in study.get_trials():
-        values = proposed(trial.params, space)
-        given = trial.distributions
-        trial.params = {
-            key: _escaped(stand_in(space[key]) if _has_no_place(space[key], value) else value)
-            for key, value in values.items()
-        }
-        trial.distributions = {key: _distribution(space[key], given.get(key)) for key in values}
-        trial.values = trial.values and trial.values[:1]
-        copy.add_trial(trial)
-    return copy
+def too_few(needed: int, trials: int) -> str:
+    """Why a plot of ``trials`` completed trials is not drawn."""
+    return f"Needs at least {needed} completed trials; there are {trials} so far."
 
 
-def stand_in(dimension: Dimension) -> float:
-    """Where a value that a logarithmic axis lacks, such as 0, is drawn: a little below the rest."""
-    assert dimension.log_uniform
-    low, high = dimension.log_uniform
-    return low * (low / high) ** 0.15
-
-
-def completed(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that trained to their end."""
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-
-
-def history_plot(study: optuna.Study, name: str, scores: Mapping[str, float]) -> Plots:
-    """Value of each completed trial and the best so far; and the best score of stopped ones.
+def history_plot(trials: Sequence[TrialResult], name: str, maximize: bool) -> Plots:
+    """The objective of each completed trial, the best so far, and the best epoch of the others.
 
     Args:
-        study: of one objective, as `readable` gives it.
-        name: of the objective.
-        scores: the best value of each trial that reported any, by the trial's name.
+        trials: All started trials.
+        name: Label of the objective.
+        maximize: Whether a greater value is better.
     """
-    if not completed(study):
-        return _too_few(study, 1)
-    figure = visualization.plot_optimization_history(study, target_name=name)
-    points, best = figure.data[0], figure.data[1]
-    points.update(
+    done = evaluated(trials)
+    if not done:
+        return too_few(1, 0)
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[trial.number for trial in done],
+        y=[trial.objectives[0] for trial in done],
+        text=[trial.trial for trial in done],
+        mode="markers",
         name="completed",
-        marker={"color": "#1864ab", "size": 8},
-        text=[trial_name(number) for number in points.x],
+        marker={"color": COMPLETED, "size": 8},
         hovertemplate=f"%{{text}}<br>{name} %{{y:.4f}}<extra></extra>",
     )
-    best.update(name="best so far", line={"color": BEST, "shape": "hv"}, hoverinfo="skip")
-    stopped = [
-        (trial.number, trial_name(trial.number), scores[trial_name(trial.number)])
-        for trial in study.get_trials(deepcopy=False)
-        if trial.state != TrialState.COMPLETE and trial_name(trial.number) in scores
-    ]
-    if stopped:
-        numbers, names, values = zip(*stopped, strict=True)
+    better = max if maximize else min
+    worst = -math.inf if maximize else math.inf
+    later = sorted((t for t in trials if t.number >= done[0].number), key=lambda t: t.number)
+    values = [t.objectives[0] if t.evaluated and t.objectives else worst for t in later]
+    figure.add_scatter(
+        x=[trial.number for trial in later],
+        y=list(accumulate(values, better)),
+        mode="lines",
+        name="best so far",
+        line={"color": BEST, "shape": "hv"},
+        hoverinfo="skip",
+    )
+    others = [trial for trial in trials if not trial.evaluated and trial.objectives]
+    if others:
         figure.add_scatter(
-            x=numbers,
-            y=values,
-            text=names,
+            x=[trial.number for trial in others],
+            y=[trial.objectives[0] for trial in others],
+            text=[trial.trial for trial in others],
             mode="markers",
-            name="not completed: its best epoch",
+            name="not completed: best epoch",
             marker={"color": FAINT, "symbol": "circle-open", "size": 8},
             hovertemplate=f"%{{text}}, not completed<br>{name} %{{y:.4f}}<extra></extra>",
         )
     figure.update_xaxes(title="trial", rangemode="tozero")
+    figure.update_yaxes(title=name)
     return [_styled(figure, TALL, legend=True)]
 
 
-def parallel_plot(study: optuna.Study, space: Space, name: str) -> Plots:
-    """A line for each completed trial over the axes of the searched keys."""
-    if len(completed(study)) < 2:
-        return _too_few(study, 2)
-    figure = visualization.plot_parallel_coordinate(study, target_name=name)
-    keys = sorted({key for trial in completed(study) for key in trial.params})
-    labels = [name, *(key.replace(".", ".<br>") for key in keys)]
-    # Optuna cuts long names short, and knows nothing of what stands in for a value.
-    figure.layout.xaxis.ticktext = labels
-    texts = [{}, *(_stand_in_text(space[key]) for key in keys)]
-    for note in figure.layout.annotations:
-        note.text = texts[note.x].get(note.text, note.text)
-    for line in figure.data[:-1]:
-        values = [text for _, text in line.customdata]
-        line.customdata = [
-            [key, known.get(value, value)]
-            for key, known, value in zip([name, *keys], texts, values, strict=True)
-        ]
-        # The first axis is the objective's own, so it needs no bar of colours beside it.
-        good = line.y[0] if _maximised(study) else 1 - line.y[0]
-        line.update(line={"color": _shades([good])[0], "width": 1.5}, opacity=0.8)
-    return [_styled(figure.update_traces(marker={"showscale": False}), TALL)]
-
-
-def slice_plots(study: optuna.Study, space: Space, name: str) -> Plots:
-    """For each searched key the completed trials' values over it."""
-    if len(completed(study)) < 2:
-        return _too_few(study, 2)
-    searched = {key for trial in completed(study) for key in trial.params}
-    figures = []
-    for key in (key for key in space if key in searched):
-        figure = visualization.plot_slice(study, params=[key], target_name=name)
-        (points,) = figure.data
-        points.update(
-            text=[trial_name(number) for number in points.marker.color],
-            hovertemplate=f"%{{text}}<br>{key} %{{x}}<br>{name} %{{y:.4f}}<extra></extra>",
+def parallel_plot(trials: Sequence[TrialResult], space: Space, name: str, maximize: bool) -> Plots:
+    """A line for each completed trial across the axes of the searched keys."""
+    done = evaluated(trials)
+    if len(done) < 2:
+        return too_few(2, len(done))
+    keys = sorted({key for trial in done for key in trial.values})
+    axes = [
+        numeric_axis([trial.objectives[0] for trial in done]),
+        *(value_axis(space[key], [t.values.get(key, MISSING) for t in done]) for key in keys),
+    ]
+    figure = go.Figure()
+    for row in range(len(done)):
+        heights = [axis.heights[row] for axis in axes]
+        # The first axis is the objective's own, so no colour bar is needed beside it.
+        good = heights[0] if maximize else 1 - heights[0]
+        figure.add_scatter(
+            x=list(range(len(axes))),
+            y=heights,
+            customdata=[
+                [key, axis.texts[row]] for key, axis in zip([name, *keys], axes, strict=True)
+            ],
+            mode="lines",
+            line={"color": _shades([good])[0], "width": 1.5},
+            opacity=0.8,
+            hovertemplate="%{customdata[0]}: %{customdata[1]}<extra></extra>",
         )
-        points.marker.update(size=8, showscale=False, colorscale=_shades([0, 1]))
-        if space[key].log_uniform:
-            figure.update_xaxes(**_log_ticks(space[key]))
-        if _has_no_place(space[key], space[key].or_value):
-            at = stand_in(space[key])
-            shown = [f"{space[key].or_value if x == at else x:.4g}" for x in points.x]
-            points.update(
-                customdata=shown, hovertemplate=points.hovertemplate.replace("{x}", "{customdata}")
+    for place, axis in enumerate(axes):
+        figure.add_shape(
+            type="line", x0=place, x1=place, y0=0, y1=1, line={"color": "#888"}, layer="below"
+        )
+        for height, text in axis.ticks:
+            figure.add_annotation(
+                x=place,
+                y=height,
+                text=text,
+                showarrow=False,
+                xanchor="right",
+                xshift=-4,
+                font={"size": 10, "color": "#555"},
             )
-        figures.append(_styled(figure, SMALL))
-    values = [float(trial.values[0]) for trial in completed(study)]
+    figure.update_xaxes(
+        tickvals=list(range(len(axes))),
+        ticktext=[name, *(key.replace(".", ".<br>") for key in keys)],
+        range=[-0.2, len(axes) - 0.8],
+        showgrid=False,
+        zeroline=False,
+    )
+    figure.update_yaxes(range=[-0.08, 1.08], visible=False, fixedrange=True)
+    return [_styled(figure, TALL).update_layout(hovermode="closest")]
+
+
+def slice_plots(trials: Sequence[TrialResult], space: Space, name: str) -> Plots:
+    """The completed trials' objective over each searched key."""
+    done = evaluated(trials)
+    if len(done) < 2:
+        return too_few(2, len(done))
+    values = [trial.objectives[0] for trial in done]
     room = 0.05 * (max(values) - min(values)) or 0.1
-    for figure in figures:
-        figure.update_yaxes(range=[min(values) - room, max(values) + room])
+    figures = []
+    for key, dimension in space.items():
+        tried = [trial for trial in done if key in trial.values]
+        if not tried:
+            continue
+        figure = go.Figure()
+        figure.add_scatter(
+            x=[axis_position(dimension, trial.values[key]) for trial in tried],
+            y=[trial.objectives[0] for trial in tried],
+            text=[trial.trial for trial in tried],
+            customdata=[_short(trial.values[key]) for trial in tried],
+            mode="markers",
+            marker={
+                "color": [trial.number for trial in tried],
+                "size": 8,
+                "line": {"width": 0.5, "color": "grey"},
+                "showscale": False,
+                "colorscale": _shades([0, 1]),
+            },
+            hovertemplate=f"%{{text}}<br>{key} %{{customdata}}<br>{name} %{{y:.4f}}<extra></extra>",
+        )
+        figure.update_xaxes(title=key, **_slice_axis(dimension))
+        figure.update_yaxes(title=name, range=[min(values) - room, max(values) + room])
+        figures.append(_styled(figure, SMALL))
     return figures
 
 
-def importance_plot(study: optuna.Study) -> tuple[Plots, str]:
-    """PED-ANOVA: how much each searched key decides whether a trial is among the best.
+def importance_plot(importances: Importances | str) -> tuple[Plots, str]:
+    """How much each searched key decides whether a trial is among the best.
 
     Returns:
-        The plot, and which trials it compares.
+        The plot, and a note on which trials it compares.
     """
-    trials = completed(study)
-    if len({key for trial in trials for key in trial.params}) < 2:
-        return "Importances compare searched keys, and there is only one.", ""
-    if len(trials) < ENOUGH:
-        return _too_few(study, ENOUGH), ""
-    share = max(0.1, TOP / len(trials))
-    top = math.ceil(share * len(trials))
-    values = sorted((float(trial.values[0]) for trial in trials), reverse=_maximised(study))
-    if values[top - 1] == values[-1]:
-        return f"More than {len(trials) - top} completed trials are equally bad.", ""
-    evaluator = PedAnovaImportanceEvaluator(target_quantile=share)
-    shares = get_param_importances(study, evaluator=evaluator)
-    keys = list(reversed(shares))
+    if isinstance(importances, str):
+        return importances, ""
+    keys = list(importances.shares)[::-1]
+    shares = [importances.shares[key] for key in keys]
     figure = go.Figure(
         go.Bar(
-            x=[shares[key] for key in keys],
+            x=shares,
             y=keys,
             orientation="h",
-            text=[f"{shares[key]:.2f}" for key in keys],
+            text=[f"{share:.2f}" for share in shares],
             textposition="outside",
             cliponaxis=False,
-            marker={"color": "#1864ab"},
+            marker={"color": COMPLETED},
             hovertemplate="%{y}: %{x:.3f}<extra></extra>",
         )
     )
     figure.update_xaxes(title="share of the importance", rangemode="tozero")
     figure.update_yaxes(automargin=True, ticksuffix="  ")
     note = (
-        f"By PED-ANOVA: what tells the best {top} of {len(trials)} completed trials from the rest."
+        f"By PED-ANOVA: what separates the best {importances.best} of {importances.trials} "
+        "completed trials from the rest."
     )
     return [_styled(figure, 90 + 32 * len(keys), right=60)], note
 
 
 def learning_plot(histories: Mapping[str, Sequence[Row]], measure: str, name: str) -> Plots:
-    """A trial's value after each epoch, a line for each trial.
+    """A trial's metric after each epoch, one line per trial.
 
     Args:
-        histories: rows of metrics by trial, from the best trial to the worst.
-        measure: the metric that is drawn.
-        name: of the metric.
+        histories: Rows of metrics by trial, from the best trial to the worst.
+        measure: The metric to draw.
+        name: Label of the metric.
     """
     lines = {
         trial: ([row["epoch"] for row in rows], [row[measure] for row in rows])
@@ -231,12 +229,12 @@ def learning_plot(histories: Mapping[str, Sequence[Row]], measure: str, name: st
 
 
 def threshold_plot(checkpoints: Mapping[str, Checkpoint]) -> Plots:
-    """CIDEr over the stop threshold, a line for each trial, with a point where it decodes.
+    """CIDEr over the stop threshold, one line per trial, with a point where the trial decodes.
 
-    Where several M were tried, the line is of the best of them at each threshold.
+    Where several M were tried, the line shows the best of them at each threshold.
 
     Args:
-        checkpoints: of each trial, from the best trial to the worst.
+        checkpoints: The best checkpoint of each trial, from the best trial to the worst.
     """
     lines = {}
     for trial, checkpoint in checkpoints.items():
@@ -248,7 +246,7 @@ def threshold_plot(checkpoints: Mapping[str, Checkpoint]) -> Plots:
         if best:
             lines[trial] = (sorted(best), [best[at] for at in sorted(best)])
     if not lines:
-        return "No checkpoint has a curve: it takes a system that plans a report's sentences."
+        return "No checkpoint has a curve: only systems that plan a report's sentences do."
     figure = _lines(lines, "stop threshold", "CIDEr")
     colours = {line.name: line.line.color for line in figure.data}
     for trial in reversed(lines):
@@ -265,34 +263,33 @@ def threshold_plot(checkpoints: Mapping[str, Checkpoint]) -> Plots:
     return [figure]
 
 
-def pareto_plots(study: optuna.Study, names: Sequence[str]) -> Plots:
-    """The completed trials by the first objective and each other one; the Pareto front stands out.
+def pareto_plots(trials: Sequence[TrialResult], names: Sequence[str]) -> Plots:
+    """The first objective against each of the others; the Pareto front stands out.
 
     Args:
-        study: with all its objectives.
-        names: of the objectives.
+        trials: All started trials.
+        names: Labels of the objectives.
     """
-    if not completed(study):
-        return _too_few(study, 1)
+    done = evaluated(trials)
+    if not done:
+        return too_few(1, 0)
     figures = []
     for other in range(1, len(names)):
-        shown = [names[0], names[other]]
-        figure = visualization.plot_pareto_front(
-            study,
-            target_names=shown,
-            targets=lambda trial, other=other: (trial.values[0], trial.values[other]),
-        )
-        for points, kind in zip(figure.data, ("dominated", "Pareto front"), strict=True):
-            front = kind == "Pareto front"
-            points.update(
-                name=kind,
-                showlegend=True,
-                text=[trial_name(number) for number in points.marker.color or ()],
-                hovertemplate=f"%{{text}}<br>{shown[0]} %{{x:.4g}}<br>{shown[1]} %{{y:.4g}}"
-                "<extra></extra>",
+        figure = go.Figure()
+        for front in (False, True):
+            shown = [trial for trial in done if trial.pareto == front]
+            figure.add_scatter(
+                x=[trial.objectives[0] for trial in shown],
+                y=[trial.objectives[other] for trial in shown],
+                text=[trial.trial for trial in shown],
+                mode="markers",
+                name="Pareto front" if front else "dominated",
                 marker={"color": BEST if front else FAINT, "size": 10 if front else 8},
+                hovertemplate=f"%{{text}}<br>{names[0]} %{{x:.4g}}<br>{names[other]} %{{y:.4g}}"
+                "<extra></extra>",
             )
-            points.marker.update(showscale=False, colorbar=None, colorscale=None)
+        figure.update_xaxes(title=names[0])
+        figure.update_yaxes(title=names[other])
         figures.append(_styled(figure, TALL, legend=True))
     return figures
 
@@ -300,19 +297,19 @@ def pareto_plots(study: optuna.Study, names: Sequence[str]) -> Plots:
 def _lines(
     lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], across: str, up: str
 ) -> go.Figure:
-    """Lines from the best trial, which stands out, to the worst, the palest."""
-    shades = _shades([1 - place / len(lines) for place in range(len(lines))])
+    """Lines from the best trial, which stands out, to the worst, which is the palest."""
+    shades = _shades([1 - rank / len(lines) for rank in range(len(lines))])
     figure = go.Figure()
     # What is drawn last lies on top.
-    for place, (trial, (x, y)) in reversed(list(enumerate(lines.items()))):
+    for rank, (trial, (x, y)) in reversed(list(enumerate(lines.items()))):
         figure.add_scatter(
             x=x,
             y=y,
             name=trial,
             mode="lines+markers" if len(x) < 2 else "lines",
             line={
-                "color": BEST if place == 0 else shades[place],
-                "width": 3 if place == 0 else 1.5,
+                "color": BEST if rank == 0 else shades[rank],
+                "width": 3 if rank == 0 else 1.5,
             },
             hovertemplate=f"{trial}<br>{across} %{{x:.4g}}<br>{up} %{{y:.4f}}<extra></extra>",
         )
@@ -322,13 +319,11 @@ def _lines(
 
 
 def _styled(figure: go.Figure, height: int, right: int = 20, legend: bool = False) -> go.Figure:
-    """The page's look: a heading stands above each plot, and the page decides on its width."""
+    """Give a figure the page's look: the page has its own headings and decides on the width."""
     return figure.update_layout(
         template="plotly_white",
-        title=None,
         font=FONT,
         height=height,
-        width=None,
         margin=MARGIN | {"r": right},
         showlegend=legend,
         legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
@@ -336,65 +331,37 @@ def _styled(figure: go.Figure, height: int, right: int = 20, legend: bool = Fals
     )
 
 
-def _distribution(dimension: Dimension, given: BaseDistribution | None) -> BaseDistribution:
-    """Of a searched key with the value of ``or`` in it."""
-    extra = [] if dimension.or_value is None else [dimension.or_value]
+def _slice_axis(dimension: Dimension) -> dict[str, Any]:
+    """Layout of an axis over one searched key."""
     if dimension.choice:
-        return CategoricalDistribution([_escaped(one) for one in (*dimension.choice, *extra)])
-    if dimension.or_value is None:
-        assert given
-        return given
-    bounds = dimension.uniform or dimension.log_uniform or dimension.integer
-    assert bounds
-    if _has_no_place(dimension, dimension.or_value):
-        extra = [stand_in(dimension)]
-    low, high = min(*bounds, *extra), max(*bounds, *extra)
-    if dimension.integer:
-        return IntDistribution(int(low), int(high))
-    return FloatDistribution(low, high, log=dimension.log_uniform is not None)
-
-
-def _has_no_place(dimension: Dimension, value: Any) -> bool:
-    return dimension.log_uniform is not None and value is not None and value <= 0
-
-
-def _stand_in_text(dimension: Dimension) -> dict[str, str]:
-    """How Optuna writes the stand-in, if there is one, and what is to be read there."""
-    if not _has_no_place(dimension, dimension.or_value):
+        names = categories(dimension)
+        return {"type": "category", "categoryorder": "array", "categoryarray": names}
+    if not dimension.log_uniform:
         return {}
-    return {f"{stand_in(dimension):.3g}": f"{dimension.or_value:g}"}
-
-
-def _log_ticks(dimension: Dimension) -> dict[str, Any]:
-    """An axis over all of the range, with the ticks 1 and 3, or only 1 where these are many."""
-    assert dimension.log_uniform
     low, high = dimension.log_uniform
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    # Ticks at 1 and 3, or at 1 alone where there would be too many.
     steps = (1, 3) if len(decades) < 5 else (1,)
     ticks = [step * 10.0**decade for decade in decades for step in steps]
-    texts = {tick: f"{tick:g}" for tick in ticks if low <= tick <= high}
-    if _has_no_place(dimension, dimension.or_value):
+    texts_at = {tick: f"{tick:g}" for tick in ticks if low <= tick <= high}
+    if lies_off_axis(dimension, dimension.or_value):
         low = stand_in(dimension)
-        texts[low] = f"{dimension.or_value:g}"
+        texts_at[low] = f"{dimension.or_value:g}"
     room = (high / low) ** 0.05
-    ends = [math.log10(low / room), math.log10(high * room)]
-    shown = {"tickvals": list(texts), "ticktext": list(texts.values()), "tickangle": 0}
-    return {**shown, "range": ends}
+    return {
+        "type": "log",
+        "tickvals": list(texts_at),
+        "ticktext": list(texts_at.values()),
+        "tickangle": 0,
+        "range": [math.log10(low / room), math.log10(high * room)],
+    }
 
 
-def _shades(places: Sequence[float]) -> list[str]:
-    """Colours for places from 0, pale but still to be seen on white, to 1, dark."""
-    shades: list[str] = sample_colorscale(OTHERS, [0.3 + 0.65 * place for place in places])
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else category(value)
+
+
+def _shades(strengths: Sequence[float]) -> list[str]:
+    """Colours for strengths from 0, pale but visible on white, to 1, dark."""
+    shades: list[str] = sample_colorscale(OTHERS, [0.3 + 0.65 * one for one in strengths])
     return shades
-
-
-def _escaped(value: Any) -> Any:
-    return html.escape(value, quote=False) if isinstance(value, str) else value
-
-
-def _maximised(study: optuna.Study) -> bool:
-    return study.directions[0] == StudyDirection.MAXIMIZE
-
-
-def _too_few(study: optuna.Study, needed: int) -> str:
-    return f"Needs {needed} completed trials at least; there are {len(completed(study))} so far."

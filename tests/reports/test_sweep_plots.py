@@ -1,64 +1,46 @@
-"""The plots of a sweep, on studies made up for them."""
+"""The plots of a sweep, on results made up for them."""
 
 from typing import Any
 
-import optuna
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution
-from optuna.trial import create_trial
 
 from raymed.reports import sweep_plots as plots
+from raymed.reports.sweep_results import Importances, TrialResult
+from raymed.reports.value_axes import MISSING, value_axis
 from raymed.sections import Dimension
-from raymed.tuning.space import propose
 
 
-def study(
-    values: list[float], distributions: dict[str, Any], params: list[dict[str, Any]]
-) -> optuna.Study:
-    made = optuna.create_study(direction="maximize")
-    for value, one in zip(values, params, strict=True):
-        asked = {key: distributions[key] for key in one}
-        made.add_trial(create_trial(value=value, params=one, distributions=asked))
-    return made
+def trial(number: int, value: float | None, evaluated: bool = True, **values: Any) -> TrialResult:
+    return TrialResult(
+        number=number,
+        trial=f"trial-{number:03d}",
+        values=values,
+        state="completed" if evaluated else "unfinished",
+        evaluated=evaluated,
+        epochs=1,
+        best={} if value is None else {"score": value},
+        objectives=() if value is None else (value,),
+        pareto=False,
+        seconds=1.0,
+    )
 
 
-def test_importances_find_the_key_that_decides() -> None:
-    floats = {"decides": FloatDistribution(0, 1), "idle": FloatDistribution(0, 1)}
-    spread = [(number * 0.618) % 1 for number in range(40)]
-    params = [{"decides": x, "idle": (7 * x) % 1} for x in spread]
-    (figure,), note = plots.importance_plot(study(spread, floats, params))
-    shares = dict(zip(figure.data[0].y, figure.data[0].x, strict=True))
-    assert sum(shares.values()) == pytest.approx(1)
-    assert shares["decides"] > 0.6
-    assert note == "By PED-ANOVA: what tells the best 5 of 40 completed trials from the rest."
-
-
-@pytest.mark.parametrize(
-    ("count", "keys", "values", "words"),
-    [
-        (9, ("a", "b"), range(9), "Needs 10 completed trials at least; there are 9 so far."),
-        (12, ("a",), range(12), "there is only one"),
-        (12, ("a", "b"), [1, *[0] * 11], "More than 7 completed trials are equally bad."),
-    ],
-)
-def test_importances_that_would_be_guesswork_are_not_drawn(
-    count: int, keys: tuple[str, ...], values: Any, words: str
-) -> None:
-    floats = {key: FloatDistribution(0, 1) for key in keys}
-    params = [dict.fromkeys(keys, number / count) for number in range(count)]
-    drawn, _ = plots.importance_plot(study([float(v) for v in values], floats, params))
-    assert isinstance(drawn, str)
-    assert words in drawn
+def test_importances_are_drawn_from_the_least_to_the_greatest() -> None:
+    shares = {"decides": 0.75, "idle": 0.25}
+    (figure,), note = plots.importance_plot(Importances(shares, 5, 40))
+    assert dict(zip(figure.data[0].y, figure.data[0].x, strict=True)) == shares
+    assert list(figure.data[0].y) == ["idle", "decides"]
+    assert note == "By PED-ANOVA: what separates the best 5 of 40 completed trials from the rest."
+    assert plots.importance_plot("too few") == ("too few", "")
 
 
 def test_plots_of_no_trial_say_so() -> None:
-    empty = optuna.create_study(direction="maximize")
     space = {"a": Dimension(uniform=(0, 1))}
     for drawn in (
-        plots.history_plot(empty, "CIDEr", {}),
-        plots.parallel_plot(empty, space, "CIDEr"),
-        plots.slice_plots(empty, space, "CIDEr"),
-        plots.pareto_plots(empty, ["CIDEr", "seconds"]),
+        plots.history_plot([], "CIDEr", True),
+        plots.parallel_plot([], space, "CIDEr", True),
+        plots.slice_plots([], space, "CIDEr"),
+        plots.pareto_plots([], ["CIDEr", "seconds"]),
     ):
         assert isinstance(drawn, str)
         assert "there are 0 so far" in drawn
@@ -68,43 +50,64 @@ def test_plots_of_no_trial_say_so() -> None:
     assert isinstance(plots.threshold_plot({}), str)
 
 
-def test_a_readable_study_has_one_parameter_for_each_key_and_escaped_text() -> None:
-    space = {
-        "text": Dimension(choice=("<b>x</b>", "y & z")),
-        "plain": Dimension.model_validate({"uniform": (0.5, 1), "or": 0}),
-        "log": Dimension.model_validate({"log_uniform": (1, 10), "or": 100}),
-        "zero": Dimension.model_validate({"log_uniform": (1, 100), "or": 0}),
-        "whole": Dimension.model_validate({"integer": (2, 5), "or": 9}),
-    }
-    asked = {key: {} for key in space}
-    made = optuna.create_study(directions=["maximize", "minimize"])
-    for point in (
-        {"text": "<b>x</b>", "plain": 0, "log": 100, "zero": 0, "whole": 9},
-        {"text": "y & z", "plain": 0.75, "log": 5, "zero": 10, "whole": 4},
-    ):
-        fixed = {"text": point["text"]}
-        for key in ("plain", "log", "zero", "whole"):
-            other = space[key].or_value
-            fixed[f"{key} = {other:g}"] = point[key] == other
-            fixed |= {} if point[key] == other else {key: point[key]}
-        made.enqueue_trial(fixed)
-        trial = made.ask()
-        assert propose(trial, space) == point
-        made.tell(trial, [1.0, 2.0])
-    first, second = plots.readable(made, space).get_trials()
-    assert list(first.params) == list(asked)
-    assert first.params | {"zero": 0} == {
-        "text": "&lt;b&gt;x&lt;/b&gt;",
-        "plain": 0,
-        "log": 100,
-        "zero": 0,
-        "whole": 9,
-    }
-    assert first.params["zero"] == pytest.approx(10 ** (-0.3))
-    assert second.params == {"text": "y &amp; z", "plain": 0.75, "log": 5, "zero": 10, "whole": 4}
-    assert first.values == [1.0]
-    assert isinstance(first.distributions["text"], CategoricalDistribution)
-    for key, (low, high) in {"plain": (0, 1), "log": (1, 100), "whole": (2, 9)}.items():
-        bounds = first.distributions[key]
-        assert (bounds.low, bounds.high) == (low, high)  # type: ignore[attr-defined]
-    assert made.get_trials()[0].params["zero = 0"] is True, "the study itself is as it was"
+@pytest.mark.parametrize(
+    ("maximize", "best"), [(True, [0.3, 0.3, 0.3, 0.5]), (False, [0.3, 0.3, 0.1, 0.1])]
+)
+def test_the_best_so_far_counts_completed_trials_only(maximize: bool, best: list[float]) -> None:
+    trials = [trial(4, 0.5), trial(2, 0.9, evaluated=False), trial(0, None, evaluated=False)]
+    trials += [trial(3, 0.1), trial(1, 0.3)]
+    (figure,) = plots.history_plot(trials, "CIDEr", maximize)
+    completed, so_far, others = figure.data
+    assert list(zip(completed.x, completed.y, strict=True)) == [(1, 0.3), (3, 0.1), (4, 0.5)]
+    assert (list(so_far.x), list(so_far.y)) == ([1, 2, 3, 4], best)
+    assert (list(others.x), list(others.y)) == ([2], [0.9])
+
+
+def test_an_axis_has_a_place_for_every_value() -> None:
+    def axis(dimension: dict[str, Any], *values: Any) -> tuple[Any, Any, dict[str, float]]:
+        found = value_axis(Dimension.model_validate(dimension), values)
+        return found.heights, found.texts, {text: height for height, text in found.ticks}
+
+    heights, texts, ticks = axis({"uniform": (0, 9)}, 2.0, 4.0, 3.0)
+    assert heights == [0, 1, 0.5]
+    assert texts == ["2", "4", "3"]
+    assert ticks == {"2": 0, "2.5": 0.25, "3": 0.5, "3.5": 0.75, "4": 1}
+
+    # A logarithmic axis is written in powers of ten, and what it lacks stands at its lower end.
+    heights, texts, ticks = axis({"log_uniform": (1, 100), "or": 0}, 0, 10.0, 100.0)
+    low = -2 * 0.15
+    assert heights == pytest.approx([0, (1 - low) / (2 - low), 1])
+    assert texts == ["0", "10", "100"]
+    assert ticks == pytest.approx({"0": 0, "1": -low / (2 - low), "10": heights[1], "100": 1})
+
+    # What a trial was not asked for lies below all that others were.
+    heights, texts, ticks = axis({"integer": (2, 6)}, MISSING, 2, 6)
+    assert heights == pytest.approx([0, 0.12, 1])
+    assert texts == ["None", "2", "6"]
+    assert ticks["None"] == 0
+
+    # Text is escaped, because Plotly reads some HTML; numbers are in order.
+    heights, texts, ticks = axis({"choice": ("<b>x</b>", None, "y & z")}, "y & z", None, MISSING)
+    assert texts == ["y &amp; z", "null", "None"]
+    assert heights == [1, 0.5, 0]
+    heights, _, ticks = axis({"choice": (4, 2)}, 4, 2, 4)
+    assert heights == [1, 0, 1]
+    assert axis({"choice": (4, 2)}, 4)[0] == axis({"uniform": (0, 9)}, 4.0)[0] == [0.5]
+
+
+def test_lines_join_the_axes_in_the_order_of_their_keys() -> None:
+    space = {"b.key": Dimension(uniform=(0, 1)), "a.key": Dimension(choice=("x", "y"))}
+    trials = [
+        trial(1, 0.5, **{"b.key": 0.25, "a.key": "y"}),
+        trial(0, 0.1, **{"b.key": 0.75}),
+        trial(2, 0.9, evaluated=False, **{"b.key": 0.0}),
+    ]
+    (figure,) = plots.parallel_plot(trials, space, "CIDEr", True)
+    assert list(figure.layout.xaxis.ticktext) == ["CIDEr", "a.<br>key", "b.<br>key"]
+    first, second = figure.data
+    assert (list(first.y), list(second.y)) == ([0, 0, 1], [1, 1, 0])
+    assert [list(one) for one in first.customdata] == [
+        ["CIDEr", "0.1"],
+        ["a.key", "None"],
+        ["b.key", "0.75"],
+    ]

@@ -66,7 +66,7 @@ def refused(config: Config, folder: Path, *words: str) -> None:
 
 def test_a_second_sweep_of_the_name_is_refused(config: Config, first: Path, tmp_path: Path) -> None:
     other = tmp_path / "b"
-    words = "tune.storage has a study run already, with 1 trials, of the sweep in"
+    words = "tune.storage already has a study run with 1 trials, of the sweep in"
     refused(config, other, f"{other / 'run'}: {words} {first}:", "optuna delete-study")
     # So is a copy, as long as the first is there.
     shutil.copytree(first.parent, other)
@@ -93,13 +93,13 @@ def test_a_sweep_that_was_moved_goes_on_and_says_so(
 
 def test_the_study_of_a_sweep_that_was_deleted_is_no_new_ones(config: Config, first: Path) -> None:
     shutil.rmtree(first)
-    refused(config, first.parent, f"of the sweep in {first}, where no sweep lies any more:")
+    refused(config, first.parent, f"of the sweep in {first}, which no longer holds a sweep:")
 
 
 def test_a_study_without_a_folder_is_no_new_sweeps(config: Config, tmp_path: Path) -> None:
     study = optuna.create_study(study_name="run", storage=config.tune.storage)
     study.tell(study.ask(), 1.0)
-    refused(config, tmp_path / "a", "of the sweep in a folder that it does not name:")
+    refused(config, tmp_path / "a", "of the sweep in an unrecorded folder:")
 
 
 def test_two_that_start_at_the_same_time(config: Config, first: Path, tmp_path: Path) -> None:

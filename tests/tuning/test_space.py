@@ -6,7 +6,7 @@ import pytest
 from raymed.config import Config
 from raymed.errors import UsageError
 from raymed.sections import Dimension
-from raymed.tuning.space import propose, proposed, to_params
+from raymed.tuning.space import propose, to_params, to_values
 from raymed.tuning.study import build_sampler
 
 SPACE = {
@@ -46,8 +46,8 @@ def test_each_kind_asks_optuna_for_its_distribution() -> None:
         assert kinds == expected
         for key in expected:
             assert proposal[key] == trial.params[key]
-        # A sweep that is taken up asks again, and the leaderboard reads what was answered.
-        assert propose(trial, SPACE) == proposal == proposed(trial.params, SPACE)
+        # A resumed sweep asks again, and the leaderboard reads what was answered.
+        assert propose(trial, SPACE) == proposal == to_values(trial.params, SPACE)
         study.tell(trial, 0.0)
 
 
@@ -83,7 +83,7 @@ def test_a_conditional_key_is_searched_under_its_condition_alone(sampler: str) -
         seen.add(system)
         assert ("model.top_tags" in proposal) == (system != "lrcn")
         assert ("loss.attention" in proposal) == (system == "co_attention")
-        assert proposed(trial.params, CONDITIONAL) == proposal
+        assert to_values(trial.params, CONDITIONAL) == proposal
         study.tell(trial, number / 10)
     assert len(seen) > 1
 
