@@ -1,4 +1,4 @@
-"""Following a run on the console: a line for each epoch, and a bar while it lasts."""
+"""A run's progress on the console: a line for each epoch, and a bar while it lasts."""
 
 import signal
 import threading
@@ -17,69 +17,89 @@ from raymed.launch.monitor import Update
 from raymed.launch.printer import Printer, status_line
 from raymed.launch.signals import defer_sigterm, install_sigterm_handler, sigterm_received
 from raymed.progress import how_far
+from raymed.training.observer import Status
+
+STARTING = "starting the workers"
+POLL_S = 0.5
 
 
 @contextmanager
 def display_progress(monitor: ActorHandle, config: Config, console: Console) -> Iterator[None]:
-    """Print what the workers of a run say inside the block, with a bar on a terminal.
+    """Print what the workers of a run publish inside the block, with a bar on a terminal.
 
-    A SIGTERM inside the block is passed on to the workers, which write a checkpoint and end. Before
-    they have trained a step there is none to write, and they are ended as by Ctrl-C.
+    SIGTERM inside the block is passed on to the workers, which write a checkpoint and stop. Before
+    they have trained a step there is nothing to write, and they are stopped as by Ctrl-C.
     """
-    main = threading.get_ident()
-    printer = Printer(config, console, bar=console.is_terminal)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    task = bar.add_task("starting the workers", total=config.training.epochs)
-    over = Event()
-
-    def follow() -> None:
-        told = last = False
-        status = None
-        while not last:
-            last = over.wait(0.5)
-            if sigterm_received() and not told:
-                told = True
-                monitor.end.remote()
-                if status and status.epoch:
-                    printer.say("SIGTERM: the workers write a checkpoint and end")
-                else:
-                    signal.pthread_kill(main, signal.SIGINT)
-            try:
-                news: Update = ray.get(monitor.drain.remote())
-            except RayActorError:
-                printer.warn("the actor that watches the run died; training goes on unseen")
-                return
-            for text in news.warnings:
-                printer.warn(text)
-            for row in news.rows:
-                printer.epoch(row)
-            status = news.status
-            if status is None:
-                printer.far("starting the workers")
-                continue
-            printer.progress(status)
-            note = status_line(status, printer.epochs)
-            if status.doing:
-                note = how_far(note, status.done, status.total)
-            else:
-                bar.update(task, completed=status.epoch - 1 + status.done / status.total)
-            bar.update(task, description=note)
-
+    display = _Display(monitor, config, console)
     before = signal.getsignal(signal.SIGTERM)
     install_sigterm_handler()
-    thread = Thread(target=follow, daemon=True)
-    with bar, defer_sigterm():
+    thread = Thread(target=display.follow, daemon=True)
+    with display.bar, defer_sigterm():
         thread.start()
         try:
             yield
         finally:
-            over.set()
+            display.over.set()
             thread.join()
             signal.signal(signal.SIGTERM, before)
+
+
+class _Display:
+    """Polls the monitor in a thread of its own; made in the main thread."""
+
+    def __init__(self, monitor: ActorHandle, config: Config, console: Console) -> None:
+        self.monitor = monitor
+        self.printer = Printer(config, console, bar=console.is_terminal)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.bar.add_task(STARTING, total=config.training.epochs)
+        self.over = Event()
+        self.main = threading.get_ident()
+        self.stopping = False
+
+    def follow(self) -> None:
+        """Show updates until `over` is set, and once more after that."""
+        status = None
+        last = False
+        while not last:
+            last = self.over.wait(POLL_S)
+            if sigterm_received() and not self.stopping:
+                self.stopping = True
+                self._stop_workers(status)
+            try:
+                update: Update = ray.get(self.monitor.drain.remote())
+            except RayActorError:
+                self.printer.warn("the run's monitor died; training continues without progress")
+                return
+            status = update.status
+            self._show(update)
+
+    def _stop_workers(self, status: Status | None) -> None:
+        self.monitor.stop.remote()
+        if status and status.epoch:
+            self.printer.say("SIGTERM received: the workers write a checkpoint and stop")
+        else:
+            signal.pthread_kill(self.main, signal.SIGINT)
+
+    def _show(self, update: Update) -> None:
+        for text in update.warnings:
+            self.printer.warn(text)
+        for row in update.rows:
+            self.printer.epoch(row)
+        status = update.status
+        if status is None:
+            self.printer.far(STARTING)
+            return
+        self.printer.progress(status)
+        line = status_line(status, self.printer.epochs)
+        if status.doing:
+            line = how_far(line, status.done, status.total)
+        else:
+            self.bar.update(self.task, completed=status.epoch - 1 + status.done / status.total)
+        self.bar.update(self.task, description=line)

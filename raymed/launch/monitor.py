@@ -1,4 +1,4 @@
-"""Watching a run that Ray trains: an actor between its workers and the one who started it."""
+"""Monitoring a run that Ray trains: an actor between its workers and the driver."""
 
 import asyncio
 import time
@@ -17,20 +17,20 @@ from raymed.launch.signals import sigterm_received
 from raymed.training.observer import Row, Status
 
 INTERVAL_S = 0.3
-"""How often a worker says how far it is, at most."""
+"""Least time between two progress updates of a worker."""
 PATIENCE_S = 20.0
-"""How long a worker's question may stay open. One whose worker died is answered to nobody, and an
-actor has only so many calls that may be open at a time."""
+"""How long a call of a worker may stay pending. A call whose worker died is never collected, and an
+actor can have only so many pending calls."""
 
 
 @dataclass
 class Update:
-    """What there is to say of a run.
+    """What the workers of a run have published.
 
     Attributes:
-        status: how far it is, once that is known.
-        rows: of the epochs that ended since it was last asked.
-        warnings: of what went wrong since then.
+        status: How far the run is; None while that is unknown.
+        rows: Metrics of the epochs that ended since the last update.
+        warnings: Warnings since the last update.
     """
 
     status: Status | None = None
@@ -39,108 +39,110 @@ class Update:
 
 
 class RunMonitor:
-    """The actor: keeps what the workers say, and tells them when they are to end."""
+    """The actor: collects the workers' updates, and passes on the request to stop."""
 
     def __init__(self) -> None:
-        self.kept = Update()
-        self.ended = asyncio.Event()
+        self.pending = Update()
+        self.stopping = asyncio.Event()
 
-    async def say(self, news: Update) -> None:
-        self.kept.status = news.status or self.kept.status
-        self.kept.rows += news.rows
-        self.kept.warnings += news.warnings
+    async def publish(self, update: Update) -> None:
+        """Add an update of a worker."""
+        self.pending.status = update.status or self.pending.status
+        self.pending.rows += update.rows
+        self.pending.warnings += update.warnings
 
     async def drain(self) -> Update:
-        """The news since it was last asked."""
-        news = self.kept
-        self.kept = Update(news.status)
-        return news
+        """Everything published since the last call."""
+        update = self.pending
+        self.pending = Update(update.status)
+        return update
 
-    async def end(self) -> None:
-        """The workers are to write a checkpoint and end."""
-        self.ended.set()
+    async def stop(self) -> None:
+        """Request the workers to write a checkpoint and stop."""
+        self.stopping.set()
 
-    async def wait_for_end(self) -> bool:
-        """Whether the workers are to end; waits for that, but no longer than `PATIENCE_S`."""
+    async def wait_for_stop(self) -> bool:
+        """Whether the workers are to stop; waits up to `PATIENCE_S` for that."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self.ended.wait(), PATIENCE_S)
-        return self.ended.is_set()
+            await asyncio.wait_for(self.stopping.wait(), PATIENCE_S)
+        return self.stopping.is_set()
 
 
 def start_monitor() -> ActorHandle:
-    """The actor, on this node: a node of workers may be gone at any time."""
+    """Start the actor on this node: the workers' nodes may disappear at any time."""
     return pinned_to_this_node(ray.remote(RunMonitor)).remote()
 
 
 def pinned_to_this_node(actor: Any) -> Any:
-    """An actor's class, to be started on the node of the process that starts it."""
+    """An actor class whose actors start on the node of the calling process."""
     node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    # Many callers may wait for a thing at a time, and that must not stop others' calls.
+    # Many calls may be waiting at a time, and they must not block others.
     return actor.options(num_cpus=0, max_concurrency=1000, scheduling_strategy=node)
 
 
 class WorkerObserver:
-    """A worker's observer: the first one tells the watch; each knows when it is to end.
+    """A worker's observer: the first worker publishes to the monitor.
 
-    A watch that is no more is no reason to stop training.
+    Training continues if the monitor has died.
 
     Args:
-        watch: the actor.
-        first: whether it is the run's first worker.
+        monitor: The `RunMonitor` actor.
+        first: Whether this is the run's first worker.
     """
 
     def __init__(self, monitor: ActorHandle, first: bool) -> None:
         self.monitor = monitor
         self.first = first
-        self.said = 0.0
-        self.end = StopSignal(monitor.wait_for_end.remote, if_lost=False) if self.first else None
+        self.published = 0.0
+        self.signal = StopSignal(monitor.wait_for_stop.remote, if_lost=False) if first else None
 
     def progress(self, status: Status) -> None:
-        if self.first and time.monotonic() - self.said > INTERVAL_S:
-            self.said = time.monotonic()
-            self.monitor.say.remote(Update(status))
+        if self.first and time.monotonic() - self.published > INTERVAL_S:
+            self.published = time.monotonic()
+            self.monitor.publish.remote(Update(status))
 
     def epoch(self, row: Row) -> None:
-        self._say(Update(rows=[row]))
+        self._publish(Update(rows=[row]))
 
     def warn(self, text: str) -> None:
-        self._say(Update(warnings=[text]))
+        self._publish(Update(warnings=[text]))
 
     def ending(self) -> bool:
-        return sigterm_received() or self.wanted()
+        return sigterm_received() or self.stop_requested()
 
-    def wanted(self) -> bool:
-        """Whether the watch, rather than a signal to this worker, wants the end."""
-        return self.end is not None and self.end.wanted()
+    def stop_requested(self) -> bool:
+        """Whether the monitor, rather than a signal to this worker, requests the stop."""
+        return self.signal is not None and self.signal.is_set()
 
-    def _say(self, news: Update) -> None:
+    def _publish(self, update: Update) -> None:
         if self.first:
             with suppress(RayActorError):
-                ray.get(self.monitor.say.remote(news))
+                ray.get(self.monitor.publish.remote(update))
 
 
 class StopSignal:
-    """Whether an actor wants the end; one question to it is open, so asking costs next to nothing.
+    """Whether an actor requests a stop. One call to it stays pending, so checking is cheap.
 
     Args:
-        ask: the actor's method, which answers by True once the end is wanted, and by False where
-            it has to be asked again.
-        if_lost: whether the end is wanted once the actor is no more.
+        wait: The actor's method, which returns True once a stop is requested, and False if it has
+            to be called again.
+        if_lost: Whether the actor's death counts as a request.
     """
 
-    def __init__(self, ask: Callable[[], ObjectRef], if_lost: bool) -> None:
-        self.ask = ask
+    def __init__(self, wait: Callable[[], ObjectRef], if_lost: bool) -> None:
+        self.wait = wait
         self.if_lost = if_lost
-        self.asked: ObjectRef | None = ask()
-        self.came = False
+        self.pending: ObjectRef | None = wait()
+        self.received = False
 
-    def wanted(self) -> bool:
-        if self.asked is not None and ray.wait([self.asked], timeout=0)[0]:
-            answered, self.asked = self.asked, None
+    def is_set(self) -> bool:
+        """Whether a stop was requested."""
+        if self.pending is not None and ray.wait([self.pending], timeout=0)[0]:
+            answered, self.pending = self.pending, None
             try:
-                self.came = ray.get(answered)
+                self.received = ray.get(answered)
             except RayActorError:
-                self.came = self.if_lost
+                self.received = self.if_lost
             else:
-                self.asked = None if self.came else self.ask()
-        return self.came
+                self.pending = None if self.received else self.wait()
+        return self.received

@@ -202,7 +202,7 @@ def _train_here(config: Config, folder: Place, console: Console) -> None:
     before = signal.getsignal(signal.SIGTERM)
     install_sigterm_handler()
     try:
-        with defer_sigterm(at_once=False):
+        with defer_sigterm(from_start=False):
             train(config, folder, Worker(local_device()), printer)
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM, the latter as a preempted machine or `ray job stop` sends it.
+"""Ctrl-C and SIGTERM; the latter is sent to preempted machines, and by `ray job stop`.
 
-A command leaves what it does at once, by `KeyboardInterrupt` or `Terminated`; but training, once a
-step is done, notes SIGTERM, and ends by itself when a checkpoint is written.
+A command ends at once, by `KeyboardInterrupt` or `Terminated`. Training that has finished a step
+defers SIGTERM instead: it writes a checkpoint and then ends by itself.
 """
 
 import signal
@@ -11,73 +11,80 @@ from threading import Event
 from types import FrameType
 
 STATUS = 143
-"""Exit status of a process that was ended by SIGTERM, as shells count it."""
+"""Exit status of a process that was terminated by SIGTERM, by the convention of shells."""
 
-_training = Event()
-_noted = Event()
+_deferring = Event()
+_received = Event()
 
 
 class Terminated(BaseException):
-    """SIGTERM came; what was running is being brought to rest.
+    """SIGTERM was received; what was running is being shut down.
 
-    No mistake of a program's, so that what catches these lets it pass, as with KeyboardInterrupt.
+    Like `KeyboardInterrupt` it is no `Exception`, so handlers of errors let it pass.
     """
 
 
 def install_sigterm_handler() -> None:
-    """From now on note SIGTERM while training, instead of dying of it; in the main thread only."""
+    """Let `defer_sigterm` take effect in this process; to be called in the main thread."""
     before = signal.getsignal(signal.SIGTERM)
 
-    def note(number: int, frame: FrameType | None) -> None:
-        if _training.is_set():
-            _noted.set()
+    def handle(number: int, frame: FrameType | None) -> None:
+        if _deferring.is_set():
+            _received.set()
         elif callable(before):
             before(number, frame)
         else:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 
-    signal.signal(signal.SIGTERM, note)
+    signal.signal(signal.SIGTERM, handle)
 
 
 @contextmanager
-def defer_sigterm(at_once: bool = True) -> Iterator[None]:
-    """Train inside the block: SIGTERM is noted in it, where `note_sigterm` was called before.
+def defer_sigterm(from_start: bool = True) -> Iterator[None]:
+    """Record SIGTERM inside the block instead of ending the process.
+
+    This requires an earlier call of `install_sigterm_handler`.
 
     Args:
-        at_once: from the start; else once `note_from_now` is called.
+        from_start: Whether to defer it at once, or only after `defer_sigterm_from_now` is called.
     """
-    _noted.clear()
-    if at_once:
+    _received.clear()
+    if from_start:
         defer_sigterm_from_now()
     try:
         yield
     finally:
-        _training.clear()
+        _deferring.clear()
 
 
 def defer_sigterm_from_now() -> None:
-    """From now on there is something to be kept."""
-    _training.set()
+    """Start to defer SIGTERM: from now on there is something to save."""
+    _deferring.set()
+
+
+def sigterm_received() -> bool:
+    """Whether SIGTERM was received since `defer_sigterm` was last entered."""
+    return _received.is_set()
 
 
 @contextmanager
 def raise_on_signals() -> Iterator[None]:
-    """A command inside the block is left by `KeyboardInterrupt` or `Terminated` if a signal comes.
+    """Leave the block by `KeyboardInterrupt` or `Terminated` when a signal is received.
 
-    Whatever leaves the block after a signal is taken for its consequence: libraries in C turn what
-    a signal's handler raises into errors of their own. A second SIGTERM disturbs nothing.
+    Any error that leaves the block after a signal is taken for its consequence, because C libraries
+    turn what a signal handler raises into errors of their own. A second SIGTERM is ignored.
     """
-    came: list[BaseException] = []
+    received: list[BaseException] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        came.append(KeyboardInterrupt())
-        raise came[-1]
+        received.append(KeyboardInterrupt())
+        raise received[-1]
 
     def terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         signal.signal(number, signal.SIG_IGN)
-        came.append(Terminated())
-        raise came[-1]
+        received.append(Terminated())
+        raise received[-1]
 
     before = signal.signal(signal.SIGTERM, terminate)
     on_interrupt = signal.getsignal(signal.SIGINT)
@@ -87,14 +94,9 @@ def raise_on_signals() -> Iterator[None]:
     try:
         yield
     except Exception:
-        if came:
-            raise came[0] from None
+        if received:
+            raise received[0] from None
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
         signal.signal(signal.SIGINT, on_interrupt)
-
-
-def sigterm_received() -> bool:
-    """Whether SIGTERM came since training began."""
-    return _noted.is_set()
