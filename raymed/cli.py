@@ -14,7 +14,7 @@ from rich.console import Console
 
 from raymed import config as configuration
 from raymed.errors import UsageError
-from raymed.launch.termination import STATUS, Terminated, leaving
+from raymed.launch.signals import STATUS, Terminated, raise_on_signals
 from raymed.metrics.table import objective_metrics, ranked_score
 from raymed.model.systems import SYSTEMS
 from raymed.prepare_help import SOURCES, prepare_help, sources_of
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         _refuse_missing(options)
-        with leaving():
+        with raise_on_signals():
             return command(options, rich.get_console()) or 0
     except UsageError as error:
         print(f"raymed: {error}", file=sys.stderr)
@@ -262,7 +262,7 @@ def _report(options: argparse.Namespace, console: Console) -> None:
     if len(outs) < len(options.settings):
         other = next(s for s in options.settings if not s.startswith("out="))
         raise UsageError(f"{other}: cannot be set here, only out=FILE")
-    from raymed.tuning.report import write_report
+    from raymed.tuning.page import write_report
 
     page = place(outs[-1]) if outs else place(options.run) / "report.html"
     write_report(place(options.run), page)

@@ -27,7 +27,7 @@ from packaging.requirements import Requirement
 from raymed.cache import cache_folder
 from raymed.config import Config
 from raymed.errors import UsageError
-from raymed.launch.cluster import see_that_it_answers, see_that_sockets_fit, temporary_folder
+from raymed.launch.cluster import check_address, check_socket_paths, temporary_folder
 
 PATIENCE_S = 120.0
 """How long a library may take to be imported, on a slow disk and a busy machine."""
@@ -179,7 +179,7 @@ def _cluster(config: Config) -> Iterator[Finding]:
         yield from _sockets()
         return
     try:
-        see_that_it_answers(address)
+        check_address(address)
     except UsageError as error:
         yield Finding("Ray's address", said, str(error), True)
     else:
@@ -188,7 +188,7 @@ def _cluster(config: Config) -> Iterator[Finding]:
 
 def _sockets() -> Iterator[Finding]:
     try:
-        see_that_sockets_fit()
+        check_socket_paths()
     except UsageError as error:
         yield Finding("Ray's sockets", "none can be made", str(error), True)
         return

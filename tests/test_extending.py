@@ -23,7 +23,7 @@ from raymed.training.log import read_metrics, write_metrics
 from raymed.training.loop import train
 from raymed.training.worker import Worker
 from raymed.tuning.leaderboard import leaderboard_table, ranked_trials, write_leaderboard
-from raymed.tuning.report import write_report
+from raymed.tuning.page import write_report
 from raymed.tuning.space import propose
 from raymed.tuning.study import make_study
 from tests.support.recording import Recorder

@@ -46,7 +46,7 @@ from raymed.training.observer import Row
 from raymed.training.saving import TrainingStopped
 from raymed.training.worker import Worker
 from raymed.tuning.finetune import fine_tune
-from raymed.tuning.report import write_report
+from raymed.tuning.page import write_report
 from raymed.tuning.study import open_study
 from raymed.tuning.sweep import run_sweep
 from tests.support.metric_rows import untimed

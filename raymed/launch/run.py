@@ -15,7 +15,13 @@ from raymed.keys import Decides
 from raymed.launch.cluster import connected, quiet
 from raymed.launch.lock import LOCK_FILE, alone
 from raymed.launch.printer import Printer
-from raymed.launch.termination import Terminated, note_from_now, note_sigterm, noted, noting
+from raymed.launch.signals import (
+    Terminated,
+    defer_sigterm,
+    defer_sigterm_from_now,
+    install_sigterm_handler,
+    sigterm_received,
+)
 from raymed.storage import Place, place, reason, write_whole
 from raymed.training.checkpoint import Checkpoint, latest
 from raymed.training.loop import train
@@ -194,9 +200,9 @@ def _train_here(config: Config, folder: Place, console: Console) -> None:
     quiet()
     printer = _Deferring(config, console)
     before = signal.getsignal(signal.SIGTERM)
-    note_sigterm()
+    install_sigterm_handler()
     try:
-        with noting(at_once=False):
+        with defer_sigterm(from_start=False):
             train(config, folder, Worker(local_device()), printer)
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -207,26 +213,26 @@ class _Deferring(Printer):
 
     def progress(self, status: Status) -> None:
         if status.epoch:
-            note_from_now()
+            defer_sigterm_from_now()
         super().progress(status)
 
 
 def _train_on_ray(config: Config, folder: Place, console: Console) -> None:
     # Ray Train imports torch's distributed parts: seconds that a mere check does not need.
-    from raymed.launch.following import following
+    from raymed.launch.display import display_progress
+    from raymed.launch.monitor import start_monitor
     from raymed.launch.trainer import check_room, describe_workers, fit
-    from raymed.launch.watch import start_watch
 
     check_room(config)
     _say(console, describe_workers(config))
-    watch = start_watch()
+    monitor = start_monitor()
     try:
-        with following(watch, config, console):
-            fit(config, folder, watch)
+        with display_progress(monitor, config, console):
+            fit(config, folder, monitor)
     except KeyboardInterrupt:
-        if not noted():
+        if not sigterm_received():
             raise
-    if noted():
+    if sigterm_received():
         raise TrainingEnded
 
 

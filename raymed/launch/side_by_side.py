@@ -83,7 +83,7 @@ def _follow(
     with Progress("runs", len(runs), console) as progress:
         while ended < len(runs):
             time.sleep(0.5)
-            news: list[Job] = ray.get(queue.heard.remote())
+            news: list[Job] = ray.get(queue.drain.remote())
             for job in news:
                 folder = place(job.folder)
                 for text in job.warnings:

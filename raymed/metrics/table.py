@@ -8,7 +8,7 @@ The configuration reads the names, so this module imports nothing that takes tim
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -151,6 +151,13 @@ def scored_metrics() -> list[Metric]:
 def objective_metrics() -> list[Metric]:
     """The metrics that a sweep can search for."""
     return [metric for metric in METRICS.values() if metric.objective]
+
+
+def leaderboard_metrics(rows: Iterable[Mapping[str, float]]) -> list[Metric]:
+    """The columns of a leaderboard: objectives, and what a run found, where some row has them."""
+    found = {key for row in rows for key in row}
+    metrics = [metric for metric in METRICS.values() if metric.objective or metric.of == "run"]
+    return [metric for metric in metrics if metric.key in found]
 
 
 def table_metrics(table: str) -> list[Metric]:

@@ -31,7 +31,7 @@ from raymed.model.encoder import Encoder, encoder_from
 from raymed.model.system import System
 from raymed.model.systems import build_system
 from raymed.storage import Place, fetched, link, place, reason, remove, write_whole, written_whole
-from raymed.training.observer import Row, goodness
+from raymed.training.observer import Row, best_epoch
 from raymed.training.worker import dtype_of
 
 SCHEMA_VERSION = 4
@@ -307,11 +307,6 @@ def whole_checkpoints(run_folder: Place) -> list[Place]:
 def latest(run_folder: Place) -> Place | None:
     """The last whole checkpoint of a run, if it has one."""
     return next(reversed(whole_checkpoints(run_folder)), None)
-
-
-def best_epoch(history: Sequence[Row]) -> int:
-    """The epoch, from 1, of the highest validation score, as `goodness` breaks ties."""
-    return max(range(len(history)), key=lambda i: (*goodness(history[i]), -i)) + 1
 
 
 def _best(run_folder: Place, history: Sequence[Row] | None = None) -> Place | None:

@@ -1,5 +1,6 @@
 """What training tells the one who watches it, and is told by them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +15,16 @@ def goodness(row: Row) -> tuple[float, float]:
     epochs apart (CIDEr is 0 on a validation split of one study), the first need not be the best.
     """
     return row["score"], -row["loss"]
+
+
+def best_epoch(rows: Sequence[Row]) -> int:
+    """The number, from 1, of the best epoch so far; the earliest one if several are equal."""
+    return max(range(len(rows)), key=lambda index: goodness(rows[index])) + 1
+
+
+def best_so_far(rows: Sequence[Row]) -> Row:
+    """The metrics of the best epoch so far."""
+    return rows[best_epoch(rows) - 1]
 
 
 FEATURES = "computing the frozen encoder's features"

@@ -11,7 +11,7 @@ import ray as ray_
 from ray._private.utils import validate_socket_filepath
 
 from raymed.errors import UsageError
-from raymed.launch.cluster import connected, see_that_sockets_fit
+from raymed.launch.cluster import check_socket_paths, connected
 
 
 def closed_port() -> int:
@@ -94,7 +94,7 @@ def test_the_longest_folder_that_is_taken_is_the_longest_that_ray_takes(
         folder = "/" + "a" * (length - 1)
         monkeypatch.setenv("TMPDIR", folder)
         try:
-            see_that_sockets_fit()
+            check_socket_paths()
         except UsageError:
             break
         longest = length

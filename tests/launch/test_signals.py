@@ -87,7 +87,7 @@ def start(command: list[str], **environment: str) -> "subprocess.Popen[str]":
         ("raymed.prediction", "generate", ["predict", "{run}", "{image}", "out={out}"], TERM),
         ("raymed.figures", "Reporter", ["figure", "4", "{run}", "out={out}"], TERM),
         ("raymed.training.loop", "terms", ["train", "{file}", "run.folder={out}"], TERM),
-        ("raymed.tuning.report", "open_study", ["report", "{sweep}"], TERM),
+        ("raymed.tuning.page", "open_study", ["report", "{sweep}"], TERM),
         ("raymed.tuning.finetune", "open_study", ["finetune", "{sweep}"], INT),
         ("raymed.tuning.sweep", "baseline_scores", ["tune", "{sweep}/sweep.yaml"], TERM),
     ],

@@ -11,7 +11,7 @@ from rich.console import Console
 from raymed.config import Config
 from raymed.errors import UsageError
 from raymed.tuning.space import propose
-from raymed.tuning.study import begun, make_study, open_study, refuse_anothers
+from raymed.tuning.study import make_study, open_study, refuse_foreign_study, started_trials
 from raymed.tuning.sweep import run_sweep
 
 
@@ -61,12 +61,12 @@ def refused(config: Config, folder: Path, *words: str) -> None:
     for word in (*words, "choose another run.name or another database"):
         assert word in str(caught.value)
     assert sorted(folder.rglob("*")) == before
-    assert len(begun(open_study(config, folder))) == 1
+    assert len(started_trials(open_study(config, folder))) == 1
 
 
 def test_a_second_sweep_of_the_name_is_refused(config: Config, first: Path, tmp_path: Path) -> None:
     other = tmp_path / "b"
-    words = "tune.storage has a study run already, with 1 trials, of the sweep in"
+    words = "tune.storage already has a study run with 1 trials, of the sweep in"
     refused(config, other, f"{other / 'run'}: {words} {first}:", "optuna delete-study")
     # So is a copy, as long as the first is there.
     shutil.copytree(first.parent, other)
@@ -74,7 +74,7 @@ def test_a_second_sweep_of_the_name_is_refused(config: Config, first: Path, tmp_
     # And the first one goes on, by whichever path.
     (tmp_path / "link").symlink_to(first.parent)
     for folder in (first.parent, tmp_path / "link"):
-        refuse_anothers(config, folder / "run")
+        refuse_foreign_study(config, folder / "run")
 
 
 def test_a_sweep_that_was_moved_goes_on_and_says_so(
@@ -93,13 +93,13 @@ def test_a_sweep_that_was_moved_goes_on_and_says_so(
 
 def test_the_study_of_a_sweep_that_was_deleted_is_no_new_ones(config: Config, first: Path) -> None:
     shutil.rmtree(first)
-    refused(config, first.parent, f"of the sweep in {first}, where no sweep lies any more:")
+    refused(config, first.parent, f"of the sweep in {first}, which no longer holds a sweep:")
 
 
 def test_a_study_without_a_folder_is_no_new_sweeps(config: Config, tmp_path: Path) -> None:
     study = optuna.create_study(study_name="run", storage=config.tune.storage)
     study.tell(study.ask(), 1.0)
-    refused(config, tmp_path / "a", "of the sweep in a folder that it does not name:")
+    refused(config, tmp_path / "a", "of the sweep in an unrecorded folder:")
 
 
 def test_two_that_start_at_the_same_time(config: Config, first: Path, tmp_path: Path) -> None:
@@ -120,4 +120,4 @@ def test_names_and_databases_of_their_own_are_taken(
         {"tune.storage": None},
     ):
         own = config.override({"run.folder": str(tmp_path / "b"), **changes})
-        refuse_anothers(own, tmp_path / "b" / own.run.name)
+        refuse_foreign_study(own, tmp_path / "b" / own.run.name)

@@ -273,7 +273,7 @@ def test_the_same_command_again_finds_nothing_to_do(seen: Seen) -> None:
     with open(os.devnull, "w") as nowhere:
         console = Console(file=nowhere, record=True, width=80)
         again = run_sweep(seen.config, console)
-    assert "5 of 5 trials are done already" in console.export_text()
+    assert "5 of 5 trials are already done" in console.export_text()
     assert again.results == seen.sweep.results
     assert (seen.sweep.folder / "leaderboard.parquet").read_bytes() == before
 

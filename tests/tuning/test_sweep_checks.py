@@ -42,7 +42,7 @@ def test_what_cannot_be_searched_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-CIDER_OF_NONE = r"tune.objectives: cider: vgg19_tags \({}model.system\) writes no report"
+CIDER_OF_NONE = r"tune.objectives: cider: vgg19_tags \({}model.system\) writes no reports"
 MIXED = "tune.space: model.system: the score of vgg19_tags is the tag recall@5 and that of lrcn "
 BOTH = {"choice": ["lrcn", "vgg19_tags"]}
 
