@@ -85,7 +85,7 @@ def test_they_are_among_the_configurations_choices(capsys: pytest.CaptureFixture
     assert (config.model.system, config.tune.objectives) == ("both", {"words": "min"})
     with pytest.raises(UsageError, match=r"must be one of att_rk, .*, both, silent"):
         Config().override({"model.system": "neither"})
-    with pytest.raises(UsageError, match=r"must be one of cider, .*, words; did you mean words"):
+    with pytest.raises(UsageError, match=r"must be one of score, .*, words; did you mean words"):
         Config().override({"tune.objectives": {"word": "min"}})
     for command, name in (("train", "both"), ("tune", "words")):
         with pytest.raises(SystemExit):
