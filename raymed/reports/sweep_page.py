@@ -128,8 +128,10 @@ def _facts(sweep: SweepResults) -> dict[str, str]:
 def _scores(sweep: SweepResults, baselines: Mapping[str, Scores]) -> dict[str, Any]:
     """The table of the best trial beside the baselines: the metrics that these have as well."""
     metrics = [metric for metric in objective_metrics() if metric.module]
-    best = {f"best trial: {sweep.best}": sweep.trials[0].best} if sweep.best else {}
-    rows = {**best, **baselines}
+    rows: dict[str, Mapping[str, float | None]] = {}
+    if sweep.best:
+        rows[f"best trial: {sweep.best}"] = sweep.trials[0].best
+    rows |= baselines
     return {
         "score_heads": [metric.label for metric in metrics],
         "scores": {name: [row.get(metric.key) for metric in metrics] for name, row in rows.items()},
