@@ -40,10 +40,10 @@ from raymed.storage import (
 )
 from raymed.training import features
 from raymed.training.checkpoint import MODEL_FILE, latest, whole_checkpoints
+from raymed.training.checkpointer import TrainingStopped
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.loop import train
 from raymed.training.observer import Row
-from raymed.training.saving import TrainingStopped
 from raymed.training.worker import Worker
 from raymed.tuning.finetune import fine_tune
 from raymed.tuning.report import write_report

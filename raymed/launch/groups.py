@@ -27,10 +27,10 @@ from raymed.launch.watch import End, here
 from raymed.localisation import measure_attention
 from raymed.storage import Place, place, write_whole
 from raymed.training.checkpoint import Checkpoint
+from raymed.training.checkpointer import TrainingEnded, TrainingStopped
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.loop import train
 from raymed.training.observer import Row, Status
-from raymed.training.saving import TrainingEnded, TrainingStopped
 from raymed.training.worker import Worker
 
 SCORED = "scored"

@@ -23,8 +23,8 @@ from raymed.launch.nodes import wait_for_nodes
 from raymed.launch.termination import note_sigterm, noting
 from raymed.launch.watch import WorkerObserver
 from raymed.storage import Place, place
+from raymed.training.checkpointer import TrainingEnded, TrainingStopped
 from raymed.training.loop import train
-from raymed.training.saving import TrainingEnded, TrainingStopped
 from raymed.training.worker import Worker
 
 RESIZE_S = 10.0

@@ -35,9 +35,9 @@ from raymed.errors import UsageError
 from raymed.model.encoder import Encoder, grid, widths
 from raymed.model.precision import computing_in
 from raymed.storage import Place, fetched, place, reason, stamp, written_whole
-from raymed.training.agreement import Agreement
 from raymed.training.checkpoint import ENCODER, ENCODER_FILE, Checkpoint
-from raymed.training.saving import TrainingEnded
+from raymed.training.checkpointer import TrainingEnded
+from raymed.training.interrupt_vote import Agreement
 from raymed.training.start import build_starting_encoder, encoder_run
 from raymed.training.worker import Worker, dtype_of
 

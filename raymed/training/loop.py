@@ -21,12 +21,12 @@ from raymed.progress import reported_to
 from raymed.sections import TrainingConfig
 from raymed.storage import Place
 from raymed.training.checkpoint import Partial, best_epoch
-from raymed.training.feeding import Taught, fed
+from raymed.training.checkpointer import LeavingValidation, Saving, TrainingStopped
 from raymed.training.log import RunLog
 from raymed.training.loss import Terms, terms
+from raymed.training.loss_meter import Reader
 from raymed.training.observer import Observer, Row, Status
-from raymed.training.reading import Reader
-from raymed.training.saving import LeavingValidation, Saving, TrainingStopped
+from raymed.training.prefetch import Taught, fed
 from raymed.training.setup import Setup, set_up
 from raymed.training.validation import no_cider, sample_reports, validate
 from raymed.training.worker import Worker

@@ -25,8 +25,8 @@ from raymed.data.prepare import prepare
 from raymed.generation import generate
 from raymed.model.encoder import build_encoder
 from raymed.model.precision import computing_in
-from raymed.training.feeding import fed
 from raymed.training.loop import train_step
+from raymed.training.prefetch import fed
 from raymed.training.setup import Setup, set_up
 from raymed.training.worker import Worker
 from tests.support.recording import Recorder

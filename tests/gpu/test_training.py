@@ -17,8 +17,8 @@ from raymed.evaluation import PREDICTIONS_FILE, evaluate
 from raymed.prediction import predict_rows
 from raymed.sections import SYSTEMS
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest
+from raymed.training.checkpointer import TrainingEnded
 from raymed.training.loop import train
-from raymed.training.saving import TrainingEnded
 from raymed.training.worker import Worker, computes_bfloat16
 from tests.support.recording import Recorder
 

@@ -25,9 +25,9 @@ from raymed.launch import run as run_module
 from raymed.launch.run import CONFIG_FILE, located, run_training
 from raymed.launch.trainer import check_room
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest
+from raymed.training.checkpointer import TrainingStopped
 from raymed.training.loop import train
 from raymed.training.observer import Observer, Row
-from raymed.training.saving import TrainingStopped
 from raymed.training.worker import Worker
 from tests.support.metric_rows import rows_of
 from tests.support.recording import Recorder

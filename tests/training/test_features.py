@@ -25,8 +25,8 @@ from raymed.errors import UsageError
 from raymed.model.encoder import Encoder, build_encoder
 from raymed.training import features as module
 from raymed.training.checkpoint import ENCODER_FILE
+from raymed.training.checkpointer import TrainingEnded
 from raymed.training.features import Frozen, digest, freeze
-from raymed.training.saving import TrainingEnded
 from raymed.training.worker import Worker
 
 ALONE = Worker(torch.device("cpu"))

@@ -11,9 +11,9 @@ import torch
 
 from raymed.config import Config
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest, whole_checkpoints
+from raymed.training.checkpointer import TrainingStopped
 from raymed.training.loop import train
 from raymed.training.observer import Row
-from raymed.training.saving import TrainingStopped
 from raymed.training.worker import Worker
 from tests.support.metric_rows import rows_of, untimed
 from tests.support.recording import Recorder

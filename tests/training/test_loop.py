@@ -24,11 +24,11 @@ from raymed.model.systems import build_system
 from raymed.sections import TrainingConfig
 from raymed.training import loop
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, checkpoints_of, latest
+from raymed.training.checkpointer import TrainingEnded, TrainingStopped
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.loop import set_rates, train
 from raymed.training.loss import Terms, terms
 from raymed.training.observer import Row, Status
-from raymed.training.saving import TrainingEnded, TrainingStopped
 from raymed.training.setup import build_optimizer, check
 from raymed.training.worker import Worker
 from tests.support.metric_rows import untimed

@@ -16,9 +16,9 @@ from raymed.generation import generate
 from raymed.model.precision import LSTM, Linear, LSTMCell, computing_in
 from raymed.training import loop, worker
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest
+from raymed.training.checkpointer import TrainingEnded, TrainingStopped
 from raymed.training.loop import train
 from raymed.training.observer import Row, Status
-from raymed.training.saving import TrainingEnded, TrainingStopped
 from raymed.training.worker import Worker, dtype_of, with_precision
 from tests.support.metric_rows import untimed
 from tests.support.recording import Recorder

@@ -21,9 +21,9 @@ from raymed.data.prepare import prepare
 from raymed.errors import UsageError
 from raymed.training import features, loop
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest
+from raymed.training.checkpointer import TrainingEnded, TrainingStopped
 from raymed.training.loop import train
 from raymed.training.observer import Status
-from raymed.training.saving import TrainingEnded, TrainingStopped
 from raymed.training.setup import set_up
 from raymed.training.worker import Worker
 from tests.support.metric_rows import TIMES

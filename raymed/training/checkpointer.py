@@ -11,11 +11,11 @@ import torch.distributed as dist
 from raymed.config import Config
 from raymed.errors import UsageError
 from raymed.model.system import System
+from raymed.training.background import BackgroundWriter
 from raymed.training.checkpoint import Checkpoint, Partial, Snapshot, checkpoint_name
 from raymed.training.log import RunLog, Sample
 from raymed.training.observer import Observer, Row
 from raymed.training.worker import Worker
-from raymed.training.writer import BackgroundWriter
 
 
 class TrainingStopped(UsageError):
