@@ -28,7 +28,7 @@ from raymed.metrics.captions import caption_scores, cider
 from raymed.metrics.ngrams import chunks, distinct
 from raymed.metrics.normality import normality_share
 from raymed.metrics.tags import recall_at
-from raymed.progress import tracked
+from raymed.progress import track
 from raymed.provenance import Record, made_from, refuse_others, with_record
 from raymed.scores import Evaluation, Scores
 from raymed.storage import Place, fetched, output, reason, write_whole
@@ -64,7 +64,7 @@ class Stream(Generic[T]):
 
 
 @dataclass(frozen=True)
-class Written:
+class Predictions:
     """What one way of writing reports gave for every image of a split.
 
     Attributes:
@@ -123,7 +123,7 @@ def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: Place
     with fetched(out / PREDICTIONS_FILE) as predictions:
         sentences = Stream(len(split), lambda: _column(predictions, "sentences"))
         tags = Stream(len(split), lambda: _column(predictions, "predicted_tags"))
-        system = Written(sentences if writes else None, tags)
+        system = Predictions(sentences if writes else None, tags)
         for name, written in {config.model.system: system, **without_model}.items():
             # One lexicon for all: METEOR's table of paraphrases is made once per dataset.
             lexicon = chain(dataset.words, split.references)
@@ -145,7 +145,9 @@ def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: Place
     return evaluation
 
 
-def baselines(dataset: PreparedDataset, split_name: str, images: int | None) -> dict[str, Written]:
+def baselines(
+    dataset: PreparedDataset, split_name: str, images: int | None
+) -> dict[str, Predictions]:
     """What needs no model, of the first ``images`` images of a split (None: of all).
 
     One fixed report for all of them, and the nearest training image's. The constant report, chosen
@@ -171,10 +173,10 @@ def baselines(dataset: PreparedDataset, split_name: str, images: int | None) -> 
         )
 
     return {
-        "constant report": Written(
+        "constant report": Predictions(
             Stream(count, lambda: repeat(fixed)), Stream(count, lambda: repeat(frequent))
         ),
-        "nearest image": Written(
+        "nearest image": Predictions(
             of_neighbours(train.sentences),
             of_neighbours(train.tags).map(lambda tags: _ranked([*tags, *frequent])),
         ),
@@ -206,7 +208,7 @@ def _by_model(
     limits = config.generation.max_sentences, config.generation.max_words
     tokenised = TokenisedSplit(split, checkpoint.vocabulary, *limits)
     rows = np.arange(len(split))
-    written = tracked(
+    written = track(
         write_reports(model, tokenised, rows, checkpoint.vocabulary, config, Worker(device)),
         "writing reports",
         len(rows),
@@ -217,7 +219,9 @@ def _by_model(
     )
 
 
-def _scores(split: Split, written: Written, lexicon: Iterable[str]) -> tuple[Scores, str | None]:
+def _scores(
+    split: Split, written: Predictions, lexicon: Iterable[str]
+) -> tuple[Scores, str | None]:
     recalls = _recalls(split.tags, written.tags)
     if written.sentences is None:
         return Scores(*recalls), None
@@ -263,7 +267,7 @@ def _write_predictions(
     split: Split,
     writes: bool,
     reports: Iterator[Report],
-    without_model: dict[str, Written],
+    without_model: dict[str, Predictions],
     record: Record,
 ) -> None:
     """Write predictions in groups of rows as they come."""

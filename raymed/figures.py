@@ -9,7 +9,7 @@ import numpy as np
 from raymed.data.dataset import PreparedDataset, Split
 from raymed.errors import UsageError
 from raymed.metrics.normality import describes_normality
-from raymed.prediction import Reporter
+from raymed.prediction import ReportGenerator
 from raymed.provenance import made_from, refuse_others
 from raymed.reports.attention import AttendedStudy, attention_figure, attention_page
 from raymed.reports.comparison import ComparedStudy, comparison_figure, comparison_page
@@ -92,7 +92,7 @@ def attended_studies(
 ) -> list[AttendedStudy]:
     """What a checkpoint writes of some images of a split, with its attention, beside the truth."""
     pictures = split.pixels(np.array(rows))
-    reports = Reporter(checkpoint, checkpoint.config.generation)(pictures)
+    reports = ReportGenerator(checkpoint, checkpoint.config.generation)(pictures)
     return [
         AttendedStudy(
             split.image_ids[row], picture, one.sentences, one.report.tags, split.sentences[row]
@@ -134,7 +134,7 @@ def _figure_3(
         name = checkpoint.config.model.system
         if name in written:
             name = f"{name} ({number}: {checkpoint.path.parent.parent.name})"
-        written[name] = Reporter(checkpoint, checkpoint.config.generation)(pictures)
+        written[name] = ReportGenerator(checkpoint, checkpoint.config.generation)(pictures)
     studies = [
         ComparedStudy(
             split.image_ids[row],

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from raymed.data.vocabulary import Vocabulary
 from raymed.model.encoder import Images
-from raymed.model.system import Context, Reading, System, Writer
+from raymed.model.system import Context, Decoder, Reading, System
 from raymed.model.tags import SemanticFeatures, ranked_tags
 from raymed.sections import GenerationConfig
 from raymed.tokens import END, PAD, START
@@ -93,7 +93,7 @@ def generate(model: System, images: Images, settings: GenerationConfig) -> Gener
     label STOP stands on the last sentence; without one the report has ``max_sentences``.
     """
     assert not model.training
-    with model.computing():
+    with model.precision_context():
         return _generated(model, images, settings)
 
 
@@ -104,21 +104,21 @@ def _generated(model: System, images: Images, settings: GenerationConfig) -> Gen
     if reading.stop_logits is None:
         context = tuple(each.squeeze(1) for each in reading.context)
         limit = settings.max_sentences * (settings.max_words + 1) - 1
-        written = write(model.writer, context, limit, settings).tolist()
+        written = decode_passages(model.writer, context, limit, settings).tolist()
         return Generated(reading, [_sentences(ids)[: settings.max_sentences] for ids in written])
     # Taken once: all that asks later where a report stops is answered from it.
     p_stop = reading.stop_logits.softmax(dim=2)[:, :, 1]
     lengths = report_lengths(p_stop, settings.stop_threshold)
     kept = torch.arange(settings.max_sentences, device=lengths.device) < lengths.unsqueeze(1)
     context = tuple(each[kept] for each in reading.context)
-    written = write(model.writer, context, settings.max_words, settings).tolist()
+    written = decode_passages(model.writer, context, settings.max_words, settings).tolist()
     passages = iter([ids[: ids.index(PAD)] if PAD in ids else ids for ids in written])
     sentences = [[next(passages) for _ in range(n)] for n in lengths.tolist()]
     return Generated(reading, sentences, p_stop)
 
 
 @torch.inference_mode()
-def attended(model: System, generated: Generated) -> Generated:
+def add_attention(model: System, generated: Generated) -> Generated:
     """The same reports with each sentence's attention in their reading, where the system has any.
 
     Systems without planned sentences attend while they write, so they read their reports again.
@@ -132,22 +132,22 @@ def attended(model: System, generated: Generated) -> Generated:
         for number, ids in enumerate(sentences):
             reports[image, number, : len(ids) + 2] = torch.tensor([START, *ids, END])
     passages = model.passages(reports).to(generated.reading.tag_logits.device)
-    with model.computing():
-        return replace(generated, reading=model.attended(generated.reading, passages))
+    with model.precision_context():
+        return replace(generated, reading=model.add_attention(generated.reading, passages))
 
 
-def semantic_features(model: System) -> SemanticFeatures | None:
+def find_semantic_features(model: System) -> SemanticFeatures | None:
     """The part of a system that chooses the M tags it attends to, where it attends to any."""
     return next((part for part in model.modules() if isinstance(part, SemanticFeatures)), None)
 
 
 @contextmanager
-def attending_to(model: System, top: int) -> Iterator[None]:
+def override_top_tags(model: System, top: int) -> Iterator[None]:
     """Have a system attend to its M = ``top`` likeliest tags; one that attends to none is as ever.
 
     No weight's shape depends on M, so it may be another than the one the system is trained with.
     """
-    features = semantic_features(model)
+    features = find_semantic_features(model)
     if features is None:
         yield
         return
@@ -178,7 +178,9 @@ class Hypotheses(NamedTuple):
     score: Tensor
 
 
-def write(writer: Writer, context: Context, limit: int, settings: GenerationConfig) -> Tensor:
+def decode_passages(
+    writer: Decoder, context: Context, limit: int, settings: GenerationConfig
+) -> Tensor:
     """The best passage of up to ``limit`` words for each of K contexts: ids [K, T].
 
     Beam search may lose the greedy passage on its way, so both are run and the better is taken.
@@ -192,7 +194,7 @@ def write(writer: Writer, context: Context, limit: int, settings: GenerationConf
 
 
 def beam_search(
-    writer: Writer, context: Context, limit: int, settings: GenerationConfig, width: int
+    writer: Decoder, context: Context, limit: int, settings: GenerationConfig, width: int
 ) -> Hypotheses:
     """Keep the ``width`` best hypotheses of each passage, word by word; all passages at once.
 
@@ -200,7 +202,7 @@ def beam_search(
     """
     passages, device = len(context[0]), context[0].device
     context = tuple(each.repeat_interleave(width, dim=0) for each in context)
-    state = writer.begin(context)
+    state = writer.initial_state(context)
     words = torch.full((passages, width, limit), PAD, device=device)
     # In bfloat16 sums of so many terms could not be told apart.
     dtype = torch.promote_types(context[0].dtype, torch.float32)
@@ -209,7 +211,7 @@ def beam_search(
     lengths = torch.zeros_like(words[:, :, 0])
     open_ = torch.ones_like(lengths, dtype=torch.bool)
     last = torch.full((passages * width,), START, device=device)
-    never = torch.tensor(writer.never_written, device=device)
+    never = torch.tensor(writer.forbidden_ids, device=device)
     first_row = torch.arange(passages, device=device).unsqueeze(1) * width
     for t in range(limit):
         logits, state = writer.step(last, state, context)

@@ -16,8 +16,8 @@ from raymed.data.dataset import PreparedDataset
 from raymed.data.examples import Finding
 from raymed.errors import UsageError
 from raymed.metrics.normality import describes_normality
-from raymed.prediction import Reporter
-from raymed.progress import tracked
+from raymed.prediction import ReportGenerator
+from raymed.progress import track
 from raymed.provenance import KEY, made_from, refuse_others
 from raymed.reports.attention import AttendedSentence
 from raymed.storage import Place, reason, write_whole
@@ -66,12 +66,12 @@ def measure_attention(
         return None
     record = made_from(checkpoint, config, dataset, split_name)
     refuse_others(out, (ATTENTION_FILE,), record)
-    report = Reporter(checkpoint, config.generation)
+    report = ReportGenerator(checkpoint, config.generation)
     size = config.training.batch_size
     batches = np.array_split(np.arange(len(split)), -(-len(split) // size))
     reports = [
         written.sentences
-        for rows in tracked(batches, "writing reports with attention, batches", len(batches))
+        for rows in track(batches, "writing reports with attention, batches", len(batches))
         for written in report(split.pixels(rows))
     ]
     scores = attention_scores(reports, split.findings)

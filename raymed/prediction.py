@@ -18,7 +18,7 @@ from raymed.data.dataset import Split
 from raymed.data.images import ImageError, read_image
 from raymed.errors import UsageError
 from raymed.evaluation import RANKED_TAGS
-from raymed.generation import Report, attended, generate
+from raymed.generation import Report, add_attention, generate
 from raymed.image_files import ImageFiles
 from raymed.json_lines import added_lines
 from raymed.model.system import Reading
@@ -85,7 +85,7 @@ def predict(
     files = ImageFiles(images, out)
     bad: list[str] = []
     pictures = _read(files, checkpoint.image_size, config.training.batch_size, bad)
-    reports = _reports(Reporter(checkpoint, config.generation), pictures)
+    reports = _reports(ReportGenerator(checkpoint, config.generation), pictures)
     done = 0
     # Nothing is left where not even the first can be written.
     for first in islice(reports, 1):
@@ -112,7 +112,7 @@ def predict_rows(
     checkpoint: Checkpoint, config: Config, split: Split, rows: Sequence[int], out: Place
 ) -> Iterator[Prediction]:
     """The reports and figures of rows of a prepared dataset's split, the truth in the figures."""
-    report, draw = Reporter(checkpoint, config.generation), _Illustrator(out, ())
+    report, draw = ReportGenerator(checkpoint, config.generation), _Illustrator(out, ())
     pictures = split.pixels(np.array(rows))
     for row, picture, written in zip(rows, pictures, report(pictures), strict=True):
         yield draw(split.image_ids[row], picture, written, ". ".join(split.sentences[row]))
@@ -125,7 +125,7 @@ class AttendedReport(NamedTuple):
     sentences: list[AttendedSentence]
 
 
-class Reporter:
+class ReportGenerator:
     """Writes the reports of pictures by one checkpoint; holds the model between calls."""
 
     def __init__(self, checkpoint: Checkpoint, settings: GenerationConfig) -> None:
@@ -137,7 +137,7 @@ class Reporter:
     def __call__(self, pictures: np.ndarray) -> list[AttendedReport]:
         """The report of each picture, uint8 [B, H, W]."""
         images = torch.from_numpy(pictures).to(self.device)
-        generated = attended(self.model, generate(self.model, images, self.settings))
+        generated = add_attention(self.model, generate(self.model, images, self.settings))
         return [
             AttendedReport(report, self._attended(generated.reading, image, report.sentences))
             for image, report in enumerate(generated.reports(self.vocabulary))
@@ -222,7 +222,7 @@ def _read(
 
 
 def _reports(
-    report: Reporter, batches: Iterable[list[tuple[Path, np.ndarray]]]
+    report: ReportGenerator, batches: Iterable[list[tuple[Path, np.ndarray]]]
 ) -> Iterator[tuple[Path, np.ndarray, AttendedReport]]:
     with Progress("writing reports", None) as progress:
         for pictures in batches:

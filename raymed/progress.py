@@ -30,7 +30,7 @@ Sink = Callable[[str, int, int | None], None]
 _sink: ContextVar[Sink | None] = ContextVar("sink", default=None)
 
 
-class Pulse:
+class Throttle:
     """Says when the next line is due."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Progress:
         self.total = total
         self._console = console or rich.get_console()
         self._bar: Bar | None = None
-        self._pulse = Pulse()
+        self._pulse = Throttle()
         self._over = Event()
         self._ticker: Thread | None = None
 
@@ -115,11 +115,11 @@ class Progress:
 
     def _say_if_due(self) -> None:
         if self._pulse.due():
-            line = how_far(self.what, self.done, self.total)
+            line = format_progress(self.what, self.done, self.total)
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def tracked(
+def track(
     items: Iterable[Item], what: str, total: int, console: Console | None = None
 ) -> Iterator[Item]:
     """The items, saying how many of them are done."""
@@ -130,7 +130,7 @@ def tracked(
 
 
 @contextmanager
-def reported_to(sink: Sink) -> Iterator[None]:
+def report_progress_to(sink: Sink) -> Iterator[None]:
     """What goes on inside the block is reported to a function, and not printed."""
     token = _sink.set(sink)
     try:
@@ -139,7 +139,7 @@ def reported_to(sink: Sink) -> Iterator[None]:
         _sink.reset(token)
 
 
-def how_far(what: str, done: int, total: int | None) -> str:
+def format_progress(what: str, done: int, total: int | None) -> str:
     """A line such as ``writing reports: 120 of 500 (24%)``."""
     if total is None:
         return f"{what}: {done:,} so far"

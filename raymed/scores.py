@@ -8,7 +8,7 @@ from rich.table import Table
 
 from raymed.provenance import Record
 from raymed.training.trained_on import Overlap
-from raymed.training.validation import no_cider
+from raymed.training.validation import why_cider_is_zero
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Evaluation:
                 f"run was trained on ({trained[:12]})."
             )
         if self.truth_distinct == 1 and any(row.cider is not None for row in self.rows.values()):
-            notes.append(f"{no_cider(self.images, self.split)}.")
+            notes.append(f"{why_cider_is_zero(self.images, self.split)}.")
         if self.meteor_missing:
             notes.append(f"METEOR is absent: {self.meteor_missing}")
         return notes

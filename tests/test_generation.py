@@ -9,11 +9,11 @@ from torch import Tensor
 from raymed.data.vocabulary import Vocabulary
 from raymed.generation import (
     Generated,
-    attended,
-    attending_to,
+    add_attention,
+    find_semantic_features,
     generate,
+    override_top_tags,
     report_lengths,
-    semantic_features,
 )
 from raymed.model.encoder import build_encoder
 from raymed.model.hierarchical import Hierarchical
@@ -218,21 +218,21 @@ def test_another_m_is_that_of_a_model_built_with_it(system: str, images: Tensor)
     before = generate(model, images, SETTINGS).sentences
     for top in (1, 2, TAGS):
         other = build(system, top_tags=top)
-        with attending_to(model, top):
+        with override_top_tags(model, top):
             written = generate(model, images, SETTINGS)
         assert written.sentences == generate(other, images, SETTINGS).sentences
         assert written.sentences != before
         assert written.reading.tag_ids is not None
         assert written.reading.tag_ids.shape == (len(images), top)
-    with pytest.raises(KeyError), attending_to(model, 1):
+    with pytest.raises(KeyError), override_top_tags(model, 1):
         raise KeyError
     assert generate(model, images, SETTINGS).sentences == before
 
 
 def test_a_system_that_attends_to_no_tags_has_no_m(images: Tensor) -> None:
     model = build("visual_only")
-    assert semantic_features(model) is None
-    with attending_to(model, 1):
+    assert find_semantic_features(model) is None
+    with override_top_tags(model, 1):
         written = generate(model, images, SETTINGS).sentences
     assert written == generate(model, images, SETTINGS).sentences
 
@@ -287,7 +287,7 @@ def test_attention_of_what_was_written(system: str, images: Tensor) -> None:
     """Each sentence's is the mean over its words, each attending before it is written."""
     model = build(system)
     generated = generate(model, images, SETTINGS)
-    found = attended(model, generated)
+    found = add_attention(model, generated)
     assert found.sentences == generated.sentences
     name, width = ("alpha", 4) if system == "soft_att" else ("beta", 3)
     attention = getattr(found.reading, name)
@@ -317,7 +317,7 @@ def test_attended_adds_attention_only_where_a_system_attends(system: str, images
     assert any(generated.sentences[1:])
     # A report of no words may stand beside others.
     generated = replace(generated, sentences=[[], *generated.sentences[1:]])
-    reading, before = attended(model, generated).reading, generated.reading
+    reading, before = add_attention(model, generated).reading, generated.reading
     assert (reading.alpha is not None) == (system in ("co_attention", "visual_only", "soft_att"))
     assert (reading.beta is not None) == (system in ("co_attention", "semantic_only", "att_rk"))
     if isinstance(model, Hierarchical):
@@ -330,7 +330,7 @@ def test_a_system_of_tags_alone_writes_nothing(images: Tensor) -> None:
     model = build("vgg19_tags")
     generated = generate(model, images, SETTINGS)
     assert generated.sentences == [[]] * len(images)
-    assert attended(model, generated) is generated
+    assert add_attention(model, generated) is generated
     words = Vocabulary(tuple("abcdefghij"), tuple("uvwxyz"))
     for report, logits in zip(
         generated.reports(words), generated.reading.tag_logits.tolist(), strict=True

@@ -232,7 +232,7 @@ def by_hand(
     pairs: list[list[tuple[str, float]]] = [[] for _ in ids]
     if checkpoint.config.model.system == "soft_att":
         context = tuple(each[:, 0] for each in reading.context)
-        state = model.writer.begin(context)
+        state = model.writer.initial_state(context)
         for number, words in enumerate(ids):
             steps = []
             for word in [START, *words]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from raymed import progress as module
 from raymed.config import Config
 from raymed.launch.printer import Printer
-from raymed.progress import Progress, how_far, reported_to, tracked
+from raymed.progress import Progress, format_progress, report_progress_to, track
 from raymed.training.observer import FEATURES, Status
 
 
@@ -33,18 +33,18 @@ def log() -> Console:
 
 @pytest.mark.usefixtures("always_due")
 def test_a_line_says_how_many_of_how_many(log: Console) -> None:
-    assert list(tracked("abcd", "writing [b]reports", 4, log)) == [*"abcd"]
+    assert list(track("abcd", "writing [b]reports", 4, log)) == [*"abcd"]
     assert lines_of(log) == [
         "writing [b]reports: 1 of 4 (25%)",
         "writing [b]reports: 2 of 4 (50%)",
         "writing [b]reports: 3 of 4 (75%)",
         "writing [b]reports: 4 of 4 (100%)",
     ]
-    assert how_far("reading images", 12_000, None) == "reading images: 12,000 so far"
+    assert format_progress("reading images", 12_000, None) == "reading images: 12,000 so far"
 
 
 def test_no_line_before_it_is_due(log: Console) -> None:
-    assert len(list(tracked(range(999), "counting", 999, log))) == 999
+    assert len(list(track(range(999), "counting", 999, log))) == 999
     assert lines_of(log) == []
 
 
@@ -74,8 +74,8 @@ def test_a_terminal_gets_a_bar_and_no_lines() -> None:
 @pytest.mark.usefixtures("always_due")
 def test_what_goes_on_elsewhere_is_reported_and_not_printed(log: Console) -> None:
     seen = []
-    with reported_to(lambda *state: seen.append(state)):
-        list(tracked("ab", "hashing", 2, log))
+    with report_progress_to(lambda *state: seen.append(state)):
+        list(track("ab", "hashing", 2, log))
     assert seen == [("hashing", 0, 2), ("hashing", 1, 2), ("hashing", 2, 2)]
     assert lines_of(log) == []
 

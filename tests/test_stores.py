@@ -40,7 +40,7 @@ from raymed.storage import (
 )
 from raymed.training import features
 from raymed.training.checkpoint import MODEL_FILE, latest, whole_checkpoints
-from raymed.training.checkpointer import TrainingStopped
+from raymed.training.checkpointer import TrainingFailed
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.loop import train
 from raymed.training.observer import Row
@@ -276,7 +276,7 @@ def test_a_run_that_ends_while_the_store_is_away_says_so_and_goes_on_later(
             server.stop()
 
     try:
-        with pytest.raises(TrainingStopped, match=r"epoch-0003.*could not be written"):
+        with pytest.raises(TrainingFailed, match=r"epoch-0003.*could not be written"):
             train(stored, folder, ALONE, Recorder(disturb))
         with pytest.raises(Unreachable, match="cannot be reached"):
             latest(folder)

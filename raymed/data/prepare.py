@@ -31,7 +31,7 @@ from raymed.data.target import Target, new_dataset
 from raymed.data.text import preprocess, tag_name
 from raymed.data.views import view_fault
 from raymed.errors import UsageError
-from raymed.progress import Progress, tracked
+from raymed.progress import Progress, track
 
 
 def prepare(
@@ -256,7 +256,7 @@ class _Writer:
                 sides[side].append(index)
         prepared, training = statistics.Counts(), statistics.Counts()
         for side, indices in sides.items():
-            for index in tracked(indices, f"counting {side} words", len(indices), self._console):
+            for index in track(indices, f"counting {side} words", len(indices), self._console):
                 row = self.rows[index]
                 study = self.rows.studies[index]
                 prepared.add(study, row["sentences"], row["tags"])

@@ -16,7 +16,7 @@ from raymed.config import Config
 from raymed.launch.printer import Printer, status_line
 from raymed.launch.termination import note_sigterm, noted, noting
 from raymed.launch.watch import News
-from raymed.progress import how_far
+from raymed.progress import format_progress
 
 
 @contextmanager
@@ -67,7 +67,7 @@ def following(watch: ActorHandle, config: Config, console: Console) -> Iterator[
             printer.progress(status)
             note = status_line(status, printer.epochs)
             if status.doing:
-                note = how_far(note, status.done, status.total)
+                note = format_progress(note, status.done, status.total)
             else:
                 bar.update(task, completed=status.epoch - 1 + status.done / status.total)
             bar.update(task, description=note)

@@ -27,7 +27,7 @@ from raymed.launch.watch import End, here
 from raymed.localisation import measure_attention
 from raymed.storage import Place, place, write_whole
 from raymed.training.checkpoint import Checkpoint
-from raymed.training.checkpointer import TrainingEnded, TrainingStopped
+from raymed.training.checkpointer import Interrupted, TrainingFailed
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.loop import train
 from raymed.training.observer import Row, Status
@@ -202,12 +202,12 @@ def _train_job(job: Job, base: Config, worker: Worker, queue: ActorHandle, end: 
             score(folder, config.data.path, job.score)
     except JobEnded:
         return ""
-    except TrainingEnded:
+    except Interrupted:
         if _from_first(worker, observer.closed):
             return ""
         _from_first(worker, lambda: ray.get(queue.forgive.remote(job.number)))
         raise Preempted from None
-    except TrainingStopped as stopped:
+    except TrainingFailed as stopped:
         return str(stopped)
     except UsageError as error:
         if worker.world > 1:

@@ -4,7 +4,7 @@ from rich.console import Console
 
 from raymed.config import Config
 from raymed.launch.termination import noted
-from raymed.progress import Pulse, how_far
+from raymed.progress import Throttle, format_progress
 from raymed.training.observer import FEATURES, Row, Status
 
 
@@ -24,7 +24,7 @@ class Printer:
         self.printed: set[float] = set()
         self.workers = 0
         self.doing = ""
-        self.pulse = Pulse()
+        self.pulse = Throttle()
 
     def progress(self, status: Status) -> None:
         if status.doing == FEATURES != self.doing:
@@ -32,7 +32,7 @@ class Printer:
         elif self.workers not in (0, status.workers):
             self.say(f"training goes on with {status.workers} worker(s)")
         self.workers, self.doing = status.workers, status.doing
-        self.far(how_far(status_line(status, self.epochs), status.done, status.total))
+        self.far(format_progress(status_line(status, self.epochs), status.done, status.total))
 
     def far(self, line: str) -> None:
         """Say how far it is, where nothing else does and the last such line is long ago."""

@@ -18,7 +18,7 @@ from raymed.launch.printer import Printer
 from raymed.launch.termination import Terminated, note_from_now, note_sigterm, noted, noting
 from raymed.storage import Place, place, reason, write_whole
 from raymed.training.checkpoint import Checkpoint, latest
-from raymed.training.checkpointer import TrainingEnded
+from raymed.training.checkpointer import Interrupted
 from raymed.training.loop import train
 from raymed.training.observer import Status
 from raymed.training.setup import check
@@ -55,7 +55,7 @@ def run_training(config: Config, console: Console) -> Checkpoint:
             else:
                 with connected(config.launch.address):
                     _train_on_ray(config, folder, console)
-        except TrainingEnded:
+        except Interrupted:
             raise Terminated from None
     return Checkpoint.open(folder)
 
@@ -227,7 +227,7 @@ def _train_on_ray(config: Config, folder: Place, console: Console) -> None:
         if not noted():
             raise
     if noted():
-        raise TrainingEnded
+        raise Interrupted
 
 
 def _say(console: Console, line: str) -> None:

@@ -23,7 +23,7 @@ from raymed.launch.nodes import wait_for_nodes
 from raymed.launch.termination import note_sigterm, noting
 from raymed.launch.watch import WorkerObserver
 from raymed.storage import Place, place
-from raymed.training.checkpointer import TrainingEnded, TrainingStopped
+from raymed.training.checkpointer import Interrupted, TrainingFailed
 from raymed.training.loop import train
 from raymed.training.worker import Worker
 
@@ -88,13 +88,13 @@ def train_worker(job: dict[str, Any]) -> str | None:
     try:
         with noting():
             train(config, place(job["folder"]), worker, observer)
-    except TrainingEnded:
+    except Interrupted:
         wanted = [observer.wanted()]
         if worker.world > 1:
             dist.broadcast_object_list(wanted)
         if not wanted[0]:
             raise Preempted from None
-    except TrainingStopped as stopped:
+    except TrainingFailed as stopped:
         return str(stopped)
     return None
 
@@ -107,7 +107,7 @@ def fit(config: Config, folder: Place, watch: ActorHandle) -> None:
 
     Raises:
         UsageError: what a worker could not use, in its words.
-        TrainingStopped: the loss diverged, or a checkpoint could not be written.
+        TrainingFailed: the loss diverged, or a checkpoint could not be written.
     """
     job = {
         "config": config.model_dump(mode="json", by_alias=True),
@@ -125,7 +125,7 @@ def fit(config: Config, folder: Place, watch: ActorHandle) -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     if words is not None:
-        raise TrainingStopped(words)
+        raise TrainingFailed(words)
 
 
 def run_workers(

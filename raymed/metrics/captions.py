@@ -16,7 +16,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 
 from raymed.metrics.meteor import MeteorUnavailable, meteor
 from raymed.metrics.ngrams import LONGEST, Frequencies, NGrams, Texts, chunks, distinct
-from raymed.progress import tracked
+from raymed.progress import track
 
 SIGMA = 6.0
 """Width of CIDEr-D's Gaussian penalty on a difference in length."""
@@ -70,7 +70,7 @@ def ciders(references: Texts, many: Sequence[Texts]) -> list[float]:
     frequencies = Frequencies(ngrams, references)
     sums: list[list[float]] = [[] for _ in many]
     texts = zip(references, *many, strict=True)
-    for rows in chunks(tracked(texts, "computing CIDEr", len(references))):
+    for rows in chunks(track(texts, "computing CIDEr", len(references))):
         pairs: dict[tuple[int, str], int] = {}
         places = [
             [pairs.setdefault((i, text), len(pairs)) for i, text in enumerate(column)]
@@ -147,7 +147,7 @@ def caption_scores(
     written, true = 0, 0
     guess, correct = [0] * 4, [0] * 4
     texts = zip(references, hypotheses, strict=True)
-    for reference, hypothesis in tracked(texts, "computing BLEU and ROUGE-L", len(references)):
+    for reference, hypothesis in track(texts, "computing BLEU and ROUGE-L", len(references)):
         # Spaced by single spaces: of two, ROUGE makes an empty word.
         truth, text = " ".join(reference.split()), " ".join(hypothesis.split())
         rouge_l.append(rouge.calc_score([text], [truth]))

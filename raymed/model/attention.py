@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from raymed.model.precision import widened
+from raymed.model.precision import at_least_float32
 
 
 class Attention(nn.Module):
@@ -30,7 +30,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, keys: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """x [B, N, features], keys [B, N, H], h [B, H] -> attended [B, features], alpha [B, N]."""
         scores = self.w_att(torch.tanh(keys + self.w_h(h).unsqueeze(1))).squeeze(2)
-        alpha = widened(scores).softmax(dim=1)
+        alpha = at_least_float32(scores).softmax(dim=1)
         return torch.bmm(alpha.to(x.dtype).unsqueeze(1), x).squeeze(1), alpha
 
 

@@ -41,9 +41,9 @@ def uniform_bits(seeds: Tensor, count: int) -> Tensor:
     The generator SplitMix64 of Steele, Lea and Flood (2014), seeded twice: a seed's stream begins
     where its own first draw says, so that streams of neighbouring seeds do not overlap.
     """
-    start = _mixed(seeds.unsqueeze(1) * _GOLDEN)
+    initial_state = _mixed(seeds.unsqueeze(1) * _GOLDEN)
     steps = torch.arange(1, count + 1, device=seeds.device)
-    return _shifted(_mixed(start + steps * _GOLDEN), 64 - _BITS)
+    return _shifted(_mixed(initial_state + steps * _GOLDEN), 64 - _BITS)
 
 
 def _mixed(z: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class Encoder(nn.Module):
             channels = torch.tensor(values, device="cpu").view(1, -1, 1, 1)
             self.register_buffer(name, channels, persistent=False)
 
-    def place(self, device: torch.device, precision: torch.dtype) -> Self:
+    def move_to(self, device: torch.device, precision: torch.dtype) -> Self:
         """Move to a device, to compute there in that precision.
 
         GPUs and bfloat16 kernels want channels last in the convolutions' memory; in float32 a CPU

@@ -14,7 +14,7 @@ from raymed.model.attention import CoAttention, coverage_penalty
 from raymed.model.encoder import Encoder, Images
 from raymed.model.passages import Passages, select
 from raymed.model.sentence_lstm import SentenceLSTM
-from raymed.model.system import Outputs, Reading, Seen, System, Words, glorot
+from raymed.model.system import EncodedImages, NextWords, Outputs, Reading, System, init_glorot
 from raymed.model.tags import SemanticFeatures
 from raymed.model.word_lstm import WordLSTM
 from raymed.sections import ModelConfig
@@ -46,16 +46,16 @@ class Hierarchical(System):
                 size if self.semantic else None,
                 hidden,
             )
-            glorot(self.co_attention)
+            init_glorot(self.co_attention)
         self.sentence_lstm = SentenceLSTM(hidden, size)
         self.writer = WordLSTM(words, size, hidden)
-        glorot(self.sentence_lstm, self.writer)
+        init_glorot(self.sentence_lstm, self.writer)
 
-    def attention(self, seen: Seen) -> tuple[Attend, Tensor | None]:
+    def attention(self, encoded: EncodedImages) -> tuple[Attend, Tensor | None]:
         """What gives the context vector of each sentence, and the tags [B, M] it attends to."""
-        a, tag_ids = self.semantic_features(seen.tag_logits) if self.semantic else (None, None)
-        keys = self.co_attention.keys(seen.v, a)
-        return lambda h: self.co_attention(seen.v, a, keys, h), tag_ids
+        a, tag_ids = self.semantic_features(encoded.tag_logits) if self.semantic else (None, None)
+        keys = self.co_attention.keys(encoded.v, a)
+        return lambda h: self.co_attention(encoded.v, a, keys, h), tag_ids
 
     def forward(self, images: Images, passages: Passages, seeds: Tensor | None = None) -> Outputs:
         real = passages.real
@@ -64,7 +64,7 @@ class Hierarchical(System):
         return Outputs(
             reading.tag_logits,
             reading.stop_logits,
-            Words(written.logits, passages.targets, passages.images),
+            NextWords(written.logits, passages.targets, passages.images),
             coverage_penalty(reading.alpha, real) + coverage_penalty(reading.beta, real),
         )
 
@@ -73,9 +73,9 @@ class Hierarchical(System):
 
     def _read(self, images: Images, sentences: int, seeds: Tensor | None) -> Reading:
         """Tags, and topics, stops and attention of so many sentences (eqs. 1 to 6)."""
-        seen = self.look(images, seeds)
-        attend, tag_ids = self.attention(seen)
-        states = [self.sentence_lstm.start(len(seen.v))]
+        encoded = self.encode(images, seeds)
+        attend, tag_ids = self.attention(encoded)
+        states = [self.sentence_lstm.initial_state(len(encoded.v))]
         contexts, alphas, betas = [], [], []
         for _ in range(sentences):
             ctx, alpha, beta = attend(states[-1][0])
@@ -86,7 +86,7 @@ class Hierarchical(System):
         h = torch.stack([h for h, _ in states], dim=1)
         topics, stops = self.sentence_lstm.plan(torch.stack(contexts, dim=1), h[:, :-1], h[:, 1:])
         return Reading(
-            seen.tag_logits,
+            encoded.tag_logits,
             (topics,),
             stops,
             tag_ids,

@@ -33,7 +33,7 @@ class Passages(NamedTuple):
     contexts: Tensor
     real: Tensor
     targets: Tensor
-    places: Tensor
+    positions: Tensor
     images: Tensor
     packed: Tensor
     batch_sizes: Tensor
@@ -60,7 +60,7 @@ class Passages(NamedTuple):
             contexts=contexts,
             real=real,
             targets=targets[counted],
-            places=passage * targets.shape[1] + place,
+            positions=passage * targets.shape[1] + place,
             images=images[passage],
             packed=(owner * inputs.shape[1] + step)[order],
             batch_sizes=inputs.sum(dim=0)[: int(lengths.max())],
@@ -79,6 +79,6 @@ class Passages(NamedTuple):
         )
 
 
-def select(x: Tensor, places: Tensor) -> Tensor:
+def select(x: Tensor, positions: Tensor) -> Tensor:
     """Rows of x [K, T, ...] by their places among the K T: [X, ...]."""
-    return x.flatten(0, 1).index_select(0, places)
+    return x.flatten(0, 1).index_select(0, positions)

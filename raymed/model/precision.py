@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def computing_in(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
+def precision_context(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
     """Compute in float32, or in bfloat16 wherever autocast says so, inside the block.
 
     With bfloat16 a GPU's float32 products, which autocast leaves, may be of TF32.
@@ -31,7 +31,7 @@ def computing_in(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
         yield
 
 
-def widened(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
     """At least float32: for softmax and sums of many terms, which bfloat16 cannot hold apart."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 

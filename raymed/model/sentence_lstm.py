@@ -28,7 +28,7 @@ class SentenceLSTM(nn.Module):
         self.w_stop_current = nn.Linear(hidden, hidden, bias=False)
         self.w_stop = Linear(hidden, 2, bias=False)
 
-    def start(self, images: int) -> State:
+    def initial_state(self, images: int) -> State:
         """The state before the first sentence: zeros (h [B, H], c [B, H])."""
         zeros = self.cell.weight_hh.new_zeros(images, self.cell.hidden_size)
         return zeros, zeros

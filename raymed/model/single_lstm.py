@@ -7,14 +7,23 @@ from torch import Tensor
 
 from raymed.model.encoder import Images
 from raymed.model.passages import Passages
-from raymed.model.system import Context, Outputs, Reading, Seen, System, Words, Writer, Written
+from raymed.model.system import (
+    Context,
+    Decoder,
+    DecoderOutputs,
+    EncodedImages,
+    NextWords,
+    Outputs,
+    Reading,
+    System,
+)
 from raymed.tokens import END, PAD, START, UNKNOWN
 
 
-class ReportWriter(Writer):
+class ReportDecoder(Decoder):
     """Writes a whole report: START begins every sentence but the first, END ends the report."""
 
-    never_written = (PAD, UNKNOWN)
+    forbidden_ids = (PAD, UNKNOWN)
 
 
 class SingleLSTM(System):
@@ -25,13 +34,13 @@ class SingleLSTM(System):
     words alone). Args as in `System`.
     """
 
-    writer: ReportWriter
+    writer: ReportDecoder
 
     @abstractmethod
-    def describe(self, seen: Seen) -> tuple[Context, Tensor | None]:
+    def describe(self, encoded: EncodedImages) -> tuple[Context, Tensor | None]:
         """What the writer starts from, and the tags [B, M] it attends to, if any."""
 
-    def penalty(self, written: Written, real: Tensor) -> Tensor | None:  # noqa: ARG002
+    def penalty(self, written: DecoderOutputs, real: Tensor) -> Tensor | None:  # noqa: ARG002
         """The attention regularisation [B] of the system's paper; ``real`` [B, T]: not padding."""
         return None
 
@@ -41,19 +50,19 @@ class SingleLSTM(System):
         return Passages.of(as_sequences(reports), images, images, reports[:, :, 0] == START)
 
     def forward(self, images: Images, passages: Passages, seeds: Tensor | None = None) -> Outputs:
-        seen = self.look(images, seeds)
-        context, _ = self.describe(seen)
+        encoded = self.encode(images, seeds)
+        context, _ = self.describe(encoded)
         written = self.writer(context, passages)
-        words = Words(written.logits, passages.targets, passages.images)
+        words = NextWords(written.logits, passages.targets, passages.images)
         real = passages.ids[:, 1:] != PAD
-        return Outputs(seen.tag_logits, None, words, self.penalty(written, real))
+        return Outputs(encoded.tag_logits, None, words, self.penalty(written, real))
 
     def read(self, images: Images, sentences: int) -> Reading:  # noqa: ARG002
-        seen = self.look(images, seeds=None)
-        context, tag_ids = self.describe(seen)
-        return Reading(seen.tag_logits, tuple(x.unsqueeze(1) for x in context), tag_ids=tag_ids)
+        encoded = self.encode(images, seeds=None)
+        context, tag_ids = self.describe(encoded)
+        return Reading(encoded.tag_logits, tuple(x.unsqueeze(1) for x in context), tag_ids=tag_ids)
 
-    def attended(self, reading: Reading, passages: Passages) -> Reading:
+    def add_attention(self, reading: Reading, passages: Passages) -> Reading:
         """The mean attention over the words of each sentence."""
         sequences, targets = passages.ids, passages.ids[:, 1:]
         written = self.writer(tuple(x.squeeze(1) for x in reading.context), passages)

@@ -1,7 +1,7 @@
 """What every system is: images in, tags and words out, behind one interface.
 
 A system of the paper's tables is one file of `raymed.model.systems`. Training calls it with
-images and reports and gets `Outputs`; generation calls `read` and has the system's `Writer` write
+images and reports and gets `Outputs`; generation calls `read` and has the system's `Decoder` write
 from what `read` gave. All systems share the encoder and the tag classifier, so that their
 comparison is one of what follows them.
 """
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from raymed.model.encoder import Encoder, Images, regions, widths
 from raymed.model.passages import Passages
-from raymed.model.precision import computing_in
+from raymed.model.precision import precision_context
 from raymed.model.tags import TagClassifier
 from raymed.sections import ModelConfig
 from raymed.tokens import PAD, START, UNKNOWN
@@ -27,7 +27,7 @@ Context = tuple[Tensor, ...]
 """What K passages are written from, each [K, ...]."""
 
 
-class Seen(NamedTuple):
+class EncodedImages(NamedTuple):
     """What the encoder and the tag classifier make of B images.
 
     Attributes:
@@ -66,7 +66,7 @@ class Reading:
     beta: Tensor | None = None
 
 
-class Words(NamedTuple):
+class NextWords(NamedTuple):
     """The next words of a training pass, X in all.
 
     Attributes:
@@ -93,11 +93,11 @@ class Outputs:
 
     tag_logits: Tensor
     stop_logits: Tensor | None = None
-    words: Words | None = None
+    words: NextWords | None = None
     attention_penalty: Tensor | None = None
 
 
-class Written(NamedTuple):
+class DecoderOutputs(NamedTuple):
     """A teacher-forced pass over K passages of T next words.
 
     Attributes:
@@ -113,18 +113,18 @@ class Written(NamedTuple):
     beta_read: Tensor | None = None
 
 
-class Writer(nn.Module, ABC):
+class Decoder(nn.Module, ABC):
     """Writes a passage word by word. A passage begins after START and ends with END."""
 
-    never_written: ClassVar[tuple[int, ...]] = (PAD, START, UNKNOWN)
+    forbidden_ids: ClassVar[tuple[int, ...]] = (PAD, START, UNKNOWN)
     """Ids that are no words of a passage."""
 
     @abstractmethod
-    def forward(self, context: Context, passages: Passages) -> Written:
+    def forward(self, context: Context, passages: Passages) -> DecoderOutputs:
         """Teacher-forced pass over K passages."""
 
     @abstractmethod
-    def begin(self, context: Context) -> State:
+    def initial_state(self, context: Context) -> State:
         """The state before START is read."""
 
     @abstractmethod
@@ -148,14 +148,14 @@ class System(nn.Module, ABC):
 
     def __init__(self, config: ModelConfig, tags: int, words: int, encoder: Encoder | None) -> None:  # noqa: ARG002
         super().__init__()
-        self.writer: Writer | None = None
+        self.writer: Decoder | None = None
         self.visual_width, feature_width = widths(config.encoder)
         self.encoder = encoder
         if encoder is not None:
             encoder.requires_grad_(config.train_encoder)
         self.tag_classifier = TagClassifier(feature_width, tags, config.dropout)
 
-    def look(self, images: Images, seeds: Tensor | None) -> Seen:
+    def encode(self, images: Images, seeds: Tensor | None) -> EncodedImages:
         """Images, or their features -> what is seen; ``seeds`` [B] draw the dropout masks."""
         if isinstance(images, Tensor):
             assert self.encoder is not None
@@ -164,18 +164,18 @@ class System(nn.Module, ABC):
             dtype = self.tag_classifier.output.weight.dtype
             feature_map, hidden = (each.to(dtype) for each in images)
         tag_logits, feature = self.tag_classifier(hidden, seeds)
-        return Seen(regions(feature_map), feature, tag_logits)
+        return EncodedImages(regions(feature_map), feature, tag_logits)
 
-    def place(self, device: torch.device, precision: torch.dtype) -> Self:
+    def move_to(self, device: torch.device, precision: torch.dtype) -> Self:
         """Move to a device, to compute there in that precision."""
         self.precision = precision
         if self.encoder is not None:
-            self.encoder.place(device, precision)
+            self.encoder.move_to(device, precision)
         return self.to(device)
 
-    def computing(self) -> AbstractContextManager[None]:
+    def precision_context(self) -> AbstractContextManager[None]:
         """In which every pass is made: the model's one precision, on the device where it is."""
-        return computing_in(self.precision, self.tag_classifier.output.weight.device)
+        return precision_context(self.precision, self.tag_classifier.output.weight.device)
 
     def passages(self, reports: Tensor) -> Passages:
         """What the writer is taught by reports, on the host: a passage for each sentence.
@@ -201,7 +201,7 @@ class System(nn.Module, ABC):
     def read(self, images: Images, sentences: int) -> Reading:
         """Images, or their features -> tags, and what reports of so many sentences come from."""
 
-    def attended(self, reading: Reading, passages: Passages) -> Reading:  # noqa: ARG002
+    def add_attention(self, reading: Reading, passages: Passages) -> Reading:  # noqa: ARG002
         """The reading with the attention of each sentence of the reports that were written.
 
         Args:
@@ -211,7 +211,7 @@ class System(nn.Module, ABC):
         return reading
 
 
-def glorot(*parts: nn.Module) -> None:
+def init_glorot(*parts: nn.Module) -> None:
     """Give the linear maps of these parts Glorot's scale.
 
     Image and words meet in the word LSTM. With torch's default the image arrives there, after

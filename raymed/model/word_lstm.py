@@ -6,10 +6,10 @@ from torch.nn.utils.rnn import PackedSequence
 
 from raymed.model.passages import Passages, select
 from raymed.model.precision import LSTM
-from raymed.model.system import Context, State, Writer, Written
+from raymed.model.system import Context, Decoder, DecoderOutputs, State
 
 
-class WordLSTM(Writer):
+class WordLSTM(Decoder):
     """Writes a sentence from its topic: p(word) = softmax(W_out h), eq. 7.
 
     The first input is the topic vector, the second START, then the words. What the LSTM says
@@ -27,7 +27,7 @@ class WordLSTM(Writer):
         self.lstm = LSTM(size, hidden, batch_first=True)
         self.w_out = nn.Linear(hidden, words, bias=False)
 
-    def forward(self, context: Context, passages: Passages) -> Written:
+    def forward(self, context: Context, passages: Passages) -> DecoderOutputs:
         """Teacher-forced logits of all real next words, in one call over all passages.
 
         Packed: a batch's longest sentence has several times the words of its mean one.
@@ -36,9 +36,9 @@ class WordLSTM(Writer):
         x = torch.cat([topics.unsqueeze(1), self.embedding(passages.ids[:, :-1])], dim=1)
         packed = PackedSequence(select(x, passages.packed), passages.batch_sizes)
         h = self.lstm(packed)[0].data
-        return Written(self.w_out(h.index_select(0, passages.unpacked)))
+        return DecoderOutputs(self.w_out(h.index_select(0, passages.unpacked)))
 
-    def begin(self, context: Context) -> State:
+    def initial_state(self, context: Context) -> State:
         """Read the topics."""
         _, (h, c) = self.lstm(context[0].unsqueeze(1))
         return h[0], c[0]

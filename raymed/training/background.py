@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from raymed.errors import UsageError
 
 
-class BackgroundWriter:
+class BackgroundSaver:
     """Writes one thing after the other in a thread of its own; at most one waits to be written.
 
     Args:
@@ -18,7 +18,7 @@ class BackgroundWriter:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._last: Future[str | None] | None = None
 
-    def write(self, job: Callable[[], None]) -> None:
+    def submit(self, job: Callable[[], None]) -> None:
         """Have a job done once the one before it is; a `UsageError` of the job is a warning."""
         self.wait()
         self._last = self._thread.submit(self._tried, job)

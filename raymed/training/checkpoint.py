@@ -47,7 +47,7 @@ NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?")
 
 
 @dataclass(frozen=True)
-class Partial:
+class EpochProgress:
     """An epoch that is not at its end.
 
     Attributes:
@@ -98,7 +98,7 @@ class Checkpoint:
     history: list[Row]
     curve: list[Row]
     path: Place
-    partial: Partial | None = None
+    partial: EpochProgress | None = None
 
     @property
     def epoch(self) -> int:
@@ -137,7 +137,7 @@ class Checkpoint:
                 history=content["history"],
                 curve=content["curve"],
                 path=folder,
-                partial=Partial(**content["partial"]) if content["partial"] else None,
+                partial=EpochProgress(**content["partial"]) if content["partial"] else None,
             )
         except UsageError:
             raise
@@ -152,16 +152,16 @@ class Checkpoint:
         """
         sizes = len(self.vocabulary.tags), len(self.vocabulary)
         model = build_system(self.config.model, *sizes, encoder=None)
-        self.put_into(model)
+        self.load_into(model)
         model.encoder = self.encoder(dropout=0.0)
-        return model.place(device, self.precision).eval()
+        return model.move_to(device, self.precision).eval()
 
     @property
     def precision(self) -> torch.dtype:
         """What the run computes in; its configuration says so, and no longer `auto`."""
         return dtype_of(self.config)
 
-    def put_into(self, model: System) -> None:
+    def load_into(self, model: System) -> None:
         """Give a system of the same kind and vocabulary these weights; the encoder's if it has one.
 
         Raises:

@@ -11,22 +11,22 @@ import torch.distributed as dist
 from raymed.config import Config
 from raymed.errors import UsageError
 from raymed.model.system import System
-from raymed.training.background import BackgroundWriter
-from raymed.training.checkpoint import Checkpoint, Partial, Snapshot, checkpoint_name
+from raymed.training.background import BackgroundSaver
+from raymed.training.checkpoint import Checkpoint, EpochProgress, Snapshot, checkpoint_name
 from raymed.training.log import RunLog, Sample
 from raymed.training.observer import Observer, Row
 from raymed.training.worker import Worker
 
 
-class TrainingStopped(UsageError):
+class TrainingFailed(UsageError):
     """Training cannot go on; raised on all workers at once, the checkpoints staying good."""
 
 
-class TrainingEnded(TrainingStopped):
+class Interrupted(TrainingFailed):
     """Training was asked to end before its last epoch, and has written a checkpoint first."""
 
 
-class Saving:
+class Checkpointer:
     """Writes in the background, on the first worker; leaving it waits for what is being written.
 
     Args:
@@ -53,15 +53,15 @@ class Saving:
         self.optimizer = optimizer
         self.constant = constant
         self.log = log
-        self.writer = BackgroundWriter(observer.warn)
+        self.saver = BackgroundSaver(observer.warn)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.writer.close()
+        self.saver.close()
 
-    def within(self, epoch: int, state: Partial, history: list[Row]) -> None:
+    def within(self, epoch: int, state: EpochProgress, history: list[Row]) -> None:
         """Write a checkpoint after a step of an epoch."""
         path = self.form.path / checkpoint_name(epoch, state.step)
         self._write(replace(self.form, history=history, partial=state, path=path), None)
@@ -79,40 +79,40 @@ class Saving:
         """See that the last checkpoint was written.
 
         Raises:
-            TrainingStopped: on all workers; it was not.
+            TrainingFailed: on all workers; it was not.
         """
-        problem = [self.writer.wait()]
+        problem = [self.saver.wait()]
         if worker.world > 1:
             dist.broadcast_object_list(problem)
         if problem[0] is not None:
-            raise TrainingStopped(problem[0])
+            raise TrainingFailed(problem[0])
 
-    def ended(self, worker: Worker) -> TrainingEnded:
+    def ended(self, worker: Worker) -> Interrupted:
         """What to raise where a run is to end, once its checkpoint is whole.
 
         Raises:
-            TrainingStopped: it was not written.
+            TrainingFailed: it was not written.
         """
         self.whole(worker)
-        return TrainingEnded("asked to end; a checkpoint was written, and the same command goes on")
+        return Interrupted("asked to end; a checkpoint was written, and the same command goes on")
 
     def _write(self, checkpoint: Checkpoint, samples: Sequence[Sample] | None) -> None:
         log = self.log
         if log is None:
             return
         # The one before is written first: two copies of a large model are enough.
-        self.writer.wait()
+        self.saver.wait()
         snapshot = Snapshot.take(self.model, self.optimizer)
 
-        def write() -> None:
+        def save() -> None:
             checkpoint.save(snapshot, self.form.config.launch.keep_checkpoints, self.constant)
             if samples is not None:
                 log.epoch(checkpoint.history, samples)
 
-        self.writer.write(write)
+        self.saver.submit(save)
 
 
-class LeavingValidation:
+class ValidationInterrupt:
     """Called after every batch of a validation; ends the run, on all workers, if it is to end.
 
     Args:
@@ -125,7 +125,7 @@ class LeavingValidation:
 
     def __init__(
         self,
-        saving: Saving,
+        saving: Checkpointer,
         save: Callable[[], None],
         ending: Callable[[], bool],
         worker: Worker,
@@ -138,7 +138,7 @@ class LeavingValidation:
         self.left = batches
 
     def __call__(self) -> None:
-        """Raises `TrainingEnded` once the checkpoint is written."""
+        """Raises `Interrupted` once the checkpoint is written."""
         self.left -= 1
         if self.left < 0:
             return

@@ -33,11 +33,11 @@ from raymed.data.dataset import PreparedDataset, Split
 from raymed.data.features import SplitFeatures
 from raymed.errors import UsageError
 from raymed.model.encoder import Encoder, grid, widths
-from raymed.model.precision import computing_in
+from raymed.model.precision import precision_context
 from raymed.storage import Place, fetched, place, reason, stamp, written_whole
 from raymed.training.checkpoint import ENCODER, ENCODER_FILE, Checkpoint
-from raymed.training.checkpointer import TrainingEnded
-from raymed.training.interrupt_vote import Agreement
+from raymed.training.checkpointer import Interrupted
+from raymed.training.interrupt_vote import InterruptVote
 from raymed.training.start import build_starting_encoder, encoder_run
 from raymed.training.worker import Worker, dtype_of
 
@@ -53,7 +53,7 @@ else read half a gigabyte of weights for each, only to learn that nothing has ch
 
 
 @dataclass(frozen=True)
-class Frozen:
+class FrozenEncoder:
     """A frozen encoder in the cache.
 
     Attributes:
@@ -65,7 +65,7 @@ class Frozen:
     features: dict[str, SplitFeatures]
 
 
-def freeze(
+def freeze_encoder(
     config: Config,
     dataset: PreparedDataset,
     splits: dict[str, Split],
@@ -73,7 +73,7 @@ def freeze(
     worker: Worker,
     progress: Callable[[int, int], None] | None,
     ending: Callable[[], bool],
-) -> Frozen:
+) -> FrozenEncoder:
     """The features of the encoder that a run starts from, computed where they are not there yet.
 
     All workers of a run leave together, whoever computed.
@@ -88,7 +88,7 @@ def freeze(
         ending: whether the run is to end; asked every few images.
 
     Raises:
-        TrainingEnded: on all workers; the files that are whole stay.
+        Interrupted: on all workers; the files that are whole stay.
         UsageError: the weights cannot be read, a feature does not fit float16, or the cache cannot
             be written.
     """
@@ -107,17 +107,17 @@ def freeze(
         split: SplitFeatures(folder, split, len(splits[split]), (depth, side, side), width)
         for split in splits
     }
-    frozen = Frozen(folder / ENCODER_FILE, features)
+    frozen = FrozenEncoder(folder / ENCODER_FILE, features)
     whole = all(each.is_whole(n) for each in features.values() for n in range(len(each.files)))
-    agreement = Agreement(worker)
+    agreement = InterruptVote(worker)
     if not (whole and _is_encoder(frozen.encoder_file)):
         encoder = encoder or build_starting_encoder(config, start)
-        encoder = encoder.place(worker.device, precision)
+        encoder = encoder.move_to(worker.device, precision)
         try:
             shared = place(config.data.features) / key if config.data.features else None
             report = progress or (lambda *_: None)
             asked = lambda: agreement.ended(ending())  # noqa: E731
-            with computing_in(precision, worker.device):
+            with precision_context(precision, worker.device):
                 _compute(frozen, splits, encoder, shared, worker, report, asked)
         except OSError as error:
             total = sum(each.count * each.row_bytes for each in features.values())
@@ -159,7 +159,7 @@ def _origin(config: Config, start: Checkpoint | None) -> tuple[object, ...]:
 
 
 def _compute(
-    frozen: Frozen,
+    frozen: FrozenEncoder,
     splits: dict[str, Split],
     encoder: Encoder,
     shared: Place | None,
@@ -206,8 +206,8 @@ def _compute(
                     progress(sum(sizes[each] for each in done), sum(sizes))
 
 
-def _ended() -> TrainingEnded:
-    return TrainingEnded("asked to end; the features so far stay, and the same command goes on")
+def _ended() -> Interrupted:
+    return Interrupted("asked to end; the features so far stay, and the same command goes on")
 
 
 def _fetch(features: SplitFeatures, number: int, shared: Place | None) -> None:

@@ -6,7 +6,7 @@ import torch.distributed as dist
 from raymed.training.worker import Worker
 
 
-class Agreement:
+class InterruptVote:
     """Whether one of a run's workers is to end, answered alike on all of them.
 
     Each takes part in one round of sums after the other as it gets to it, and goes on working while

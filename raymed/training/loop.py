@@ -17,21 +17,21 @@ from torch import Tensor, nn
 from raymed.config import Config
 from raymed.data.batches import steps_per_epoch
 from raymed.metrics.ngrams import distinct
-from raymed.progress import reported_to
+from raymed.progress import report_progress_to
 from raymed.sections import TrainingConfig
 from raymed.storage import Place
-from raymed.training.checkpoint import Partial, best_epoch
-from raymed.training.checkpointer import LeavingValidation, Saving, TrainingStopped
+from raymed.training.checkpoint import EpochProgress, best_epoch
+from raymed.training.checkpointer import Checkpointer, TrainingFailed, ValidationInterrupt
 from raymed.training.log import RunLog
-from raymed.training.loss import Terms, terms
-from raymed.training.loss_meter import Reader
+from raymed.training.loss import LossTerms, loss_terms
+from raymed.training.loss_meter import LossMeter
 from raymed.training.observer import Observer, Row, Status
-from raymed.training.prefetch import Taught, fed
+from raymed.training.prefetch import TrainingBatch, prefetch_to_device
 from raymed.training.setup import Setup, set_up
-from raymed.training.validation import no_cider, sample_reports, validate
+from raymed.training.validation import sample_reports, validate, why_cider_is_zero
 from raymed.training.worker import Worker
 
-NAMES = ["loss", *(f"loss_{field.name}" for field in fields(Terms))]
+NAMES = ["loss", *(f"loss_{field.name}" for field in fields(LossTerms))]
 """The loss and its terms, as an epoch's row names them."""
 STEPS_BETWEEN_READINGS = {"cuda": 10}
 """A GPU is asked for losses only now and then, as it has to end its work to answer; a CPU, which
@@ -49,9 +49,9 @@ def train(config: Config, folder: Place, worker: Worker, observer: Observer) -> 
 
     Raises:
         UsageError: the dataset, the weights or a checkpoint cannot be used.
-        TrainingStopped: a gradient is no longer finite, naming epoch, step and the terms of the
+        TrainingFailed: a gradient is no longer finite, naming epoch, step and the terms of the
             loss; or the last checkpoint cannot be written.
-        TrainingEnded: the observer wanted the run to end; it goes on from where it was.
+        Interrupted: the observer wanted the run to end; it goes on from where it was.
     """
     with _reporting(observer, worker, epoch=0):
         run = set_up(config, folder, worker, observer)
@@ -61,10 +61,10 @@ def train(config: Config, folder: Place, worker: Worker, observer: Observer) -> 
     log = RunLog(folder, history, run.config) if worker.rank == 0 else None
     with (
         log or nullcontext(),
-        Saving(run.template, run.model, run.optimizer, run.constant, log, observer) as saving,
+        Checkpointer(run.template, run.model, run.optimizer, run.constant, log, observer) as saving,
     ):
         for epoch in range(len(history) + 1, run.config.training.epochs + 1):
-            so_far = unfinished or Partial(0, [0.0] * len(NAMES), 0.0)
+            so_far = unfinished or EpochProgress(0, [0.0] * len(NAMES), 0.0)
             unfinished = None
             trained = train_epoch(run, epoch, so_far, history, worker, observer, saving)
             history = end_epoch(run, epoch, trained, history, worker, observer, saving)
@@ -74,24 +74,26 @@ def train(config: Config, folder: Place, worker: Worker, observer: Observer) -> 
 def train_epoch(
     run: Setup,
     epoch: int,
-    so_far: Partial,
+    so_far: EpochProgress,
     history: list[Row],
     worker: Worker,
     observer: Observer,
-    saving: Saving,
-) -> Partial:
+    saving: Checkpointer,
+) -> EpochProgress:
     """Train the steps of an epoch that are left after ``so_far``."""
     config = run.config
     steps = steps_per_epoch(len(run.training), config.training.batch_size)
     every = STEPS_BETWEEN_READINGS.get(worker.device.type, 1)
-    reader = Reader(worker, so_far.sums)
+    reader = LossMeter(worker, so_far.sums)
     began = time.perf_counter() - so_far.seconds
     run.model.train()
     order = config.training.batch_size, config.training.seed, epoch
     batches = run.training.batches(*order, worker.rank, worker.world, first=so_far.step)
-    with closing(fed(batches, run.model, worker.device)) as feed:
+    with closing(prefetch_to_device(batches, run.model, worker.device)) as feed:
         for step, taught in enumerate(feed, start=so_far.step + 1):
-            set_rates(run.optimizer, config.training, (epoch - 1) * steps + step - 1, steps)
+            set_learning_rates(
+                run.optimizer, config.training, (epoch - 1) * steps + step - 1, steps
+            )
             reader.add(step, *train_step(run, taught, worker.world))
             to_save = step % config.launch.checkpoint_steps == 0
             if not (step % every == 0 or step == steps or to_save):
@@ -102,13 +104,13 @@ def train_epoch(
                 raise _diverged(epoch, *reader.diverged)
             if step < steps and (ending or to_save):
                 seconds = time.perf_counter() - began
-                saving.within(epoch, Partial(step, reader.sums, seconds), history)
+                saving.within(epoch, EpochProgress(step, reader.sums, seconds), history)
                 if ending:
                     raise saving.ended(worker)
-    return Partial(steps, reader.sums, time.perf_counter() - began)
+    return EpochProgress(steps, reader.sums, time.perf_counter() - began)
 
 
-def train_step(run: Setup, taught: Taught, world: int) -> tuple[Tensor, Tensor]:
+def train_step(run: Setup, taught: TrainingBatch, world: int) -> tuple[Tensor, Tensor]:
     """One optimiser step, in which nothing waits for the device.
 
     Returns:
@@ -116,9 +118,9 @@ def train_step(run: Setup, taught: Taught, world: int) -> tuple[Tensor, Tensor]:
         [1 + terms + 1]; and the gradient's norm before clipping.
     """
     batch, passages = taught
-    with run.model.computing():
+    with run.model.precision_context():
         outputs = run.parallel(batch.images, passages, batch.seeds)
-        losses = terms(outputs, batch)
+        losses = loss_terms(outputs, batch)
     total = losses.total(run.config.loss)
     # The weights of all shares sum to 1, and DDP takes the mean over the workers.
     loss = (total * batch.weights).sum() * world
@@ -134,11 +136,11 @@ def train_step(run: Setup, taught: Taught, world: int) -> tuple[Tensor, Tensor]:
 def end_epoch(
     run: Setup,
     epoch: int,
-    trained: Partial,
+    trained: EpochProgress,
     history: list[Row],
     worker: Worker,
     observer: Observer,
-    saving: Saving,
+    saving: Checkpointer,
 ) -> list[Row]:
     """Validate, save and report an epoch; the history with its row."""
     began = time.perf_counter()
@@ -155,7 +157,7 @@ def end_epoch(
             run.vocabulary,
             run.config,
             worker,
-            LeavingValidation(
+            ValidationInterrupt(
                 saving,
                 partial(saving.within, epoch, trained, history),
                 observer.ending,
@@ -182,7 +184,7 @@ def end_epoch(
     return history
 
 
-def set_rates(
+def set_learning_rates(
     optimizer: torch.optim.Optimizer, config: TrainingConfig, done: int, steps: int
 ) -> None:
     """The learning rates after ``done`` steps of ``config.epochs`` times ``steps``.
@@ -206,8 +208,8 @@ def _see_the_score(run: Setup, worker: Worker, observer: Observer) -> None:
     if worker.rank or run.last or run.model.writer is None or distinct(references) > 1:
         return
     observer.warn(
-        f"{no_cider(len(references), 'val')}. The best epoch is then that of the lowest training "
-        "loss; for a score, validate on more studies"
+        f"{why_cider_is_zero(len(references), 'val')}. The best epoch is then that of the lowest "
+        "training loss; for a score, validate on more studies"
     )
 
 
@@ -217,15 +219,15 @@ def _reporting(observer: Observer, worker: Worker, epoch: int) -> AbstractContex
     def report(doing: str, done: int, total: int | None) -> None:
         observer.progress(Status(epoch, done, total or done, workers=worker.world, doing=doing))
 
-    return reported_to(report)
+    return report_progress_to(report)
 
 
-def _diverged(epoch: int, step: int, means: list[float]) -> TrainingStopped:
+def _diverged(epoch: int, step: int, means: list[float]) -> TrainingFailed:
     listed = ", ".join(
         f"{name.removeprefix('loss_')} {value:.4g}"
         for name, value in zip(NAMES[1:], means[1:], strict=True)
     )
-    return TrainingStopped(
+    return TrainingFailed(
         f"training diverged at epoch {epoch}, step {step}: a gradient is not finite (mean terms of "
         f"the loss: {listed}). Lower training.learning_rate or training.clip_norm, or the loss "
         "weights"

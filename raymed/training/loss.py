@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raymed.data.batches import IGNORED, Batch
-from raymed.model.precision import widened
-from raymed.model.system import Outputs, Words
+from raymed.model.precision import at_least_float32
+from raymed.model.system import NextWords, Outputs
 from raymed.sections import LossConfig
 
 
 @dataclass(frozen=True)
-class Terms:
+class LossTerms:
     """The unweighted terms of the loss, each [B].
 
     Attributes:
@@ -41,12 +41,12 @@ class Terms:
         return torch.stack(parts).sum(dim=0)
 
 
-def terms(outputs: Outputs, batch: Batch) -> Terms:
+def loss_terms(outputs: Outputs, batch: Batch) -> LossTerms:
     """The terms of eqs. 8 and 9 for each image of the batch."""
     tag = tag_loss(outputs.tag_logits, batch.tags)
     none = torch.zeros_like(tag)
     stops, words, penalty = outputs.stop_logits, outputs.words, outputs.attention_penalty
-    return Terms(
+    return LossTerms(
         tag=tag,
         sent=none if stops is None else stop_loss(stops, batch.stops),
         word=none if words is None else word_loss(words, len(tag)),
@@ -66,7 +66,7 @@ def stop_loss(logits: Tensor, stops: Tensor) -> Tensor:
     return losses.sum(dim=1)
 
 
-def word_loss(words: Words, images: int) -> Tensor:
+def word_loss(words: NextWords, images: int) -> Tensor:
     """The words of so many images -> [B]."""
-    losses = F.cross_entropy(widened(words.logits), words.targets, reduction="none")
+    losses = F.cross_entropy(at_least_float32(words.logits), words.targets, reduction="none")
     return losses.new_zeros(images).index_add(0, words.images, losses)

@@ -9,7 +9,7 @@ from torch import Tensor
 from raymed.training.worker import Worker
 
 
-class Reader:
+class LossMeter:
     """Keeps each step's sums on the device until they are read, and adds up all workers'.
 
     Args:

@@ -13,28 +13,30 @@ from raymed.model.system import System
 Item = TypeVar("Item")
 
 
-class Taught(NamedTuple):
+class TrainingBatch(NamedTuple):
     """A batch, and what a system's writer is taught by its reports."""
 
     batch: Batch
     passages: Passages
 
 
-def fed(batches: Iterator[Batch], model: System, device: torch.device) -> Generator[Taught]:
+def prefetch_to_device(
+    batches: Iterator[Batch], model: System, device: torch.device
+) -> Generator[TrainingBatch]:
     """The batches on the device of the model; the next one is made meanwhile."""
 
-    def made() -> Iterator[Taught]:
+    def made() -> Iterator[TrainingBatch]:
         for batch in batches:
             passages = model.passages(batch.reports)
             if device.type == "cuda":
                 batch, passages = batch.pin_memory(), passages.pin_memory()
-            yield Taught(batch, passages)
+            yield TrainingBatch(batch, passages)
 
-    for batch, passages in ahead(made()):
-        yield Taught(batch.to(device), passages.to(device))
+    for batch, passages in prefetch(made()):
+        yield TrainingBatch(batch.to(device), passages.to(device))
 
 
-def ahead(items: Iterator[Item]) -> Iterator[Item]:
+def prefetch(items: Iterator[Item]) -> Iterator[Item]:
     """The same items, the next one of which is made in a thread while the caller uses one."""
     end = object()
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:

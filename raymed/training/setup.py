@@ -30,7 +30,7 @@ from raymed.training.checkpoint import (
     checkpoints_of,
     latest,
 )
-from raymed.training.features import Frozen, freeze
+from raymed.training.features import FrozenEncoder, freeze_encoder
 from raymed.training.observer import FEATURES, Observer, Status
 from raymed.training.start import build_starting_encoder, check_start, starting_checkpoint
 from raymed.training.trained_on import trained_on_file
@@ -86,13 +86,13 @@ def set_up(config: Config, folder: Place, worker: Worker, observer: Observer) ->
     else:
         frozen = _freeze(config, dataset, splits, start, worker, observer)
     model = build_system(config.model, len(vocabulary.tags), len(vocabulary), encoder)
-    model.place(worker.device, dtype_of(config))
+    model.move_to(worker.device, dtype_of(config))
     optimizer = build_optimizer(model, config.training)
     # The first worker reads, and DDP gives the others its weights; an object store is asked once.
     if worker.rank == 0 and last is not None:
         last.restore(model, optimizer)
     elif worker.rank == 0 and start is not None:
-        start.put_into(model)
+        start.load_into(model)
     parallel: nn.Module = model
     if worker.world > 1:
         # All parameters are used; but only so does DDP keep its first buckets. Those that it would
@@ -239,11 +239,13 @@ def _freeze(
     start: Checkpoint | None,
     worker: Worker,
     observer: Observer,
-) -> Frozen:
+) -> FrozenEncoder:
     def progress(done: int, images: int) -> None:
         observer.progress(Status(0, done, images, workers=worker.world, doing=FEATURES))
 
-    frozen = freeze(config, dataset, splits, start, worker, progress, ending=observer.ending)
+    frozen = freeze_encoder(
+        config, dataset, splits, start, worker, progress, ending=observer.ending
+    )
     ours = frozen.encoder_file.parent.name
     theirs = worker.first(lambda: ours)
     if ours != theirs:

@@ -19,12 +19,18 @@ from torch import Tensor
 from raymed.config import Config
 from raymed.data.batches import Images, TokenisedSplit, on_device
 from raymed.data.vocabulary import Vocabulary
-from raymed.generation import Report, attended, attending_to, generate, semantic_features
+from raymed.generation import (
+    Report,
+    add_attention,
+    find_semantic_features,
+    generate,
+    override_top_tags,
+)
 from raymed.metrics.captions import ciders
 from raymed.metrics.tags import recall_at
 from raymed.model.hierarchical import Hierarchical
 from raymed.model.system import System
-from raymed.progress import tracked
+from raymed.progress import track
 from raymed.training.log import Sample
 from raymed.training.observer import Row
 from raymed.training.worker import Worker
@@ -88,7 +94,7 @@ def validate(
     count = min(config.data.validation_images or len(split), len(split))
     own = _Variant(config.model.top_tags, config.generation.stop_threshold)
     plans_sentences = isinstance(model, Hierarchical)
-    attends_to_tags = semantic_features(model) is not None
+    attends_to_tags = find_semantic_features(model) is not None
     thresholds, tops = {own.threshold}, {own.top_tags}
     if plans_sentences:
         thresholds |= set(THRESHOLDS)
@@ -151,7 +157,7 @@ def validate(
     )
 
 
-def no_cider(images: int, split: str) -> str:
+def why_cider_is_zero(images: int, split: str) -> str:
     """Why the CIDEr is 0, of a split whose references are all the same."""
     return (
         f"CIDEr cannot be above 0 on the {images} image(s) of split {split}, whatever is written: "
@@ -181,8 +187,8 @@ def sample_reports(
     model.eval()
     samples = []
     for chunk, images in _batches(split, np.arange(min(SAMPLES, len(split))), config, worker):
-        with attending_to(model, config.model.top_tags):
-            generated = attended(model, generate(model, images, config.generation))
+        with override_top_tags(model, config.model.top_tags):
+            generated = add_attention(model, generate(model, images, config.generation))
         alpha = generated.reading.alpha
         reports = generated.reports(vocabulary)
         for number, (row, report) in enumerate(zip(chunk, reports, strict=True)):
@@ -220,18 +226,18 @@ def _write_all(
     model.eval()
     batches = _batches(split, rows, config, worker)
     count_of_batches = -(-len(rows) // config.training.batch_size)
-    for chunk, images in tracked(batches, "validating, batches", count_of_batches):
+    for chunk, images in track(batches, "validating, batches", count_of_batches):
         began = time.perf_counter()
         if isinstance(images, Tensor) and len(tops) > 1:
             assert model.encoder is not None
-            with torch.inference_mode(), model.computing():
+            with torch.inference_mode(), model.precision_context():
                 images = model.encoder(images)
             if worker.device.type == "cuda":
                 torch.cuda.synchronize()
         encoding = time.perf_counter() - began
         for top in tops:
             began = time.perf_counter()
-            with attending_to(model, top):
+            with override_top_tags(model, top):
                 generated = generate(model, images, longest)
             lengths = zip(*map(generated.lengths, thresholds), strict=True)
             for row, report, at in zip(chunk, generated.reports(vocabulary), lengths, strict=True):

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 
 from raymed.config import Config
-from raymed.progress import Pulse
+from raymed.progress import Throttle
 from raymed.storage import place
 from raymed.tuning.leaderboard import TrialResult, shown
 from raymed.tuning.study import objectives
@@ -64,7 +64,7 @@ class SweepProgress(tune.Callback):
         self.lost = False
         self.running: dict[str, Running] = {}
         self.warned: set[str] = set()
-        self.pulse = Pulse()
+        self.pulse = Throttle()
         self.began = time.monotonic()
         self.objective, self.mode = next(iter(objectives(config.tune).items()))
         self.called = "CIDEr" if self.objective in ("score", "cider") else self.objective

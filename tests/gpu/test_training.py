@@ -17,7 +17,7 @@ from raymed.evaluation import PREDICTIONS_FILE, evaluate
 from raymed.prediction import predict_rows
 from raymed.sections import SYSTEMS
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest
-from raymed.training.checkpointer import TrainingEnded
+from raymed.training.checkpointer import Interrupted
 from raymed.training.loop import train
 from raymed.training.worker import Worker, computes_bfloat16
 from tests.support.recording import Recorder
@@ -73,7 +73,7 @@ def test_a_run_that_was_ended_is_resumed(
     config = on_gpu.override({"training.precision": precision})
     whole = trained(config, tmp_path / "whole", device).rows
     recorder = Recorder(at_step=lambda status: status.epoch == 2)
-    with pytest.raises(TrainingEnded):
+    with pytest.raises(Interrupted):
         train(config, tmp_path / "resumed", Worker(device), recorder)
     rows = recorder.rows + trained(config, tmp_path / "resumed", device).rows
     for row, other in zip(rows, whole, strict=True):

@@ -25,7 +25,7 @@ from raymed.launch import run as run_module
 from raymed.launch.run import CONFIG_FILE, located, run_training
 from raymed.launch.trainer import check_room
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest
-from raymed.training.checkpointer import TrainingStopped
+from raymed.training.checkpointer import TrainingFailed
 from raymed.training.loop import train
 from raymed.training.observer import Observer, Row
 from raymed.training.worker import Worker
@@ -198,7 +198,7 @@ def test_nodes_that_do_not_come_are_waited_for_and_then_refused(
 
 
 def test_divergence_reaches_the_user_in_words(settings: Config) -> None:
-    with pytest.raises(TrainingStopped, match="training diverged at epoch 1, step 1"):
+    with pytest.raises(TrainingFailed, match="training diverged at epoch 1, step 1"):
         run(settings.override({"run.name": "diverging", "loss.word": 1e300}))
 
 

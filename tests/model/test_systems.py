@@ -13,7 +13,7 @@ from raymed.model.system import System
 from raymed.model.systems import build_system
 from raymed.sections import SYSTEMS, TAGS_ONLY, ModelConfig
 from raymed.tokens import END, PAD, START
-from raymed.training.loss import Terms, terms
+from raymed.training.loss import LossTerms, loss_terms
 
 WORDS, TAGS = 12, 7
 SHAPES = [[3, 1, 4], [2], [1, 1, 1, 1, 6], [5, 2]]
@@ -86,15 +86,15 @@ def padded(batch: Batch) -> Batch:
 
 def losses(model: System, batch: Batch) -> Tensor:
     """[4, B]."""
-    found = terms(model(batch.images, model.passages(batch.reports), batch.seeds), batch)
-    return torch.stack([getattr(found, f.name).double() for f in fields(Terms)]).detach()
+    found = loss_terms(model(batch.images, model.passages(batch.reports), batch.seeds), batch)
+    return torch.stack([getattr(found, f.name).double() for f in fields(LossTerms)]).detach()
 
 
 def gradients(model: System, batch: Batch) -> list[Tensor]:
     """Of the summed losses of all images."""
     model.zero_grad()
-    found = terms(model(batch.images, model.passages(batch.reports), batch.seeds), batch)
-    torch.stack([getattr(found, f.name) for f in fields(Terms)]).sum().backward()
+    found = loss_terms(model(batch.images, model.passages(batch.reports), batch.seeds), batch)
+    torch.stack([getattr(found, f.name) for f in fields(LossTerms)]).sum().backward()
     return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 

@@ -11,7 +11,7 @@ import torch
 from raymed.config import Config
 from raymed.data.vocabulary import Vocabulary
 from raymed.errors import UsageError
-from raymed.generation import attended, generate
+from raymed.generation import add_attention, generate
 from raymed.model.encoder import build_encoder
 from raymed.model.system import Reading
 from raymed.model.systems import build_system
@@ -22,7 +22,7 @@ from raymed.training.checkpoint import (
     MODEL_FILE,
     OPTIMIZER_FILE,
     Checkpoint,
-    Partial,
+    EpochProgress,
     Snapshot,
     best_epoch,
     checkpoint_name,
@@ -76,7 +76,7 @@ class Run:
                 )
             ],
             curve=[{"stop_threshold": 0.05, "cider": 0.5}, {"stop_threshold": 0.1, "cider": 0.0}],
-            partial=Partial(step, [1.5, 2.5], 3.0) if step else None,
+            partial=EpochProgress(step, [1.5, 2.5], 3.0) if step else None,
             path=checkpoints_of(self.folder)
             / checkpoint_name(len(self.scores) + (score is None), step),
         )
@@ -128,7 +128,9 @@ def test_the_last_few_are_kept_and_the_best_epoch(run: Run) -> None:
 
 
 def test_where_the_best_epoch_could_not_be_written_the_next_best_is_opened(run: Run) -> None:
-    assert Checkpoint.open(run.save(None, 2, keep=9).path).partial == Partial(2, [1.5, 2.5], 3.0)
+    assert Checkpoint.open(run.save(None, 2, keep=9).path).partial == EpochProgress(
+        2, [1.5, 2.5], 3.0
+    )
     assert Checkpoint.open(run.folder).path.name == "epoch-0001-step-000002"
     for score in (0.3, 0.5, 0.4):
         run.save(score, keep=9)
@@ -214,10 +216,10 @@ def test_a_reloaded_system_writes_the_same_report(
                 p.normal_(std=3 / p.shape[-1] ** 0.5)
     images = torch.randint(0, 256, (6, 2, 2)).byte()
     images = images.repeat_interleave(8, dim=1).repeat_interleave(8, dim=2)
-    before = attended(run.model, generate(run.model.eval(), images, config.generation))
+    before = add_attention(run.model, generate(run.model.eval(), images, config.generation))
     run.save(0.25)
     model = Checkpoint.open(run.folder).build_model()
-    after = attended(model, generate(model, images, config.generation))
+    after = add_attention(model, generate(model, images, config.generation))
     assert after.sentences == before.sentences
     assert len(set(map(str, after.sentences))) > 1 or model.writer is None
     for field in fields(Reading):

@@ -25,8 +25,8 @@ from raymed.errors import UsageError
 from raymed.model.encoder import Encoder, build_encoder
 from raymed.training import features as module
 from raymed.training.checkpoint import ENCODER_FILE
-from raymed.training.checkpointer import TrainingEnded
-from raymed.training.features import Frozen, digest, freeze
+from raymed.training.checkpointer import Interrupted
+from raymed.training.features import FrozenEncoder, digest, freeze_encoder
 from raymed.training.worker import Worker
 
 ALONE = Worker(torch.device("cpu"))
@@ -49,10 +49,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache/raymed/features"
 
 
-def froze(config: Config, worker: Worker = ALONE) -> Frozen:
+def froze(config: Config, worker: Worker = ALONE) -> FrozenEncoder:
     dataset = PreparedDataset.open(config.data.path)
     splits = {name: dataset.split(name) for name in ("train", "val")}
-    return freeze(config, dataset, splits, None, worker, None, lambda: False)
+    return freeze_encoder(config, dataset, splits, None, worker, None, lambda: False)
 
 
 def all_rows(features: SplitFeatures) -> tuple[np.ndarray, np.ndarray]:
@@ -212,7 +212,7 @@ def builder(config: Config, worker: Worker, log: Path, begin: Barrier, hang: boo
             world_size=worker.world,
         )
     begin.wait()
-    freeze(config, dataset, splits, None, worker, None, lambda: False)
+    freeze_encoder(config, dataset, splits, None, worker, None, lambda: False)
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -299,8 +299,8 @@ def test_asked_to_end_it_does_between_two_chunks_and_goes_on_later(
     dataset = PreparedDataset.open(frozen.data.path)
     splits = {name: dataset.split(name) for name in ("train", "val")}
     seen: list[int] = []
-    with pytest.raises(TrainingEnded):
-        freeze(
+    with pytest.raises(Interrupted):
+        freeze_encoder(
             *(frozen, dataset, splits, None, ALONE),
             progress=lambda done, _: seen.append(done),
             ending=lambda: seen[-1] == IMAGES_PER_FILE + 2,
@@ -332,8 +332,8 @@ def test_asked_to_end_it_does_not_wait_for_what_another_computes(
     (folder,) = cache.iterdir()
     try:
         # The other stays in its second file, and all the rest is made here.
-        with pytest.raises(TrainingEnded):
-            freeze(
+        with pytest.raises(Interrupted):
+            freeze_encoder(
                 *(frozen, dataset, splits, None, ALONE, None),
                 ending=lambda: len(bytes_of(folder)) == FILES - 1,
             )
@@ -346,7 +346,9 @@ def test_progress_counts_images(frozen: Config) -> None:
     dataset = PreparedDataset.open(frozen.data.path)
     splits = {name: dataset.split(name) for name in ("train", "val")}
     seen: list[tuple[int, int]] = []
-    freeze(frozen, dataset, splits, None, ALONE, lambda *state: seen.append(state), lambda: False)
+    freeze_encoder(
+        frozen, dataset, splits, None, ALONE, lambda *state: seen.append(state), lambda: False
+    )
     assert seen[0] == (0, 27)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert seen[-1] == (27, 27)

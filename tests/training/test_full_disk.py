@@ -11,7 +11,7 @@ import torch
 
 from raymed.config import Config
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest, whole_checkpoints
-from raymed.training.checkpointer import TrainingStopped
+from raymed.training.checkpointer import TrainingFailed
 from raymed.training.loop import train
 from raymed.training.observer import Row
 from raymed.training.worker import Worker
@@ -90,7 +90,7 @@ def test_a_run_that_ends_on_a_full_disk_says_so_and_goes_on_once_there_is_room(
 ) -> None:
     one = size_of(whole_checkpoints(whole[0])[-1])
     disk.has(round(1.7 * one))
-    with pytest.raises(TrainingStopped, match=r"epoch-0003: .*no space left"):
+    with pytest.raises(TrainingFailed, match=r"epoch-0003: .*no space left"):
         train(tiny, disk.folder, ALONE, Recorder())
     (left,) = whole_checkpoints(disk.folder)
     assert left.name == "epoch-0001"

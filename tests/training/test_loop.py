@@ -24,10 +24,10 @@ from raymed.model.systems import build_system
 from raymed.sections import TrainingConfig
 from raymed.training import loop
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, checkpoints_of, latest
-from raymed.training.checkpointer import TrainingEnded, TrainingStopped
+from raymed.training.checkpointer import Interrupted, TrainingFailed
 from raymed.training.log import METRICS_FILE, read_metrics
-from raymed.training.loop import set_rates, train
-from raymed.training.loss import Terms, terms
+from raymed.training.loop import set_learning_rates, train
+from raymed.training.loss import LossTerms, loss_terms
 from raymed.training.observer import Row, Status
 from raymed.training.setup import build_optimizer, check
 from raymed.training.worker import Worker
@@ -56,13 +56,13 @@ def whole(tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     return folder, run(tiny, folder)
 
 
-class Interrupted(Exception):
+class Crashed(Exception):
     pass
 
 
 def stop_after_the_first_epoch(config: Config, folder: Path, _: pytest.MonkeyPatch) -> None:
     def report(_: Row) -> None:
-        raise Interrupted
+        raise Crashed
 
     train(config, folder, ALONE, Recorder(report))
 
@@ -72,10 +72,10 @@ def stop_within_the_second_epoch(config: Config, folder: Path, patch: pytest.Mon
         optimizer: torch.optim.Optimizer, config: TrainingConfig, done: int, steps: int
     ) -> None:
         if done == steps + 2:
-            raise Interrupted
-        set_rates(optimizer, config, done, steps)
+            raise Crashed
+        set_learning_rates(optimizer, config, done, steps)
 
-    patch.setattr(loop, "set_rates", rates)
+    patch.setattr(loop, "set_learning_rates", rates)
     train(config, folder, ALONE, Recorder())
 
 
@@ -83,7 +83,7 @@ def stop_before_the_table_is_written(
     config: Config, folder: Path, patch: pytest.MonkeyPatch
 ) -> None:
     def written(*_: object) -> None:
-        raise Interrupted
+        raise Crashed
 
     patch.setattr("raymed.training.log.write_metrics", written)
     train(config, folder, ALONE, Recorder())
@@ -104,7 +104,7 @@ def test_a_run_taken_up_again_ends_where_the_uninterrupted_one_ends(
     monkeypatch: pytest.MonkeyPatch,
     stop: Callable[[Config, Path, pytest.MonkeyPatch], None],
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+    with monkeypatch.context() as patch, pytest.raises(Crashed):
         stop(tiny, tmp_path, patch)
     assert [path.name for path in checkpoints_of(tmp_path).iterdir()] == ["epoch-0001"]
     # Another stream of random numbers than the first time.
@@ -172,10 +172,10 @@ def test_loss_of_an_epoch_is_the_mean_over_its_images(tiny: Config, tmp_path: Pa
     torch.manual_seed(config.training.seed)
     encoder = build_encoder(config.model.encoder)
     model = build_system(config.model, len(dataset.tags), len(vocabulary), encoder)
-    sums = dict.fromkeys((f.name for f in fields(Terms)), 0.0)
+    sums = dict.fromkeys((f.name for f in fields(LossTerms)), 0.0)
     for image in range(len(split)):
         batch = split.batch(np.array([image]), np.array([0]), np.ones(1, np.float32))
-        found = terms(model(batch.images, model.passages(batch.reports)), batch)
+        found = loss_terms(model(batch.images, model.passages(batch.reports)), batch)
         for name in sums:
             sums[name] += getattr(found, name).item() / len(split)
     for name, mean in sums.items():
@@ -216,7 +216,7 @@ def test_a_checkpoint_opens_without_the_data_set(
 def test_divergence_names_epoch_step_and_terms(
     tiny: Config, tmp_path: Path, overrides: dict[str, float], where: str
 ) -> None:
-    with pytest.raises(TrainingStopped, match=f"training diverged at {where}") as raised:
+    with pytest.raises(TrainingFailed, match=f"training diverged at {where}") as raised:
         run(tiny.override(overrides), tmp_path)
     for name in ("tag", "sent", "word", "attention"):
         assert f"{name} " in str(raised.value)
@@ -241,7 +241,7 @@ def test_a_full_disk_is_said_and_room_lets_the_run_go_on(
     with monkeypatch.context() as patch:
         patch.setattr(safetensors.torch, "save_file", full_from_the_second)
         # It trains to its end, and says so each time; but it must not end as if all were well.
-        with pytest.raises(TrainingStopped, match=r"epoch-0003: .*no space left"):
+        with pytest.raises(TrainingFailed, match=r"epoch-0003: .*no space left"):
             train(tiny, tmp_path, ALONE, recorder)
     assert len(recorder.rows) == 3
     assert [text.partition(":")[0][-10:] for text in recorder.warnings] == [
@@ -288,7 +288,7 @@ def test_a_run_that_is_asked_to_end_at_a_step_goes_on_from_it(
         return (status.epoch, status.done) == (epoch, step)
 
     recorder = Recorder(at_step=end)
-    with pytest.raises(TrainingEnded):
+    with pytest.raises(Interrupted):
         train(config, tmp_path, ALONE, recorder)
     last = latest(tmp_path)
     assert last is not None
@@ -329,7 +329,7 @@ def test_asked_to_end_while_it_validates_it_ends_there_and_trains_no_step_twice(
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(loop, "validate", asked_after_the_first_batch)
-        with pytest.raises(TrainingEnded):
+        with pytest.raises(Interrupted):
             train(config, folder, ALONE, recorder)
     assert batches == 1
     last = latest(folder)
@@ -381,10 +381,12 @@ def test_rates_rise_and_fall() -> None:
     config = TrainingConfig(epochs=5, warmup=0.2, final_rate=0.1)
     rates = []
     for done in range(50):
-        set_rates(optimizer, config, done, steps=10)
+        set_learning_rates(optimizer, config, done, steps=10)
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates[:10] == pytest.approx([2.0 * k / 10 for k in range(1, 11)])
     cosine = [0.5 * (1 + math.cos(math.pi * k / 40)) for k in range(1, 41)]
     assert rates[10:] == pytest.approx([2.0 * (0.1 + 0.9 * c) for c in cosine])
-    set_rates(optimizer, TrainingConfig(epochs=5, warmup=0, final_rate=1), done=3, steps=10)
+    set_learning_rates(
+        optimizer, TrainingConfig(epochs=5, warmup=0, final_rate=1), done=3, steps=10
+    )
     assert optimizer.param_groups[0]["lr"] == 2.0

@@ -20,7 +20,7 @@ from raymed.model.encoder import Encoder, build_encoder
 from raymed.model.system import System
 from raymed.model.systems import build_system
 from raymed.sections import SYSTEMS
-from raymed.training.loss import terms
+from raymed.training.loss import loss_terms
 from raymed.training.setup import build_optimizer
 
 STUDIES = 8
@@ -90,7 +90,7 @@ class Lesson:
         for step in range(1, steps + 1):
             model.train()
             outputs = model(self.batch.images, model.passages(self.batch.reports))
-            loss = terms(outputs, self.batch).total(self.config.loss).mean()
+            loss = loss_terms(outputs, self.batch).total(self.config.loss).mean()
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), self.config.training.clip_norm)

@@ -13,10 +13,10 @@ from raymed.config import Config
 from raymed.errors import UsageError
 from raymed.evaluation import evaluate
 from raymed.generation import generate
-from raymed.model.precision import LSTM, Linear, LSTMCell, computing_in
+from raymed.model.precision import LSTM, Linear, LSTMCell, precision_context
 from raymed.training import loop, worker
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest
-from raymed.training.checkpointer import TrainingEnded, TrainingStopped
+from raymed.training.checkpointer import Interrupted, TrainingFailed
 from raymed.training.loop import train
 from raymed.training.observer import Row, Status
 from raymed.training.worker import Worker, dtype_of, with_precision
@@ -72,7 +72,7 @@ def test_a_run_in_bfloat16_is_resumed_bit_for_bit(
     mixed: Config, undisturbed: tuple[Path, list[Row]], tmp_path: Path, epoch: int, step: int
 ) -> None:
     recorder = Recorder(at_step=lambda status: (status.epoch, status.done) == (epoch, step))
-    with pytest.raises(TrainingEnded):
+    with pytest.raises(Interrupted):
         train(mixed, tmp_path, ALONE, recorder)
     rows = recorder.rows + trained(mixed, tmp_path)
     assert untimed(rows) == untimed(undisturbed[1])
@@ -82,7 +82,7 @@ def test_a_run_in_bfloat16_is_resumed_bit_for_bit(
 def test_a_run_keeps_its_precision(
     mixed: Config, undisturbed: tuple[Path, list[Row]], tmp_path: Path
 ) -> None:
-    with pytest.raises(TrainingEnded):
+    with pytest.raises(Interrupted):
         train(mixed, tmp_path, ALONE, Recorder(at_step=lambda status: status.epoch == 2))
     checkpoint = Checkpoint.open(tmp_path)
     assert checkpoint.build_model().precision == torch.bfloat16
@@ -158,7 +158,7 @@ def test_layers_of_their_weights_precision_under_autocast() -> None:
     for own, plain in zip(ours, theirs, strict=True):
         plain.load_state_dict(own.state_dict())
         inputs = x[:, 0] if isinstance(own, LSTMCell) else x
-        with computing_in(torch.bfloat16, ALONE.device):
+        with precision_context(torch.bfloat16, ALONE.device):
             found = own(inputs.bfloat16())
         expected = plain(inputs.bfloat16().float())
         first, other = (each[0] if isinstance(each, tuple) else each for each in (found, expected))
@@ -184,7 +184,7 @@ def test_divergence_that_is_read_late_names_the_step_that_it_began_at(
     config = tiny.override({"training.learning_rate": 1e30, "training.clip_norm": 1e30})
     with (
         patch.object(loop, "STEPS_BETWEEN_READINGS", {"cpu": 4}),
-        pytest.raises(TrainingStopped, match=r"epoch 1, step 2: .*nan"),
+        pytest.raises(TrainingFailed, match=r"epoch 1, step 2: .*nan"),
     ):
         train(config, tmp_path, ALONE, Recorder())
     assert latest(tmp_path) is None
@@ -198,7 +198,7 @@ def test_a_run_that_is_read_seldom_ends_at_a_reading(
 
     recorder = Recorder(at_step=first)
     with patch.object(loop, "STEPS_BETWEEN_READINGS", {"cpu": 3}):
-        with pytest.raises(TrainingEnded):
+        with pytest.raises(Interrupted):
             train(tiny, tmp_path, ALONE, recorder)
         last = latest(tmp_path)
         assert last is not None

@@ -21,7 +21,7 @@ from raymed.model.systems import build_system
 from raymed.prediction import predict_rows
 from raymed.sections import SYSTEMS, GenerationConfig, ModelConfig
 from raymed.training.checkpoint import Checkpoint, Snapshot, checkpoint_name, checkpoints_of
-from raymed.training.loss import Terms, terms
+from raymed.training.loss import LossTerms, loss_terms
 from raymed.training.validation import THRESHOLDS, validate
 from raymed.training.worker import Worker
 from tests.support.pretend_cuda import CUDA, pretending, waited_for
@@ -60,7 +60,7 @@ def untrained(config: ModelConfig, tags: int, words: int) -> System:
     for parameter in model.requires_grad_(False).parameters():
         if parameter.ndim > 1 and parameter.shape[0] < 1000:
             parameter.mul_(2)
-    return model.place(CUDA, torch.bfloat16)
+    return model.move_to(CUDA, torch.bfloat16)
 
 
 def test_a_training_pass_waits_for_nothing_and_decides_in_float32(
@@ -74,13 +74,13 @@ def test_a_training_pass_waits_for_nothing_and_decides_in_float32(
     passages = model.passages(batch.reports).to(CUDA)
     batch = batch.to(CUDA)
     waited_for.clear()
-    with model.computing():
+    with model.precision_context():
         outputs = model(batch.images, passages, batch.seeds)
-        found = terms(outputs, batch)
+        found = loss_terms(outputs, batch)
     total = (found.total(config.loss) * batch.weights).sum()
     assert waited_for == []
     assert total.device == CUDA
-    types = {getattr(found, field.name).dtype for field in fields(Terms)}
+    types = {getattr(found, field.name).dtype for field in fields(LossTerms)}
     assert types == {torch.float32}
     assert outputs.tag_logits.dtype == torch.float32
     if outputs.stop_logits is not None:

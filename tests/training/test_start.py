@@ -119,14 +119,14 @@ def test_checkpoint_opens_from_images_without_cache_or_data_set(
 def test_interrupted_and_without_its_cache_it_ends_where_the_uninterrupted_one_ends(
     frozen: Config, whole: tuple[Path, list[Row]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Interrupted(Exception):
+    class Crashed(Exception):
         pass
 
     def interrupt(_: Row) -> None:
-        raise Interrupted
+        raise Crashed
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with pytest.raises(Interrupted):
+    with pytest.raises(Crashed):
         train(frozen, tmp_path / "run", ALONE, Recorder(interrupt))
     shutil.rmtree(tmp_path / "cache")
     monkeypatch.setattr(features, "_digests", {})

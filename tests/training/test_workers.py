@@ -21,7 +21,7 @@ from raymed.data.prepare import prepare
 from raymed.errors import UsageError
 from raymed.training import features, loop
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest
-from raymed.training.checkpointer import TrainingEnded, TrainingStopped
+from raymed.training.checkpointer import Interrupted, TrainingFailed
 from raymed.training.loop import train
 from raymed.training.observer import Status
 from raymed.training.setup import set_up
@@ -42,7 +42,7 @@ def worker(rank: int, world: int, configs: dict[str, Config], folder: Path) -> N
         recorder = Recorder()
         try:
             train(config, folder / name, place, recorder)
-        except TrainingStopped as stopped:
+        except TrainingFailed as stopped:
             (folder / f"{name}-stopped-{rank}").write_text(str(stopped))
         torch.save(recorder.rows, folder / f"{name}-rows-{rank}")
         # Also while features are computed, or training would seem to go on with other workers.
@@ -173,7 +173,7 @@ def leaving_worker(rank: int, world: int, config: Config, folder: Path) -> None:
             return True
         return False
 
-    with pytest.raises(TrainingEnded):
+    with pytest.raises(Interrupted):
         train(config, folder / "run", place, Recorder(at_step=ask_among_features))
     features.STEP = step
     made = [*Path(os.environ["XDG_CACHE_HOME"]).glob("raymed/features/*/*.arrow")]
@@ -187,7 +187,7 @@ def leaving_worker(rank: int, world: int, config: Config, folder: Path) -> None:
         return real(*arguments)
 
     loop.validate = asked_in_validation
-    with pytest.raises(TrainingEnded):
+    with pytest.raises(Interrupted):
         train(config, folder / "run", place, recorder)
     loop.validate = real
     last = latest(folder / "run")
@@ -226,11 +226,11 @@ def interrupted_worker(rank: int, world: int, config: Config, folder: Path) -> N
     train(config, folder / "whole", place, Recorder())
     for end in ((1, 2), (2, 3)):
         recorder = Recorder(at_step=lambda status, end=end: (status.epoch, status.done) == end)
-        with pytest.raises(TrainingEnded):
+        with pytest.raises(Interrupted):
             train(config, folder / "interrupted", place, recorder)
     train(config, folder / "interrupted", place, Recorder())
 
-    with pytest.raises(TrainingEnded):
+    with pytest.raises(Interrupted):
         train(
             config,
             folder / "stale",

@@ -5,9 +5,9 @@ from torch import Tensor, nn
 
 from raymed.model.encoder import Encoder
 from raymed.model.passages import Passages, select
-from raymed.model.precision import LSTMCell, widened
-from raymed.model.single_lstm import ReportWriter, SingleLSTM
-from raymed.model.system import Context, Seen, State, Written, glorot
+from raymed.model.precision import LSTMCell, at_least_float32
+from raymed.model.single_lstm import ReportDecoder, SingleLSTM
+from raymed.model.system import Context, DecoderOutputs, EncodedImages, State, init_glorot
 from raymed.model.tags import SemanticFeatures
 from raymed.sections import ModelConfig
 
@@ -18,7 +18,7 @@ SMALLEST = 1e-6
 """Attention below this has no gradient: that of its root would be infinite."""
 
 
-class SemanticLSTM(ReportWriter):
+class SemanticLSTM(ReportDecoder):
     """Attends to the tags' embeddings a_i before and after the LSTM, for every word:
 
     x_0 = W_xv f
@@ -57,34 +57,34 @@ class SemanticLSTM(ReportWriter):
         active = torch.tanh(a)
         return self.u(a), active, self.v(active)
 
-    def forward(self, context: Context, passages: Passages) -> Written:
+    def forward(self, context: Context, passages: Passages) -> DecoderOutputs:
         inputs = passages.ids[:, :-1]
-        state, steps = self.begin(context), []
+        state, steps = self.initial_state(context), []
         for embedded in self.embedding(inputs).unbind(dim=1):
-            said, alpha, beta, state = self._attend(embedded, state, context)
-            steps.append((said, alpha, beta))
-        said, alpha, beta = (torch.stack(each, dim=1) for each in zip(*steps, strict=True))
-        logits = select(said, passages.places) @ self.embedding.weight.T
-        return Written(logits, beta=beta, beta_read=alpha)
+            readout, alpha, beta, state = self._attend(embedded, state, context)
+            steps.append((readout, alpha, beta))
+        readout, alpha, beta = (torch.stack(each, dim=1) for each in zip(*steps, strict=True))
+        logits = select(readout, passages.positions) @ self.embedding.weight.T
+        return DecoderOutputs(logits, beta=beta, beta_read=alpha)
 
-    def begin(self, context: Context) -> State:
+    def initial_state(self, context: Context) -> State:
         return self.cell(self.w_xv(context[0]))
 
     def step(self, words: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
-        said, _, _, state = self._attend(self.embedding(words), state, context)
-        return said @ self.embedding.weight.T, state
+        readout, _, _, state = self._attend(self.embedding(words), state, context)
+        return readout @ self.embedding.weight.T, state
 
     def _attend(
         self, embedded: Tensor, state: State, context: Context
     ) -> tuple[Tensor, Tensor, Tensor, State]:
         """y_t-1 [K, E] -> (what E reads [K, E], alpha_t [K, M], beta_t [K, M], state)."""
         _, a, key_in, active, key_out = context
-        alpha = widened(torch.einsum("ke,kme->km", embedded, key_in)).softmax(dim=1)
+        alpha = at_least_float32(torch.einsum("ke,kme->km", embedded, key_in)).softmax(dim=1)
         x = self.w_xy(embedded + self.w_xa * torch.einsum("km,kme->ke", alpha, a))
         h, c = self.cell(x, state)
-        beta = widened(torch.einsum("kh,kmh->km", h, key_out)).softmax(dim=1)
-        said = self.w_yh(h) + self.w_ya * torch.einsum("km,kme->ke", beta, active)
-        return said, alpha, beta, (h, c)
+        beta = at_least_float32(torch.einsum("kh,kmh->km", h, key_out)).softmax(dim=1)
+        readout = self.w_yh(h) + self.w_ya * torch.einsum("km,kme->ke", beta, active)
+        return readout, alpha, beta, (h, c)
 
 
 class Model(SingleLSTM):
@@ -100,13 +100,13 @@ class Model(SingleLSTM):
         size = config.embedding_size
         self.semantic_features = SemanticFeatures(tags, config.top_tags, size)
         self.writer = SemanticLSTM(words, size, self.tag_classifier.width, config.hidden_size)
-        glorot(self.writer)
+        init_glorot(self.writer)
 
-    def describe(self, seen: Seen) -> tuple[Context, Tensor | None]:
-        a, tag_ids = self.semantic_features(seen.tag_logits)
-        return (seen.feature, a, *self.writer.keys(a)), tag_ids
+    def describe(self, encoded: EncodedImages) -> tuple[Context, Tensor | None]:
+        a, tag_ids = self.semantic_features(encoded.tag_logits)
+        return (encoded.feature, a, *self.writer.keys(a)), tag_ids
 
-    def penalty(self, written: Written, real: Tensor) -> Tensor | None:
+    def penalty(self, written: DecoderOutputs, real: Tensor) -> Tensor | None:
         assert written.beta is not None
         assert written.beta_read is not None
         return spread(written.beta_read, real) + spread(written.beta, real)

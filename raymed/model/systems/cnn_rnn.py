@@ -3,13 +3,13 @@
 from torch import Tensor, nn
 
 from raymed.model.encoder import Encoder
-from raymed.model.single_lstm import ReportWriter, SingleLSTM
-from raymed.model.system import Context, Seen, glorot
+from raymed.model.single_lstm import ReportDecoder, SingleLSTM
+from raymed.model.system import Context, EncodedImages, init_glorot
 from raymed.model.word_lstm import WordLSTM
 from raymed.sections import ModelConfig
 
 
-class ImageThenWords(WordLSTM, ReportWriter):
+class ImageThenWords(WordLSTM, ReportDecoder):
     """The word LSTM's own form, eqs. 10 to 12 of Vinyals et al.: x_-1 = CNN(I), x_t = W_e S_t."""
 
 
@@ -24,7 +24,7 @@ class Model(SingleLSTM):
         super().__init__(config, tags, words, encoder)
         self.w_image = nn.Linear(self.tag_classifier.width, config.embedding_size, bias=False)
         self.writer = ImageThenWords(words, config.embedding_size, config.hidden_size)
-        glorot(self.w_image, self.writer)
+        init_glorot(self.w_image, self.writer)
 
-    def describe(self, seen: Seen) -> tuple[Context, Tensor | None]:
-        return (self.w_image(seen.feature),), None
+    def describe(self, encoded: EncodedImages) -> tuple[Context, Tensor | None]:
+        return (self.w_image(encoded.feature),), None

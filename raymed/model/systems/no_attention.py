@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from raymed.model.encoder import Encoder
 from raymed.model.hierarchical import Attend, Hierarchical
-from raymed.model.system import Seen, glorot
+from raymed.model.system import EncodedImages, init_glorot
 from raymed.sections import ModelConfig
 
 
@@ -18,8 +18,8 @@ class Model(Hierarchical):
     def __init__(self, config: ModelConfig, tags: int, words: int, encoder: Encoder | None) -> None:
         super().__init__(config, tags, words, encoder)
         self.w_fc = nn.Linear(self.tag_classifier.width, config.hidden_size, bias=False)
-        glorot(self.w_fc)
+        init_glorot(self.w_fc)
 
-    def attention(self, seen: Seen) -> tuple[Attend, Tensor | None]:
-        ctx = self.w_fc(seen.feature)
+    def attention(self, encoded: EncodedImages) -> tuple[Attend, Tensor | None]:
+        ctx = self.w_fc(encoded.feature)
         return lambda _: (ctx, None, None), None

@@ -7,12 +7,12 @@ from raymed.model.attention import Attention, coverage_penalty
 from raymed.model.encoder import Encoder
 from raymed.model.passages import Passages, select
 from raymed.model.precision import LSTMCell
-from raymed.model.single_lstm import ReportWriter, SingleLSTM
-from raymed.model.system import Context, Seen, State, Written, glorot
+from raymed.model.single_lstm import ReportDecoder, SingleLSTM
+from raymed.model.system import Context, DecoderOutputs, EncodedImages, State, init_glorot
 from raymed.sections import ModelConfig
 
 
-class AttendingLSTM(ReportWriter):
+class AttendingLSTM(ReportDecoder):
     """Attends to the regions a_i anew for every word:
 
     alpha_t = softmax(f_att(a_i, h_t-1)),   z_t = sigmoid(f_beta(h_t-1)) sum_i alpha_t,i a_i
@@ -41,22 +41,22 @@ class AttendingLSTM(ReportWriter):
         self.l_z = nn.Linear(visual, size, bias=False)
         self.l_o = nn.Linear(size, words)
 
-    def forward(self, context: Context, passages: Passages) -> Written:
+    def forward(self, context: Context, passages: Passages) -> DecoderOutputs:
         inputs = passages.ids[:, :-1]
-        state, steps = self.begin(context), []
+        state, steps = self.initial_state(context), []
         for embedded in self.embedding(inputs).unbind(dim=1):
-            said, alpha, state = self._attend(embedded, state, context)
-            steps.append((said, alpha))
-        said, alpha = (torch.stack(each, dim=1) for each in zip(*steps, strict=True))
-        return Written(self.l_o(select(said, passages.places)), alpha=alpha)
+            readout, alpha, state = self._attend(embedded, state, context)
+            steps.append((readout, alpha))
+        readout, alpha = (torch.stack(each, dim=1) for each in zip(*steps, strict=True))
+        return DecoderOutputs(self.l_o(select(readout, passages.positions)), alpha=alpha)
 
-    def begin(self, context: Context) -> State:
+    def initial_state(self, context: Context) -> State:
         mean = context[0].mean(dim=1)
         return torch.tanh(self.init_h(mean)), torch.tanh(self.init_c(mean))
 
     def step(self, words: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
-        said, _, state = self._attend(self.embedding(words), state, context)
-        return self.l_o(said), state
+        readout, _, state = self._attend(self.embedding(words), state, context)
+        return self.l_o(readout), state
 
     def _attend(
         self, embedded: Tensor, state: State, context: Context
@@ -81,10 +81,10 @@ class Model(SingleLSTM):
         self.writer = AttendingLSTM(
             words, config.embedding_size, self.visual_width, config.hidden_size
         )
-        glorot(self.writer)
+        init_glorot(self.writer)
 
-    def describe(self, seen: Seen) -> tuple[Context, Tensor | None]:
-        return (seen.v, self.writer.attention.keys(seen.v)), None
+    def describe(self, encoded: EncodedImages) -> tuple[Context, Tensor | None]:
+        return (encoded.v, self.writer.attention.keys(encoded.v)), None
 
-    def penalty(self, written: Written, real: Tensor) -> Tensor | None:
+    def penalty(self, written: DecoderOutputs, real: Tensor) -> Tensor | None:
         return coverage_penalty(written.alpha, real)
