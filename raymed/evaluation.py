@@ -33,9 +33,9 @@ from raymed.provenance import Record, made_from, refuse_others, with_record
 from raymed.scores import Evaluation, Scores
 from raymed.storage import Place, fetched, output, reason, write_whole
 from raymed.training.checkpoint import Checkpoint
+from raymed.training.split_reports import write_reports
 from raymed.training.trained_on import overlap
-from raymed.training.validation import write_reports
-from raymed.training.worker import Worker, local_device
+from raymed.training.worker import local_device
 
 RANKED_TAGS = 20
 PREDICTIONS_FILE = "predictions.parquet"
@@ -209,7 +209,7 @@ def _by_model(
     tokenised = TokenisedSplit(split, checkpoint.vocabulary, *limits)
     rows = np.arange(len(split))
     written = track(
-        write_reports(model, tokenised, rows, checkpoint.vocabulary, config, Worker(device)),
+        write_reports(model, tokenised, rows, config),
         "writing reports",
         len(rows),
     )

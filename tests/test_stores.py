@@ -40,7 +40,7 @@ from raymed.storage import (
 )
 from raymed.training import features
 from raymed.training.checkpoint import MODEL_FILE, latest, whole_checkpoints
-from raymed.training.checkpointer import TrainingFailed
+from raymed.training.errors import TrainingFailed
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.loop import train
 from raymed.training.observer import Row
@@ -258,7 +258,7 @@ def test_the_store_goes_away_and_comes_back(
     (warning,) = failures()
     assert f"{folder / 'checkpoints' / 'epoch-0002'}" in warning
     assert "could not be written" in warning
-    assert "the one before it stays good" in warning
+    assert "the previous one is intact" in warning
     assert untimed(recorder.rows) == untimed(whole[1])
     assert untimed(read_metrics(folder / METRICS_FILE)) == untimed(whole[1])
     assert_same_weights(folder, whole[0])

@@ -96,6 +96,7 @@ class TokenisedSplit:
         features: SplitFeatures | None = None,
     ) -> None:
         self.split = split
+        self.vocabulary = vocabulary
         self.features = features
         self.tag_count = len(vocabulary.tags)
         self._max_sentences, self._max_words = max_sentences, max_words

@@ -27,7 +27,7 @@ from raymed.launch.watch import End, here
 from raymed.localisation import measure_attention
 from raymed.storage import Place, place, write_whole
 from raymed.training.checkpoint import Checkpoint
-from raymed.training.checkpointer import Interrupted, TrainingFailed
+from raymed.training.errors import Interrupted, TrainingFailed
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.loop import train
 from raymed.training.observer import Row, Status

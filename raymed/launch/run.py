@@ -18,7 +18,7 @@ from raymed.launch.printer import Printer
 from raymed.launch.termination import Terminated, note_from_now, note_sigterm, noted, noting
 from raymed.storage import Place, place, reason, write_whole
 from raymed.training.checkpoint import Checkpoint, latest
-from raymed.training.checkpointer import Interrupted
+from raymed.training.errors import Interrupted
 from raymed.training.loop import train
 from raymed.training.observer import Status
 from raymed.training.setup import check

@@ -23,7 +23,7 @@ from raymed.launch.nodes import wait_for_nodes
 from raymed.launch.termination import note_sigterm, noting
 from raymed.launch.watch import WorkerObserver
 from raymed.storage import Place, place
-from raymed.training.checkpointer import Interrupted, TrainingFailed
+from raymed.training.errors import Interrupted, TrainingFailed
 from raymed.training.loop import train
 from raymed.training.worker import Worker
 

@@ -1,7 +1,7 @@
-"""The hierarchical systems: tags, attention, sentence LSTM and word LSTM composed.
+"""The hierarchical systems: tags, attention, sentence LSTM and word LSTM combined.
 
 Jing et al. (2018), figure 2. The sentence LSTM reads only the image, never the words, so its
-topics are the same in training and in generation, and all sentences are written in one call.
+topics are the same in training and in generation, and all sentences are decoded in one call.
 """
 
 from collections.abc import Callable
@@ -20,20 +20,21 @@ from raymed.model.word_lstm import WordLSTM
 from raymed.sections import ModelConfig
 
 Attend = Callable[[Tensor], tuple[Tensor, Tensor | None, Tensor | None]]
-"""h [B, H] -> (ctx [B, H], alpha [B, N], beta [B, M]); what a system does not attend to is None."""
+"""h [B, H] -> (ctx [B, H], alpha [B, N], beta [B, M]); None for what is not attended to."""
 
 
 class Hierarchical(System):
-    """Sentence LSTM over context vectors, word LSTM over its topics; args as in `System`.
+    """A sentence LSTM over context vectors and a word LSTM over its topics.
 
-    A subclass says what the context vectors are made of.
+    A subclass chooses what the context vectors are made of: by `visual` and `semantic`, or by
+    overriding `attention`. The arguments are those of `System`.
     """
 
     writer: WordLSTM
     visual: ClassVar[bool] = False
-    """Whether it attends to regions."""
+    """Whether the system attends to regions."""
     semantic: ClassVar[bool] = False
-    """Whether it attends to tags."""
+    """Whether the system attends to tags."""
 
     def __init__(self, config: ModelConfig, tags: int, words: int, encoder: Encoder | None) -> None:
         super().__init__(config, tags, words, encoder)
@@ -52,7 +53,7 @@ class Hierarchical(System):
         init_glorot(self.sentence_lstm, self.writer)
 
     def attention(self, encoded: EncodedImages) -> tuple[Attend, Tensor | None]:
-        """What gives the context vector of each sentence, and the tags [B, M] it attends to."""
+        """A function that computes each sentence's context vector, and the tags [B, M] it uses."""
         a, tag_ids = self.semantic_features(encoded.tag_logits) if self.semantic else (None, None)
         keys = self.co_attention.keys(encoded.v, a)
         return lambda h: self.co_attention(encoded.v, a, keys, h), tag_ids
@@ -60,11 +61,11 @@ class Hierarchical(System):
     def forward(self, images: Images, passages: Passages, seeds: Tensor | None = None) -> Outputs:
         real = passages.real
         reading = self._read(images, real.shape[1], seeds)
-        written = self.writer((select(reading.context[0], passages.contexts),), passages)
+        decoded = self.writer((select(reading.context[0], passages.contexts),), passages)
         return Outputs(
             reading.tag_logits,
             reading.stop_logits,
-            NextWords(written.logits, passages.targets, passages.images),
+            NextWords(decoded.logits, passages.targets, passages.images),
             coverage_penalty(reading.alpha, real) + coverage_penalty(reading.beta, real),
         )
 
@@ -72,7 +73,7 @@ class Hierarchical(System):
         return self._read(images, sentences, seeds=None)
 
     def _read(self, images: Images, sentences: int, seeds: Tensor | None) -> Reading:
-        """Tags, and topics, stops and attention of so many sentences (eqs. 1 to 6)."""
+        """Tags, and the topics, stops and attention of ``sentences`` sentences (eqs. 1 to 6)."""
         encoded = self.encode(images, seeds)
         attend, tag_ids = self.attention(encoded)
         states = [self.sentence_lstm.initial_state(len(encoded.v))]

@@ -10,10 +10,10 @@ from raymed.model.system import Context, Decoder, DecoderOutputs, State
 
 
 class WordLSTM(Decoder):
-    """Writes a sentence from its topic: p(word) = softmax(W_out h), eq. 7.
+    """Decodes a sentence from its topic: p(word) = softmax(W_out h), eq. 7.
 
-    The first input is the topic vector, the second START, then the words. What the LSTM says
-    after the topic alone is not used. Its context is (topics [K, E],).
+    The first input is the topic vector, the second START, then the words. The output after the
+    topic alone is not used. The context is (topics [K, E],).
 
     Args:
         words: V, the number of word ids, special ones included.
@@ -30,7 +30,7 @@ class WordLSTM(Decoder):
     def forward(self, context: Context, passages: Passages) -> DecoderOutputs:
         """Teacher-forced logits of all real next words, in one call over all passages.
 
-        Packed: a batch's longest sentence has several times the words of its mean one.
+        Packed, because the longest sentence of a batch is several times as long as the average.
         """
         (topics,) = context
         x = torch.cat([topics.unsqueeze(1), self.embedding(passages.ids[:, :-1])], dim=1)

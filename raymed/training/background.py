@@ -1,4 +1,4 @@
-"""Writing checkpoints in the background, so that training goes on meanwhile."""
+"""Saving in a background thread while training continues."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -7,10 +7,10 @@ from raymed.errors import UsageError
 
 
 class BackgroundSaver:
-    """Writes one thing after the other in a thread of its own; at most one waits to be written.
+    """Runs one save after the other in its own thread; at most one is pending.
 
     Args:
-        warn: is told, in the thread, what could not be written and why.
+        warn: Called from that thread with the message of a save that failed.
     """
 
     def __init__(self, warn: Callable[[str], None]) -> None:
@@ -18,22 +18,22 @@ class BackgroundSaver:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._last: Future[str | None] | None = None
 
-    def submit(self, job: Callable[[], None]) -> None:
-        """Have a job done once the one before it is; a `UsageError` of the job is a warning."""
+    def submit(self, save: Callable[[], None]) -> None:
+        """Run ``save`` once the one before it has finished; its `UsageError` becomes a warning."""
         self.wait()
-        self._last = self._thread.submit(self._tried, job)
+        self._last = self._thread.submit(self._run, save)
 
     def wait(self) -> str | None:
-        """Wait until all is done; why the last job failed, if it did."""
+        """Wait for the pending save; the message of the last one if it failed."""
         return self._last.result() if self._last else None
 
     def close(self) -> None:
-        """Wait until all is done, and end the thread."""
+        """Wait for the pending save and stop the thread."""
         self._thread.shutdown()
 
-    def _tried(self, job: Callable[[], None]) -> str | None:
+    def _run(self, save: Callable[[], None]) -> str | None:
         try:
-            job()
+            save()
         except UsageError as error:
             self._warn(str(error))
             return str(error)

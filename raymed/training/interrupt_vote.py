@@ -1,4 +1,7 @@
-"""Several workers that leave off their own work all at once, without one waiting for another's."""
+"""A vote among workers on whether to stop, held while each does work of its own.
+
+Unlike `Worker.any`, it does not make a worker wait for the others unless they are to stop.
+"""
 
 import torch
 import torch.distributed as dist
@@ -7,13 +10,13 @@ from raymed.training.worker import Worker
 
 
 class InterruptVote:
-    """Whether one of a run's workers is to end, answered alike on all of them.
+    """Whether any of a run's workers is asked to stop, answered alike on all of them.
 
-    Each takes part in one round of sums after the other as it gets to it, and goes on working while
-    a round lacks others. What a round says is the same for all.
+    The vote is a series of asynchronous all-reduces. Each worker joins a round when it gets to it
+    and keeps working while the round still lacks others.
 
     Args:
-        worker: this one.
+        worker: This worker.
     """
 
     def __init__(self, worker: Worker) -> None:
@@ -21,34 +24,38 @@ class InterruptVote:
         self.sums = torch.zeros(2, device=worker.device)
         self.round: dist.Work | None = None
 
-    def ended(self, ending: bool) -> bool:
-        """Asked between two pieces of work: whether all are to end now. Waits only to end."""
-        if ending or self.worker.world == 1:
-            return self.over(ending)
+    def poll(self, asked: bool) -> bool:
+        """Between two pieces of work: whether all are to stop now. Waits only if so.
+
+        Args:
+            asked: Whether this worker is asked to stop.
+        """
+        if asked or self.worker.world == 1:
+            return self.finish(asked)
         if self.round is not None and not self.round.is_completed():
             return False
-        if self._ended():
+        if self._stopping():
             return True
-        self._begin(ending=False, done=False)
+        self._start(asked=False, done=False)
         return False
 
-    def over(self, ending: bool) -> bool:
-        """Wait until all have done their work, or one is to end: whether it is the latter."""
+    def finish(self, asked: bool) -> bool:
+        """Wait until all workers are done or one is asked to stop; whether it is the latter."""
         if self.worker.world == 1:
-            return ending
+            return asked
         while True:
-            if self._ended():
+            if self._stopping():
                 return True
             if self.sums[1] == self.worker.world:
                 return False
-            self._begin(ending, done=not ending)
+            self._start(asked, done=not asked)
 
-    def _begin(self, ending: bool, done: bool) -> None:
-        self.sums = torch.tensor([float(ending), float(done)], device=self.worker.device)
+    def _start(self, asked: bool, done: bool) -> None:
+        self.sums = torch.tensor([float(asked), float(done)], device=self.worker.device)
         self.round = dist.all_reduce(self.sums, async_op=True)
 
-    def _ended(self) -> bool:
-        """Whether the last round, once all have taken part in it, says so."""
+    def _stopping(self) -> bool:
+        """Wait for the last round; whether a worker in it was asked to stop."""
         if self.round is None:
             return False
         self.round.wait()

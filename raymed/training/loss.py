@@ -1,7 +1,7 @@
 """The joint loss over tags, stops, words and attention (Jing et al. 2018, eqs. 8 and 9).
 
-Each term is a sum per image; the loss of a batch is the mean over its images, so the weights
-mean the same at any batch size and any number of workers.
+Each term is a sum per image, and the loss of a batch is the mean over its images, so that the
+weights mean the same at any batch size and with any number of workers.
 """
 
 from dataclasses import dataclass, fields
@@ -27,7 +27,7 @@ class LossTerms:
         attention: sum_n (1 - sum_s alpha_n,s)^2 + sum_m (1 - sum_s beta_m,s)^2, over the report's
             own sentences; or the regularisation of the system's own paper.
 
-    A term that a system has not is 0.
+    A term the system lacks is 0.
     """
 
     tag: Tensor
@@ -61,12 +61,12 @@ def tag_loss(logits: Tensor, tags: Tensor) -> Tensor:
 
 
 def stop_loss(logits: Tensor, stops: Tensor) -> Tensor:
-    """Logits [B, S, 2] and stops [B, S] (1, 0, or -1 for no sentence) -> [B]."""
+    """Logits [B, S, 2] and stops [B, S] (1, 0, or -1 where there is no sentence) -> [B]."""
     losses = F.cross_entropy(logits.transpose(1, 2), stops, ignore_index=IGNORED, reduction="none")
     return losses.sum(dim=1)
 
 
 def word_loss(words: NextWords, images: int) -> Tensor:
-    """The words of so many images -> [B]."""
+    """The next words of ``images`` images -> [B]."""
     losses = F.cross_entropy(at_least_float32(words.logits), words.targets, reduction="none")
     return losses.new_zeros(images).index_add(0, words.images, losses)

@@ -1,4 +1,4 @@
-"""Batches on their way to the device: made in the background, pinned, copied while it computes."""
+"""Batches on their way to the device: built in the background, pinned, copied asynchronously."""
 
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 
 
 class TrainingBatch(NamedTuple):
-    """A batch, and what a system's writer is taught by its reports."""
+    """A batch, and the passages that a system's decoder learns from its reports."""
 
     batch: Batch
     passages: Passages
@@ -23,24 +23,24 @@ class TrainingBatch(NamedTuple):
 def prefetch_to_device(
     batches: Iterator[Batch], model: System, device: torch.device
 ) -> Generator[TrainingBatch]:
-    """The batches on the device of the model; the next one is made meanwhile."""
+    """The batches on ``device``; the next one is built while the caller uses one."""
 
-    def made() -> Iterator[TrainingBatch]:
+    def built() -> Iterator[TrainingBatch]:
         for batch in batches:
             passages = model.passages(batch.reports)
             if device.type == "cuda":
                 batch, passages = batch.pin_memory(), passages.pin_memory()
             yield TrainingBatch(batch, passages)
 
-    for batch, passages in prefetch(made()):
+    for batch, passages in prefetch(built()):
         yield TrainingBatch(batch.to(device), passages.to(device))
 
 
 def prefetch(items: Iterator[Item]) -> Iterator[Item]:
-    """The same items, the next one of which is made in a thread while the caller uses one."""
+    """The same items; a thread computes the next one while the caller uses one."""
     end = object()
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
-        coming = thread.submit(next, items, end)
-        while (item := coming.result()) is not end:
-            coming = thread.submit(next, items, end)
+        pending = thread.submit(next, items, end)
+        while (item := pending.result()) is not end:
+            pending = thread.submit(next, items, end)
             yield item  # type: ignore[misc]

@@ -23,7 +23,7 @@ from raymed.model.system import System
 from raymed.model.systems import build_system
 from raymed.tokens import END, PAD, START
 from raymed.training.loss import loss_terms
-from raymed.training.setup import build_optimizer
+from raymed.training.optimizer import build_optimizer
 
 IMAGES, SIZE, VOCABULARY, TAGS = 64, 224, 1004, 572
 MOST_SENTENCES, MOST_WORDS, SEED = 12, 30, 437

@@ -11,7 +11,7 @@ import torch
 
 from raymed.model.encoder import build_encoder
 from raymed.model.precision import precision_context
-from raymed.training.worker import computes_bfloat16
+from raymed.training.precision import computes_bfloat16
 
 IMAGES, PIXELS, ROUNDS = 4, 224, 3
 HERE = torch.device("cpu")

@@ -17,9 +17,10 @@ from raymed.evaluation import PREDICTIONS_FILE, evaluate
 from raymed.prediction import predict_rows
 from raymed.sections import SYSTEMS
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest
-from raymed.training.checkpointer import Interrupted
+from raymed.training.errors import Interrupted
 from raymed.training.loop import train
-from raymed.training.worker import Worker, computes_bfloat16
+from raymed.training.precision import computes_bfloat16
+from raymed.training.worker import Worker
 from tests.support.recording import Recorder
 
 

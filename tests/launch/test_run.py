@@ -25,7 +25,7 @@ from raymed.launch import run as run_module
 from raymed.launch.run import CONFIG_FILE, located, run_training
 from raymed.launch.trainer import check_room
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest
-from raymed.training.checkpointer import TrainingFailed
+from raymed.training.errors import TrainingFailed
 from raymed.training.loop import train
 from raymed.training.observer import Observer, Row
 from raymed.training.worker import Worker

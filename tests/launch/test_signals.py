@@ -19,6 +19,7 @@ from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.training.features import LOCK_FILE, freeze_encoder
 from raymed.training.worker import Worker
+from tests.support.recording import Recorder
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 INT, TERM = SIGNALS
@@ -178,9 +179,8 @@ def test_while_the_features_are_computed(
     dataset = PreparedDataset.open(config.data.path)
     splits = {name: dataset.split(name) for name in ("train", "val")}
     worker = Worker(torch.device("cpu"))
-    folder = freeze_encoder(
-        config, dataset, splits, None, worker, None, lambda: False
-    ).encoder_file.parent
+    frozen = freeze_encoder(config, dataset, splits, None, worker, Recorder())
+    folder = frozen.encoder_file.parent
     for file in folder.glob("*.arrow"):
         file.unlink()
     (tmp_path / "run.yaml").write_text(config.to_yaml())

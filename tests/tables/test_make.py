@@ -360,7 +360,7 @@ def test_a_table_needs_ray_train_workers(own: Config) -> None:
 
 def test_what_a_system_cannot_have_is_said_before_anything_is_trained(own: Config) -> None:
     message = refused("3", own.override({"table.systems.co_attention": {"model.top_tags": 99}}))
-    assert "model.top_tags: 99 tags are to be attended to" in message
+    assert "model.top_tags: the model is to attend to 99 tags" in message
     assert not Path(own.run.folder, "own").exists()
 
 

@@ -30,7 +30,7 @@ from raymed.training.checkpoint import (
     latest,
     whole_checkpoints,
 )
-from raymed.training.setup import build_optimizer
+from raymed.training.optimizer import build_optimizer
 
 VOCABULARY = Vocabulary(tuple("abcde"), ("heart", "lung", "rib"))
 
@@ -274,7 +274,9 @@ def test_disk_full_while_saving_keeps_the_earlier_checkpoint(
     run.step()
     with monkeypatch.context() as patch:
         patch.setattr(place, no_space)
-        with pytest.raises(UsageError, match=r"epoch-0002: .*no space left.*before it stays good"):
+        with pytest.raises(
+            UsageError, match=r"epoch-0002: .*no space left.*previous one is intact"
+        ):
             run.save(0.5)
     assert run.kept() == {"epoch-0001": WHOLE}
     model = Checkpoint.open(first.path).build_model()

@@ -25,9 +25,10 @@ from raymed.errors import UsageError
 from raymed.model.encoder import Encoder, build_encoder
 from raymed.training import features as module
 from raymed.training.checkpoint import ENCODER_FILE
-from raymed.training.checkpointer import Interrupted
+from raymed.training.errors import Interrupted
 from raymed.training.features import FrozenEncoder, digest, freeze_encoder
 from raymed.training.worker import Worker
+from tests.support.recording import Recorder
 
 ALONE = Worker(torch.device("cpu"))
 IMAGES_PER_FILE = 4
@@ -52,7 +53,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def froze(config: Config, worker: Worker = ALONE) -> FrozenEncoder:
     dataset = PreparedDataset.open(config.data.path)
     splits = {name: dataset.split(name) for name in ("train", "val")}
-    return freeze_encoder(config, dataset, splits, None, worker, None, lambda: False)
+    return freeze_encoder(config, dataset, splits, None, worker, Recorder())
 
 
 def all_rows(features: SplitFeatures) -> tuple[np.ndarray, np.ndarray]:
@@ -212,7 +213,7 @@ def builder(config: Config, worker: Worker, log: Path, begin: Barrier, hang: boo
             world_size=worker.world,
         )
     begin.wait()
-    freeze_encoder(config, dataset, splits, None, worker, None, lambda: False)
+    freeze_encoder(config, dataset, splits, None, worker, Recorder())
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -298,13 +299,9 @@ def test_asked_to_end_it_does_between_two_chunks_and_goes_on_later(
     monkeypatch.setattr(module, "STEP", 1)
     dataset = PreparedDataset.open(frozen.data.path)
     splits = {name: dataset.split(name) for name in ("train", "val")}
-    seen: list[int] = []
+    recorder = Recorder(at_step=lambda status: status.done == IMAGES_PER_FILE + 2)
     with pytest.raises(Interrupted):
-        freeze_encoder(
-            *(frozen, dataset, splits, None, ALONE),
-            progress=lambda done, _: seen.append(done),
-            ending=lambda: seen[-1] == IMAGES_PER_FILE + 2,
-        )
+        freeze_encoder(frozen, dataset, splits, None, ALONE, recorder)
     # Two images of the second file were known then.
     (folder,) = cache.iterdir()
     assert set(bytes_of(folder)) == {"train-00000.arrow"}
@@ -330,13 +327,11 @@ def test_asked_to_end_it_does_not_wait_for_what_another_computes(
     dataset = PreparedDataset.open(frozen.data.path)
     splits = {name: dataset.split(name) for name in ("train", "val")}
     (folder,) = cache.iterdir()
+    recorder = Recorder(at_step=lambda _: len(bytes_of(folder)) == FILES - 1)
     try:
         # The other stays in its second file, and all the rest is made here.
         with pytest.raises(Interrupted):
-            freeze_encoder(
-                *(frozen, dataset, splits, None, ALONE, None),
-                ending=lambda: len(bytes_of(folder)) == FILES - 1,
-            )
+            freeze_encoder(frozen, dataset, splits, None, ALONE, recorder)
     finally:
         process.kill()
         process.join()
@@ -345,10 +340,9 @@ def test_asked_to_end_it_does_not_wait_for_what_another_computes(
 def test_progress_counts_images(frozen: Config) -> None:
     dataset = PreparedDataset.open(frozen.data.path)
     splits = {name: dataset.split(name) for name in ("train", "val")}
-    seen: list[tuple[int, int]] = []
-    freeze_encoder(
-        frozen, dataset, splits, None, ALONE, lambda *state: seen.append(state), lambda: False
-    )
+    recorder = Recorder()
+    freeze_encoder(frozen, dataset, splits, None, ALONE, recorder)
+    seen = [(status.done, status.total) for status in recorder.statuses]
     assert seen[0] == (0, 27)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert seen[-1] == (27, 27)

@@ -11,7 +11,7 @@ import torch
 
 from raymed.config import Config
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest, whole_checkpoints
-from raymed.training.checkpointer import TrainingFailed
+from raymed.training.errors import TrainingFailed
 from raymed.training.loop import train
 from raymed.training.observer import Row
 from raymed.training.worker import Worker
@@ -79,7 +79,7 @@ def test_a_disk_that_fills_up_and_gets_room_again(
     train(tiny, disk.folder, ALONE, recorder)
     first = recorder.warnings[0]
     assert first.startswith(f"{disk.folder}/checkpoints/epoch-0002: the checkpoint could not be")
-    assert "(no space left); the one before it stays good. Make room" in first
+    assert "(no space left); the previous one is intact. Free some space" in first
     assert not any("epoch-0003" in text for text in recorder.warnings)
     assert [path.name for path in whole_checkpoints(disk.folder)] == ["epoch-0001", "epoch-0003"]
     assert_as_on_a_disk_with_room(disk.folder, whole)

@@ -24,12 +24,13 @@ from raymed.model.systems import build_system
 from raymed.sections import TrainingConfig
 from raymed.training import loop
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, checkpoints_of, latest
-from raymed.training.checkpointer import Interrupted, TrainingFailed
+from raymed.training.errors import Interrupted, TrainingFailed
 from raymed.training.log import METRICS_FILE, read_metrics
-from raymed.training.loop import set_learning_rates, train
+from raymed.training.loop import train
 from raymed.training.loss import LossTerms, loss_terms
 from raymed.training.observer import Row, Status
-from raymed.training.setup import build_optimizer, check
+from raymed.training.optimizer import build_optimizer, set_learning_rates
+from raymed.training.setup import check
 from raymed.training.worker import Worker
 from tests.support.metric_rows import untimed
 from tests.support.recording import Recorder

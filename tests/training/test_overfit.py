@@ -21,7 +21,7 @@ from raymed.model.system import System
 from raymed.model.systems import build_system
 from raymed.sections import SYSTEMS
 from raymed.training.loss import loss_terms
-from raymed.training.setup import build_optimizer
+from raymed.training.optimizer import build_optimizer
 
 STUDIES = 8
 

@@ -14,12 +14,13 @@ from raymed.errors import UsageError
 from raymed.evaluation import evaluate
 from raymed.generation import generate
 from raymed.model.precision import LSTM, Linear, LSTMCell, precision_context
-from raymed.training import loop, worker
+from raymed.training import loop, precision
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest
-from raymed.training.checkpointer import Interrupted, TrainingFailed
+from raymed.training.errors import Interrupted, TrainingFailed
 from raymed.training.loop import train
 from raymed.training.observer import Row, Status
-from raymed.training.worker import Worker, dtype_of, with_precision
+from raymed.training.precision import dtype_of, resolve_precision
+from raymed.training.worker import Worker
 from tests.support.metric_rows import untimed
 from tests.support.recording import Recorder
 
@@ -136,18 +137,18 @@ def test_auto_is_decided_by_device_and_encoder(
     tiny: Config, encoder: str, device: torch.device, native: bool, expected: str
 ) -> None:
     config = tiny.override({"model.encoder": encoder})
-    with patch.object(worker, "computes_bfloat16", lambda _: native):
-        assert with_precision(config, device).training.precision == expected
+    with patch.object(precision, "computes_bfloat16", lambda _: native):
+        assert resolve_precision(config, device).training.precision == expected
         for given in ("float32", "bfloat16"):
             kept = config.override({"training.precision": given})
-            assert with_precision(kept, device) == kept
+            assert resolve_precision(kept, device) == kept
     assert dtype_of(config.override({"training.precision": "bfloat16"})) == torch.bfloat16
 
 
 def test_a_gpu_that_emulates_bfloat16_does_not_count() -> None:
     with patch("torch.cuda.is_bf16_supported") as supported:
         supported.side_effect = lambda including_emulation=True: including_emulation
-        assert not worker.computes_bfloat16(GPU)
+        assert not precision.computes_bfloat16(GPU)
 
 
 def test_layers_of_their_weights_precision_under_autocast() -> None:
@@ -170,7 +171,7 @@ def test_reading_seldom_alters_nothing(
     tiny: Config, whole: tuple[Path, list[Row]], tmp_path: Path
 ) -> None:
     recorder = Recorder()
-    with patch.object(loop, "STEPS_BETWEEN_READINGS", {"cpu": 3}):
+    with patch.object(loop, "STEPS_PER_FETCH", {"cpu": 3}):
         train(tiny, tmp_path, ALONE, recorder)
     assert untimed(recorder.rows) == untimed(whole[1])
     assert same(tmp_path, whole[0])
@@ -183,7 +184,7 @@ def test_divergence_that_is_read_late_names_the_step_that_it_began_at(
 ) -> None:
     config = tiny.override({"training.learning_rate": 1e30, "training.clip_norm": 1e30})
     with (
-        patch.object(loop, "STEPS_BETWEEN_READINGS", {"cpu": 4}),
+        patch.object(loop, "STEPS_PER_FETCH", {"cpu": 4}),
         pytest.raises(TrainingFailed, match=r"epoch 1, step 2: .*nan"),
     ):
         train(config, tmp_path, ALONE, Recorder())
@@ -197,7 +198,7 @@ def test_a_run_that_is_read_seldom_ends_at_a_reading(
         return (status.epoch, status.done) == (2, 3)
 
     recorder = Recorder(at_step=first)
-    with patch.object(loop, "STEPS_BETWEEN_READINGS", {"cpu": 3}):
+    with patch.object(loop, "STEPS_PER_FETCH", {"cpu": 3}):
         with pytest.raises(Interrupted):
             train(tiny, tmp_path, ALONE, recorder)
         last = latest(tmp_path)

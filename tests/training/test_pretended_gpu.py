@@ -98,7 +98,7 @@ def test_validation_beam_search_evaluation_and_prediction_agree(
     dataset = PreparedDataset.open(config.data.path)
     model = untrained(config.model, len(vocabulary.tags), len(vocabulary)).eval()
     validation = TokenisedSplit(dataset.split("val"), vocabulary, 3, 6)
-    validated = validate(model, validation, vocabulary, config, THERE)
+    validated = validate(model, validation, config, THERE)
     path = checkpoints_of(tmp_path) / checkpoint_name(1)
     row = {"epoch": 1.0, "loss": 1.0, **validated.row}
     Checkpoint(

@@ -240,7 +240,7 @@ def test_bad_starts_are_refused_before_anything_is_loaded(
         ({"training.start_from": folder, "model.encoder": "vgg11"}, r"model.encoder: is vgg11"),
         (
             {"training.start_from": folder, "data.vocabulary": 3},
-            r"training.start_from: .*: its \d+ words are not the 3 of ",
+            r"training.start_from: .*: its \d+ words differ from the 3 of ",
         ),
         (
             {"model.encoder_weights": str(tmp_path / "empty")},
@@ -264,7 +264,7 @@ def test_bad_starts_are_refused_before_anything_is_loaded(
         console=Console(quiet=True),
     )
     few = {"data.path": str(tmp_path / "few"), "model.top_tags": 1, "training.start_from": folder}
-    with pytest.raises(UsageError, match=r"training.start_from: .* are not the \d+ of"):
+    with pytest.raises(UsageError, match=r"training.start_from: .* differ from the \d+ of"):
         check(frozen.override(few))
 
 

@@ -42,7 +42,7 @@ def validated(checkpoint: Checkpoint, model: System, config: Config, split: str)
     dataset = PreparedDataset.open(config.data.path)
     limits = config.generation.max_sentences, config.generation.max_words
     tokenised = TokenisedSplit(dataset.split(split), checkpoint.vocabulary, *limits)
-    return validate(model, tokenised, checkpoint.vocabulary, config, ALONE)
+    return validate(model, tokenised, config, ALONE)
 
 
 def scored(checkpoint: Checkpoint, model: System, config: Config, split_name: str) -> float:

@@ -21,7 +21,7 @@ from raymed.data.prepare import prepare
 from raymed.errors import UsageError
 from raymed.training import features, loop
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest
-from raymed.training.checkpointer import Interrupted, TrainingFailed
+from raymed.training.errors import Interrupted, TrainingFailed
 from raymed.training.loop import train
 from raymed.training.observer import Status
 from raymed.training.setup import set_up
@@ -275,5 +275,5 @@ def test_another_data_set_on_another_node_is_said(
 ) -> None:
     monkeypatch.setattr(SecondWorker, "answer", "0123456789abcdef")
     second = SecondWorker(torch.device("cpu"), rank=1, world=2)
-    with pytest.raises(UsageError, match=r"worker 1 finds another content there .*0123456789ab"):
+    with pytest.raises(UsageError, match=r"worker 1 finds different content there .*0123456789ab"):
         set_up(tiny, tmp_path, second, Recorder())

@@ -26,11 +26,11 @@ def sweep(tiny: Config, **changes: Any) -> Config:
         ({"data__path": "nowhere"}, "nowhere: not a prepared dataset"),
         (
             {"tune__space": {"model.top_tags": {"integer": [2, 400]}}},
-            "model.top_tags: 400 tags are to be attended to",
+            "model.top_tags: the model is to attend to 400 tags",
         ),
         (
             {"tune__space": {"model.top_tags": {"choice": [400, 2]}}},
-            "model.top_tags: 400 tags are to be attended to",
+            "model.top_tags: the model is to attend to 400 tags",
         ),
     ],
 )

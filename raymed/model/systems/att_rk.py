@@ -12,10 +12,10 @@ from raymed.model.tags import SemanticFeatures
 from raymed.sections import ModelConfig
 
 P, Q = 2.0, 0.5
-"""Exponents of the regularisation: P above 1 spreads attention over the tags of a report, Q below
-1 gathers it on few tags for a word."""
+"""Exponents of the regularisation: P above 1 spreads attention over the tags of a report; Q below
+1 concentrates it on few tags at each word."""
 SMALLEST = 1e-6
-"""Attention below this has no gradient: that of its root would be infinite."""
+"""Attention below this gets no gradient, because that of its root would approach infinity."""
 
 
 class SemanticLSTM(ReportDecoder):
@@ -27,9 +27,9 @@ class SemanticLSTM(ReportDecoder):
     beta_t = softmax_i(h_t' V tanh(a_i)),
     p(y_t) = softmax(E (W_Yh h_t + w_YA * sum_i beta_t,i tanh(a_i)))
 
-    Eqs. 2 and 4 to 7 of You et al.; y_t-1 is the last word's embedding, E the matrix of all of
-    them, used for reading and for writing. Its context is (f [K, F], a [K, M, E]) and what `keys`
-    gives for a.
+    Eqs. 2 and 4 to 7 of You et al.; y_t-1 is the previous word's embedding, E the matrix of all
+    embeddings, shared by input and output. The context is (f [K, F], a [K, M, E]) and the result
+    of `keys` for a.
 
     Args:
         words: V.
@@ -49,7 +49,7 @@ class SemanticLSTM(ReportDecoder):
         self.v = nn.Linear(size, hidden, bias=False)
         self.w_yh = nn.Linear(hidden, size, bias=False)
         self.w_ya = nn.Parameter(torch.ones(size))
-        # These rows are read and written with; unit-variance ones would make logits of that width.
+        # Shared by input and output: with unit variance, logits would have a variance of E.
         nn.init.normal_(self.embedding.weight, std=size**-0.5)
 
     def keys(self, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -77,7 +77,7 @@ class SemanticLSTM(ReportDecoder):
     def _attend(
         self, embedded: Tensor, state: State, context: Context
     ) -> tuple[Tensor, Tensor, Tensor, State]:
-        """y_t-1 [K, E] -> (what E reads [K, E], alpha_t [K, M], beta_t [K, M], state)."""
+        """y_t-1 [K, E] -> (the input of E [K, E], alpha_t [K, M], beta_t [K, M], state)."""
         _, a, key_in, active, key_out = context
         alpha = at_least_float32(torch.einsum("ke,kme->km", embedded, key_in)).softmax(dim=1)
         x = self.w_xy(embedded + self.w_xa * torch.einsum("km,kme->ke", alpha, a))
@@ -88,9 +88,10 @@ class SemanticLSTM(ReportDecoder):
 
 
 class Model(SingleLSTM):
-    """Choices: the tags are the classifier's M likeliest, with embeddings of their own, because a
-    tag may be several words; W_Yh brings h to the embeddings' width before the tags are added, so
-    that the two widths may differ; the attention term of the loss is eq. 12 with p = 2, q = 0.5.
+    """Choices: the tags are the classifier's M most probable, with separate embeddings, because a
+    tag may be several words; W_Yh projects h to the embeddings' width before the tags are added,
+    so that the two widths may differ; the attention term of the loss is eq. 12 with p = 2,
+    q = 0.5.
     """
 
     writer: SemanticLSTM
@@ -106,10 +107,10 @@ class Model(SingleLSTM):
         a, tag_ids = self.semantic_features(encoded.tag_logits)
         return (encoded.feature, a, *self.writer.keys(a)), tag_ids
 
-    def penalty(self, written: DecoderOutputs, real: Tensor) -> Tensor | None:
-        assert written.beta is not None
-        assert written.beta_read is not None
-        return spread(written.beta_read, real) + spread(written.beta, real)
+    def penalty(self, decoded: DecoderOutputs, real: Tensor) -> Tensor | None:
+        assert decoded.beta is not None
+        assert decoded.beta_read is not None
+        return spread(decoded.beta_read, real) + spread(decoded.beta, real)
 
 
 def spread(attention: Tensor, real: Tensor) -> Tensor:
@@ -117,7 +118,7 @@ def spread(attention: Tensor, real: Tensor) -> Tensor:
 
     Args:
         attention: [B, T, M].
-        real: bool [B, T], False past a report's end.
+        real: bool [B, T], False beyond the report's end.
 
     Returns:
         [B].

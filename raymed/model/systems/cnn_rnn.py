@@ -10,14 +10,14 @@ from raymed.sections import ModelConfig
 
 
 class ImageThenWords(WordLSTM, ReportDecoder):
-    """The word LSTM's own form, eqs. 10 to 12 of Vinyals et al.: x_-1 = CNN(I), x_t = W_e S_t."""
+    """The word LSTM as it is, eqs. 10 to 12 of Vinyals et al.: x_-1 = CNN(I), x_t = W_e S_t."""
 
 
 class Model(SingleLSTM):
-    """The image is the LSTM's first input and is not seen again: x_-1 = W_I f.
+    """The image is the LSTM's first input and does not enter again: x_-1 = W_I f.
 
-    Choices: f is the overall image feature, as for Ours-no-Attention, which the paper says differs
-    from this system by the hierarchy alone; no dropout on the words and no ensemble.
+    Choices: f is the overall image feature, as in Ours-no-Attention, which according to the paper
+    differs from this system only by its hierarchy; no dropout on the words and no ensemble.
     """
 
     def __init__(self, config: ModelConfig, tags: int, words: int, encoder: Encoder | None) -> None:

@@ -12,7 +12,7 @@ from raymed.sections import ModelConfig
 
 
 class FactoredLSTM(ReportDecoder):
-    """Two stacked LSTMs; the image enters the second one, at every step, and never the first:
+    """Two stacked LSTMs; the image enters the second at every step, and never the first:
 
     h1_t = LSTM_1(W_e w_t),    h2_t = LSTM_2([h1_t ; f]),    p(word) = softmax(W_out h2_t)
 

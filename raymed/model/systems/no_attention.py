@@ -9,10 +9,10 @@ from raymed.sections import ModelConfig
 
 
 class Model(Hierarchical):
-    """The context vector of every sentence is made of the overall image feature: ctx = W_fc f.
+    """The context vector of every sentence comes from the overall image feature: ctx = W_fc f.
 
-    The paper gives the input (the 4,096-wide feature of VGG-19) and no equation; W_fc, which
-    brings it to the sentence LSTM's width, stands where eq. 4 has it.
+    The paper states the input (the 4,096-wide feature of VGG-19) but no equation; W_fc, which
+    projects it to the sentence LSTM's width, takes the place of the one in eq. 4.
     """
 
     def __init__(self, config: ModelConfig, tags: int, words: int, encoder: Encoder | None) -> None:

@@ -13,14 +13,14 @@ from raymed.sections import ModelConfig
 
 
 class AttendingLSTM(ReportDecoder):
-    """Attends to the regions a_i anew for every word:
+    """Attends to the regions a_i afresh for every word:
 
     alpha_t = softmax(f_att(a_i, h_t-1)),   z_t = sigmoid(f_beta(h_t-1)) sum_i alpha_t,i a_i
     h_t = LSTM([E y_t-1 ; z_t], h_t-1),     p(y_t) = softmax(L_o(E y_t-1 + L_h h_t + L_z z_t))
     c_0 = tanh(f_init,c(mean a)),           h_0 = tanh(f_init,h(mean a))
 
-    Eqs. 1 to 7, 13 and section 4.2.1 of Xu et al.; f_att is the one of eqs. 2 and 3 of Jing et
-    al. Its context is (a [K, N, D], W a [K, N, H]).
+    Eqs. 1 to 7, 13 and section 4.2.1 of Xu et al.; f_att is that of eqs. 2 and 3 of Jing et
+    al. The context is (a [K, N, D], W a [K, N, H]).
 
     Args:
         words: V.
@@ -61,7 +61,7 @@ class AttendingLSTM(ReportDecoder):
     def _attend(
         self, embedded: Tensor, state: State, context: Context
     ) -> tuple[Tensor, Tensor, State]:
-        """E y_t-1 [K, E] -> (what L_o reads [K, E], alpha_t [K, N], state)."""
+        """E y_t-1 [K, E] -> (the input of L_o [K, E], alpha_t [K, N], state)."""
         attended, alpha = self.attention(*context, state[0])
         z = torch.sigmoid(self.gate(state[0])) * attended
         h, c = self.cell(torch.cat([embedded, z], dim=1), state)
@@ -86,5 +86,5 @@ class Model(SingleLSTM):
     def describe(self, encoded: EncodedImages) -> tuple[Context, Tensor | None]:
         return (encoded.v, self.writer.attention.keys(encoded.v)), None
 
-    def penalty(self, written: DecoderOutputs, real: Tensor) -> Tensor | None:
-        return coverage_penalty(written.alpha, real)
+    def penalty(self, decoded: DecoderOutputs, real: Tensor) -> Tensor | None:
+        return coverage_penalty(decoded.alpha, real)

@@ -8,7 +8,7 @@ from raymed.model.system import Outputs, Reading, System
 
 
 class Model(System):
-    """Predicts tags and writes nothing; the network is the one that ``model.encoder`` names."""
+    """Predicts tags and writes no reports; the network is the one that ``model.encoder`` names."""
 
     def forward(self, images: Images, passages: Passages, seeds: Tensor | None = None) -> Outputs:  # noqa: ARG002
         return Outputs(self.encode(images, seeds).tag_logits)
