@@ -1,8 +1,8 @@
-"""From a checkpoint and a split to predictions and scores, beside the two baselines.
+"""From a checkpoint and a split to predictions and scores, next to those of two baselines.
 
-Decoding is free-running, references are the full preprocessed reports, and a whole split is
-scored at once. Predictions are written as they come, and scored from what was written, so that
-memory holds those of a few hundred images at a time.
+Decoding is free-running, references are the full preprocessed reports, and a whole split is scored
+at once. Predictions are written as they are generated, and scored from the file, so that only those
+of a few hundred images are in memory at a time.
 """
 
 import json
@@ -47,7 +47,7 @@ Other = TypeVar("Other")
 
 
 class Stream(Generic[T]):
-    """As many entries as a split has images, made anew each time they are gone through."""
+    """A sized iterable with an entry for each image, computed anew on each iteration."""
 
     def __init__(self, length: int, entries: Callable[[], Iterator[T]]) -> None:
         self._length = length
@@ -64,12 +64,13 @@ class Stream(Generic[T]):
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """What one way of writing reports gave for every image of a split.
+class SplitReports:
+    """The reports and tags that a model or a baseline gives to each image of a split.
 
     Attributes:
-        sentences: of each image's report; None of a system that writes none.
-        tags: of each image, the likeliest first; 20 of them, or the whole vocabulary if smaller.
+        sentences: The sentences of each image's report; None if it writes none.
+        tags: The `RANKED_TAGS` most probable tags of each image, in order; fewer if the vocabulary
+            is smaller.
     """
 
     sentences: Stream[list[str]] | None
@@ -82,29 +83,30 @@ class Predictions:
 
 
 class Baseline(NamedTuple):
-    """A baseline's scores on the images that a run is validated on."""
+    """A baseline's scores on the images a run is validated on."""
 
     cider: float
     recall_5: float
 
 
 def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: Place) -> Evaluation:
-    """Write the reports of a split, score them, and leave predictions and scores in ``out``.
+    """Generate the reports of a split, score them, and write predictions and scores to ``out``.
 
     Args:
-        checkpoint: the model.
-        config: the checkpoint's, with what is to differ (data.path, generation).
+        checkpoint: The model.
+        config: The checkpoint's configuration, with any changes to ``data.path`` and
+            ``generation``.
         split_name: ``train``, ``val`` or ``test``.
-        out: folder for ``predictions.parquet`` and ``scores.json``.
+        out: Folder for ``predictions.parquet`` and ``scores.json``.
 
     Raises:
-        UsageError: the dataset cannot be opened, its images have another size, or ``out`` holds
-            results that were made from something else.
+        UsageError: The dataset cannot be opened, its images have another size, or ``out`` contains
+            results of another checkpoint, dataset or configuration.
     """
     dataset = PreparedDataset.open(config.data.path)
     if dataset.info.image_size != checkpoint.image_size:
         raise UsageError(
-            f"{config.data.path}: its images have {dataset.info.image_size} pixels, and "
+            f"{config.data.path}: its images have {dataset.info.image_size} pixels, but "
             f"{checkpoint.path} was trained on {checkpoint.image_size}: prepare it again with "
             f"image_size={checkpoint.image_size}"
         )
@@ -113,7 +115,7 @@ def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: Place
     split = dataset.split(split_name)
     trained_on = overlap(checkpoint, dataset, split_name)
     without_model = baselines(dataset, split_name, None)
-    writes, reports = _by_model(checkpoint, config, split)
+    writes, reports = _generate_reports(checkpoint, config, split)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -123,9 +125,9 @@ def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: Place
     with fetched(out / PREDICTIONS_FILE) as predictions:
         sentences = Stream(len(split), lambda: _column(predictions, "sentences"))
         tags = Stream(len(split), lambda: _column(predictions, "predicted_tags"))
-        system = Predictions(sentences if writes else None, tags)
+        system = SplitReports(sentences if writes else None, tags)
         for name, written in {config.model.system: system, **without_model}.items():
-            # One lexicon for all: METEOR's table of paraphrases is made once per dataset.
+            # The same lexicon for all, so that METEOR's paraphrase table is built once per dataset.
             lexicon = chain(dataset.words, split.references)
             rows[name], meteor_missing = _scores(split, written, lexicon)
     evaluation = Evaluation(
@@ -147,14 +149,14 @@ def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: Place
 
 def baselines(
     dataset: PreparedDataset, split_name: str, images: int | None
-) -> dict[str, Predictions]:
-    """What needs no model, of the first ``images`` images of a split (None: of all).
+) -> dict[str, SplitReports]:
+    """The two baselines that need no model, on the first ``images`` images of a split (None: all).
 
-    One fixed report for all of them, and the nearest training image's. The constant report, chosen
-    on the training split, comes with the most frequent tags; the nearest image's tags come before
-    those. For a training image, images of its own study do not count: they would be its report
-    itself, which no image of another split can find where studies are kept together. Where there is
-    no other study, no report is written.
+    The constant report, the best on the training split, is given to every image, with the most
+    frequent tags. The nearest training image's report is given with that image's tags, followed by
+    the most frequent ones. A training image's own study does not count as near: it has the report
+    itself, which no image of another split could find where studies are kept together. If there is
+    no other study, the report is empty.
     """
     train, split = dataset.split("train"), dataset.split(split_name)
     count = len(split) if images is None else min(images, len(split))
@@ -173,10 +175,10 @@ def baselines(
         )
 
     return {
-        "constant report": Predictions(
+        "constant report": SplitReports(
             Stream(count, lambda: repeat(fixed)), Stream(count, lambda: repeat(frequent))
         ),
-        "nearest image": Predictions(
+        "nearest image": SplitReports(
             of_neighbours(train.sentences),
             of_neighbours(train.tags).map(lambda tags: _ranked([*tags, *frequent])),
         ),
@@ -186,7 +188,7 @@ def baselines(
 def baseline_scores(
     dataset: PreparedDataset, split_name: str, images: int | None
 ) -> dict[str, Baseline]:
-    """Scores of the two baselines on the first ``images`` images of a split (None: on all)."""
+    """The two baselines' scores on the first ``images`` images of a split (None: all)."""
     split = dataset.split(split_name)
     scores = {}
     for name, written in baselines(dataset, split_name, images).items():
@@ -196,12 +198,12 @@ def baseline_scores(
     return scores
 
 
-def _by_model(
+def _generate_reports(
     checkpoint: Checkpoint, config: Config, split: Split
 ) -> tuple[bool, Iterator[Report]]:
-    """Whether the model writes reports, and what it gives for each image, as it comes.
+    """Whether the model writes reports, and each image's report as it is generated.
 
-    Of a report's tags, those that are ranked are left.
+    Reports are left with their `RANKED_TAGS` most probable tags.
     """
     device = local_device()
     model = checkpoint.build_model(device)
@@ -213,14 +215,14 @@ def _by_model(
         "writing reports",
         len(rows),
     )
-    # With its probability, every tag of a vocabulary of 1,000 takes 80 KB.
+    # All tags of a vocabulary of 1,000 would take 80 KB per report, with their probabilities.
     return model.writer is not None, (
         replace(report, tags=report.tags[:RANKED_TAGS]) for _, report in written
     )
 
 
 def _scores(
-    split: Split, written: Predictions, lexicon: Iterable[str]
+    split: Split, written: SplitReports, lexicon: Iterable[str]
 ) -> tuple[Scores, str | None]:
     recalls = _recalls(split.tags, written.tags)
     if written.sentences is None:
@@ -245,8 +247,8 @@ def _recalls(truth: Iterable[list[str]], ranked: Iterable[list[str]]) -> tuple[f
     """Tag recall@5, @10 and @20."""
     sums, images = np.zeros(3), 0
     for some in chunks(zip(truth, ranked, strict=True)):
-        # Images without tags are left out. Tags by number, so that one outside the ranking's
-        # vocabulary still counts as missed.
+        # Images without tags are left out. Tags are numbered here, so that one outside the
+        # ranking's vocabulary still counts as missed.
         numbers: dict[str, int] = {}
         ids = np.array([[numbers.setdefault(t, len(numbers)) for t in tags] for _, tags in some])
         true_ids = [{numbers.setdefault(t, len(numbers)) for t in tags} for tags, _ in some]
@@ -267,10 +269,10 @@ def _write_predictions(
     split: Split,
     writes: bool,
     reports: Iterator[Report],
-    without_model: dict[str, Predictions],
+    without_model: dict[str, SplitReports],
     record: Record,
 ) -> None:
-    """Write predictions in groups of rows as they come."""
+    """Write predictions in chunks as they are generated."""
     text, texts = pa.string(), pa.list_(pa.string())
     own = {"report": text, "sentences": texts} if writes else {}
     names = {"image_id": text, "study": text, "reference": text, **own}
@@ -312,7 +314,7 @@ def _column(predictions: Path, name: str) -> Iterator[Any]:
 
 
 def _jsonable(value: Any) -> Any:
-    """JSON has no NaN: what could not be measured is null."""
+    """A value with NaN, which JSON lacks, replaced by null."""
     if isinstance(value, dict):
         return {key: _jsonable(item) for key, item in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value

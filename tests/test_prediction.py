@@ -130,14 +130,14 @@ def test_a_folder_stands_for_all_images_in_it_and_below(alone, tmp_path):
     wanted = ["a.PNG", "b.png", "no-ending", "below/deeper/c.png"]
     assert [one["image"] for one in lines_of(folder / "out")] == [str(folder / n) for n in wanted]
     assert [one.image for one in found] == [name.rpartition("/")[2] for name in wanted]
-    assert said == ["passed over: 2 file(s), no images by their names or marks"]
+    assert said == ["skipped 2 file(s): not images by name or content"]
 
 
 def test_a_folder_without_an_image_is_named(alone, film, tmp_path):
     checkpoint, config = alone
     (tmp_path / "empty" / "below").mkdir(parents=True)
     (tmp_path / "empty" / "notes.txt").write_text("no image")
-    with pytest.raises(UsageError, match=r"empty: there is no image in this folder or below$"):
+    with pytest.raises(UsageError, match=r"empty: no image in this folder or its subfolders$"):
         list(predict(checkpoint, config, [str(tmp_path / "empty"), str(film[0])], tmp_path / "out"))
     assert [one["image"] for one in lines_of(tmp_path / "out")] == [str(film[0])]
 
@@ -176,7 +176,7 @@ def test_bad_images_are_named_and_the_others_are_written(alone, tmp_path, batch)
         found.extend(predict(checkpoint, config, files, tmp_path / "out"))
     head, gone, half = str(raised.value).splitlines()
     assert head == (
-        f"2 of 5 images could not be used; reports of the other 3 are in {tmp_path / 'out'}"
+        f"2 of 5 images could not be used; the reports of the other 3 are in {tmp_path / 'out'}"
     )
     assert gone.startswith(f"  {files[0]}: no such image file; give a PNG, JPEG")
     assert half.startswith(f"  {files[2]}: image ")

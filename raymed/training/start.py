@@ -40,8 +40,8 @@ def check_start(config: Config, dataset: PreparedDataset) -> None:
         if ours != theirs:
             raise UsageError(
                 f"training.start_from: {path}: its {len(theirs)} {kind} differ from the "
-                f"{len(ours)} of {config.data.path}: use the dataset and the data.vocabulary it was "
-                "trained with, or start from another run"
+                f"{len(ours)} of {config.data.path}: use the dataset and the data.vocabulary "
+                "it was trained with, or start from another run"
             )
 
 

@@ -87,7 +87,7 @@ def validate(
         return Validation(row, [], config)
 
     texts = {
-        point: [each.text(number) for each in outputs.reports[point.top_tags]]
+        point: [each.at(number).text for each in outputs.reports[point.top_tags]]
         for number, point in grid.points()
     }
     references = split.split.references[: validation_size(split, config)]
@@ -204,9 +204,9 @@ class _LongestReport(NamedTuple):
     report: Report
     lengths: tuple[int, ...]
 
-    def text(self, threshold: int) -> str:
-        """The report at the threshold of that number."""
-        return replace(self.report, sentences=self.report.sentences[: self.lengths[threshold]]).text
+    def at(self, threshold: int) -> Report:
+        """The report at the grid's threshold of that number."""
+        return replace(self.report, sentences=self.report.sentences[: self.lengths[threshold]])
 
 
 class _Outputs(NamedTuple):
