@@ -18,6 +18,7 @@ from raymed.data.batches import steps_per_epoch
 from raymed.metrics.ngrams import distinct
 from raymed.progress import report_progress_to
 from raymed.storage import Place
+from raymed.training.abandon import StepAbandoned, abandonable
 from raymed.training.checkpoint import EpochProgress, best_epoch
 from raymed.training.checkpointer import Checkpointer
 from raymed.training.errors import TrainingFailed
@@ -105,12 +106,21 @@ class Trainer:
         steps_per_fetch = STEPS_PER_FETCH.get(worker.device.type, 1)
         meter = LossMeter(worker, progress.sums)
         started = time.perf_counter() - progress.seconds
+
+        def after(step: int) -> EpochProgress:
+            return EpochProgress(step, meter.sums, time.perf_counter() - started)
+
         run.model.train()
-        with closing(self._batches(epoch, first=progress.step)) as batches:
+        with closing(self._batches(epoch, first=progress.step)) as batches, self._abandonable():
             for step, batch in enumerate(batches, start=progress.step + 1):
                 done = (epoch - 1) * steps + step - 1
                 set_learning_rates(run.optimizer, config.training, done, steps)
-                meter.add(step, *train_step(run, batch, worker.world))
+                try:
+                    meter.add(step, *train_step(run, batch, worker.world))
+                except StepAbandoned:
+                    if step - 1 > progress.step:
+                        self.checkpointer.save_step(epoch, after(step - 1), self.history)
+                    self.checkpointer.interrupt()
                 to_save = step % config.launch.checkpoint_steps == 0
                 if not (to_save or step % steps_per_fetch == 0 or step == steps):
                     continue
@@ -119,12 +129,10 @@ class Trainer:
                 if meter.diverged:
                     raise _diverged(epoch, *meter.diverged)
                 if step < steps and (to_save or to_stop):
-                    seconds = time.perf_counter() - started
-                    so_far = EpochProgress(step, meter.sums, seconds)
-                    self.checkpointer.save_step(epoch, so_far, self.history)
+                    self.checkpointer.save_step(epoch, after(step), self.history)
                     if to_stop:
                         self.checkpointer.interrupt()
-        return EpochProgress(steps, meter.sums, time.perf_counter() - started)
+        return after(steps)
 
     def end_epoch(self, epoch: int, trained: EpochProgress) -> None:
         """Validate, save and report an epoch."""
@@ -151,6 +159,13 @@ class Trainer:
             training.batch_size, training.seed, epoch, worker.rank, worker.world, first
         )
         return prefetch_to_device(batches, run.model, worker.device)
+
+    def _abandonable(self) -> AbstractContextManager[None]:
+        """Let a step be abandoned where it may take a CPU tens of seconds, as with VGG-19."""
+        encoder = self.run.model.encoder
+        if encoder is None or self.worker.world > 1 or self.worker.device.type != "cpu":
+            return nullcontext()
+        return abandonable(encoder, self.observer.ending)
 
     def _interrupt_validation(self, epoch: int, trained: EpochProgress) -> Callable[[], None]:
         """What to call after each batch of a validation, to stop there if the run is asked to.
