@@ -104,7 +104,7 @@ def repeats(words: Ids, n: int) -> bool:
 
 @torch.no_grad()
 def greedy(kind: str, writer: Decoder, context: Context, limit: int, block: int = 0) -> Ids:
-    """The likeliest word after another, the whole prefix read again for each."""
+    """One most probable word after the other, with the whole prefix read again for each."""
     words: Ids = []
     while len(words) < limit:
         # A word has to stand behind the prefix for its logits to be given: any but PAD.
@@ -201,7 +201,7 @@ def test_a_length_penalty_favours_longer_passages() -> None:
 
 @each_kind
 @pytest.mark.parametrize("width", [1, 3])
-def test_no_blocked_sequence_is_written_twice(kind: str, width: int) -> None:
+def test_no_blocked_sequence_is_generated_twice(kind: str, width: int) -> None:
     for n in (1, 2, 3):
         repeated = 0
         for seed in range(6):
@@ -236,12 +236,12 @@ def test_all_passages_at_once_equal_one_at_a_time(
 
 
 @pytest.mark.parametrize("width", [1, 3])
-def test_no_contexts_make_no_passages(width: int) -> None:
+def test_no_contexts_give_no_passages(width: int) -> None:
     writer, context = build("word_lstm", 0)
     assert decode_passages(writer, (context[0][:0],), 3, settings(width)).shape == (0, 3)
 
 
-def test_a_shorter_limit_only_cuts_what_greedy_writes() -> None:
+def test_a_shorter_limit_only_truncates_the_greedy_passage() -> None:
     writer, context = build("word_lstm", 5)
     whole = decode_passages(writer, context, 8, settings(1))
     for cut in (1, 3):

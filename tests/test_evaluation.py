@@ -119,7 +119,7 @@ def test_a_training_image_finds_no_other_view_of_its_own_study(tmp_path, monkeyp
     assert [next(iter(tags)) for tags in found.tags] == [train.tags[row][0] for row in wanted]
 
 
-def test_predictions_are_written_as_they_come(checkpoint, tmp_path, monkeypatch):
+def test_predictions_are_written_as_they_are_generated(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(ngrams, "CHUNK", 4)
     alive, most = weakref.WeakSet(), [0]
     real = evaluation_module.write_reports
@@ -151,7 +151,7 @@ def test_without_another_study_the_nearest_image_has_no_report(phantom, monkeypa
     assert list(found.tags) == [dataset.tags[:20]] * count
 
 
-def test_baselines_are_of_no_more_images_than_are_scored(phantom, monkeypatch):
+def test_baselines_cover_no_more_images_than_are_scored(phantom, monkeypatch):
     dataset = PreparedDataset.open(phantom)
     count = dataset.info.counts["val"]
     asked, read = [], Split.pixels
@@ -173,14 +173,14 @@ def test_baselines_are_of_no_more_images_than_are_scored(phantom, monkeypatch):
     assert baseline_scores(dataset, "val", 99) == whole
 
 
-def test_the_scores_are_left_as_json(evaluated):
+def test_the_scores_are_written_as_json(evaluated):
     evaluation, out = evaluated
     left = json.loads((out / "scores.json").read_text())
     assert left["rows"]["nearest image"]["cider"] == evaluation.rows["nearest image"].cider
     assert left["images"] == evaluation.images
 
 
-def test_a_data_set_of_another_image_size_is_refused(checkpoint, phantom, tmp_path):
+def test_a_dataset_of_another_image_size_is_rejected(checkpoint, phantom, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(phantom, other)
     info = json.loads((other / "dataset.json").read_text())
@@ -194,7 +194,7 @@ def changed(files):
     return {path.name: path.stat().st_mtime_ns for path in files.iterdir()}
 
 
-def test_results_say_what_they_were_made_from(evaluated, checkpoint, phantom):
+def test_results_record_what_they_were_made_from(evaluated, checkpoint, phantom):
     evaluation, out = evaluated
     record = json.loads((out / "scores.json").read_text())["made_from"]
     schema = pq.read_schema(out / "predictions.parquet")
@@ -224,7 +224,7 @@ def test_results_say_what_they_were_made_from(evaluated, checkpoint, phantom):
 
 def test_the_same_evaluation_may_be_run_again(evaluated, checkpoint, phantom, tmp_path):
     shutil.copytree(evaluated[1], tmp_path / "out")
-    # Where the same data and the same run lie decides nothing.
+    # The location of the same data and the same run does not matter.
     shutil.copytree(phantom, tmp_path / "moved")
     shutil.copytree(checkpoint.path, tmp_path / "checkpoint")
     config = checkpoint.config.override({"data.path": str(tmp_path / "moved")})
@@ -295,7 +295,7 @@ def test_images_that_the_run_was_trained_on_are_counted(checkpoint, phantom, tmp
     assert checkpoint.content_hash[:12] in second
 
 
-def test_a_run_that_does_not_know_its_images_says_so(checkpoint, tmp_path):
+def test_a_run_without_a_record_of_its_images_is_noted(checkpoint, tmp_path):
     shutil.copytree(checkpoint.path, tmp_path / "checkpoint")
     (tmp_path / "checkpoint" / "trained-on.safetensors").unlink()
     old = Checkpoint.open(tmp_path / "checkpoint")
@@ -309,7 +309,7 @@ def test_the_training_split_is_no_warning(evaluated):
     assert evaluated[0].notes() == ["The run was trained on 24 of these 24 images."]
 
 
-def test_where_no_text_can_score_it_is_said(checkpoint, tmp_path, monkeypatch):
+def test_a_split_on_which_nothing_can_score_is_noted(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     # Three studies, one in each split; the test split's two images have one report.
     splits = ("train", "val", "test", "test")

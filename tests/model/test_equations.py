@@ -151,7 +151,7 @@ def test_forward_pass(case: Case) -> None:
 
 
 def test_reading(case: Case) -> None:
-    """What is said before any word is written, without dropout."""
+    """The reading, without dropout."""
     case.model.eval()
     sentences = case.batch.reports.shape[1]
     reading = case.model.read(case.batch.images, sentences)

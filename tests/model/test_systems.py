@@ -121,7 +121,7 @@ def test_gradient_of_a_batch_is_the_sum_over_its_images(model: System, batch: Ba
         torch.testing.assert_close(whole, torch.stack(single).sum(dim=0), rtol=1e-9, atol=1e-12)
 
 
-def test_features_stand_for_images(model: System, batch: Batch) -> None:
+def test_features_can_replace_images(model: System, batch: Batch) -> None:
     """The model without its encoder, given the encoder's features; in float64 nothing is rounded.
 
     Dropout is off between the encoder's layers, as where it is frozen, and on after them.
@@ -143,7 +143,7 @@ def test_features_stand_for_images(model: System, batch: Batch) -> None:
 
 @pytest.mark.parametrize("trained", [True, False])
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_encoder_trains_only_if_told_to(system: str, batch: Batch, trained: bool) -> None:
+def test_the_encoder_trains_only_if_configured(system: str, batch: Batch, trained: bool) -> None:
     config = config_of(system, train_encoder=trained)
     model = build_system(config, TAGS, WORDS, build_encoder(config.encoder)).double()
     gradients(model, batch)

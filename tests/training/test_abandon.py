@@ -50,7 +50,7 @@ def weights(folder: Path) -> dict[str, Tensor]:
     ],
 )
 @pytest.mark.parametrize("asks", [3, 20], ids=["forward", "backward"])
-def test_resumed_it_ends_as_an_undisturbed_run(
+def test_a_run_resumed_after_an_abandoned_step_ends_where_the_uninterrupted_one_ends(
     tiny: Config,
     whole: tuple[Path, list[Row]],
     tmp_path: Path,

@@ -127,7 +127,7 @@ def test_the_last_few_are_kept_and_the_best_epoch(run: Run) -> None:
     assert without == {"epoch-0001"}
 
 
-def test_where_the_best_epoch_could_not_be_written_the_next_best_is_opened(run: Run) -> None:
+def test_if_the_best_epoch_could_not_be_saved_the_next_best_is_opened(run: Run) -> None:
     assert Checkpoint.open(run.save(None, 2, keep=9).path).partial == EpochProgress(
         2, [1.5, 2.5], 3.0
     )
@@ -174,7 +174,7 @@ def test_the_best_checkpoint_is_that_of_the_lower_loss_of_equals(run: Run) -> No
     assert Checkpoint.open(run.folder).path.name == "epoch-0002"
 
 
-def test_what_no_epoch_changes_is_one_file(run: Run, tmp_path: Path) -> None:
+def test_files_that_no_epoch_changes_are_shared(run: Run, tmp_path: Path) -> None:
     constant = {"kept.bin": tmp_path / "kept.bin"}
     constant["kept.bin"].write_bytes(b"the same")
     # A run of an earlier version, whose first checkpoint lacks the file.
@@ -188,7 +188,7 @@ def test_what_no_epoch_changes_is_one_file(run: Run, tmp_path: Path) -> None:
     assert len({file.stat().st_ino for file in files}) == 1
 
 
-def test_what_is_saved_is_opened(run: Run) -> None:
+def test_a_saved_checkpoint_can_be_opened(run: Run) -> None:
     run.step()
     saved = run.save(0.25)
     opened = Checkpoint.open(saved.path)
@@ -227,7 +227,7 @@ def test_a_reloaded_system_writes_the_same_report(
         torch.testing.assert_close(ours, expected, rtol=0, atol=0)
 
 
-def test_restore_goes_on_as_if_nothing_had_happened(run: Run, tmp_path: Path) -> None:
+def test_a_restored_state_trains_on_identically(run: Run, tmp_path: Path) -> None:
     run.step()
     run.save(0.1)
     other = Run(tmp_path / "other", run.config)
@@ -243,7 +243,7 @@ def test_restore_goes_on_as_if_nothing_had_happened(run: Run, tmp_path: Path) ->
         assert torch.equal(ours, expected)
 
 
-def test_a_partial_folder_is_never_taken_for_a_checkpoint(run: Run) -> None:
+def test_an_incomplete_folder_is_never_taken_for_a_checkpoint(run: Run) -> None:
     run.save(0.3)
     whole = checkpoints_of(run.folder) / checkpoint_name(1)
     # What a run leaves that is killed while it writes its second epoch, a step of it, or while it
@@ -300,8 +300,11 @@ def damage_json(change: Callable[[dict], object]) -> Callable[[Path], None]:
         (lambda folder: (folder / INFO_FILE).write_text(""), "checkpoint.json: damaged"),
         (lambda folder: (folder / INFO_FILE).write_text("[1]"), "checkpoint.json: damaged"),
         (lambda folder: (folder / INFO_FILE).write_bytes(b"\xff\x00"), "checkpoint.json: damaged"),
-        (damage_json(lambda c: c.update(schema=99)), "of schema version 99, and this raymed reads"),
-        (damage_json(lambda c: c.pop("schema")), "of schema version None"),
+        (
+            damage_json(lambda c: c.update(schema=99)),
+            "has schema version 99, but this raymed reads",
+        ),
+        (damage_json(lambda c: c.pop("schema")), "has schema version None"),
         (damage_json(lambda c: c.pop("words")), "checkpoint.json: damaged"),
         (damage_json(lambda c: c["config"].update(modle={})), "checkpoint.json: damaged"),
         (damage_json(lambda c: c.update(tags=7)), "checkpoint.json: damaged"),
@@ -346,7 +349,7 @@ def test_damaged_optimiser_state_is_named(run: Run, damage: Callable[[Path], obj
     assert str(saved.path) in str(raised.value)
 
 
-def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent"):
         with pytest.raises(UsageError, match=r"Give the folder of a run"):
             Checkpoint.open(path)

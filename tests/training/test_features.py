@@ -1,4 +1,4 @@
-"""A frozen encoder's features: computed once, by whoever wants them, and never half."""
+"""A frozen encoder's features: computed once, by whoever needs them, and never partly."""
 
 import os
 import shutil
@@ -130,7 +130,7 @@ def test_the_folder_depends_on_weights_and_data_alone(
     assert digest(other) != digest(encoder)
 
 
-def test_computed_once_and_not_even_the_encoder_is_built_again(
+def test_features_are_computed_once_and_the_encoder_is_built_once(
     frozen: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = froze(frozen)
@@ -164,7 +164,7 @@ def cut(file: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["train-00002.arrow", "val-00000.arrow", ENCODER_FILE])
-def test_a_damaged_file_is_made_again_and_no_other(
+def test_only_a_damaged_file_is_computed_again(
     frozen: Config, name: str, damage: Callable[[Path], object]
 ) -> None:
     folder = froze(frozen).encoder_file.parent
@@ -180,7 +180,7 @@ def test_a_damaged_file_is_made_again_and_no_other(
     assert changed == {name}
 
 
-def test_a_file_of_other_images_is_not_taken(frozen: Config) -> None:
+def test_a_file_of_other_images_is_not_used(frozen: Config) -> None:
     folder = froze(frozen).encoder_file.parent
     expected = (folder / "val-00000.arrow").read_bytes()
     shutil.copy(folder / "train-00000.arrow", folder / "val-00000.arrow")  # four rows, not three
@@ -250,7 +250,7 @@ def test_several_processes_share_the_work(
 
 
 @pytest.mark.slow
-def test_a_killed_process_keeps_nobody_waiting(frozen: Config, tmp_path: Path) -> None:
+def test_a_killed_process_makes_no_other_wait(frozen: Config, tmp_path: Path) -> None:
     spawn = get_context("spawn")
     begin, log = spawn.Barrier(1), tmp_path / "log"
     process = spawn.Process(target=builder, args=(frozen, ALONE, log, begin, True))
@@ -266,7 +266,7 @@ def test_a_killed_process_keeps_nobody_waiting(frozen: Config, tmp_path: Path) -
     assert [len(all_rows(each)[0]) for each in cached.features.values()] == [24, 3]
 
 
-def test_what_a_killed_process_left_is_cleared(frozen: Config) -> None:
+def test_files_of_a_killed_process_are_removed(frozen: Config) -> None:
     folder = froze(frozen).encoder_file.parent
     (folder / "train-00001.arrow").rename(folder / ".train-00001.arrow.0123.partial")
     froze(frozen)
@@ -293,7 +293,7 @@ def test_features_too_large_for_float16(
     assert not list(cache.rglob("*.arrow*"))
 
 
-def test_asked_to_end_it_does_between_two_chunks_and_goes_on_later(
+def test_an_interrupted_computation_stops_between_two_chunks_and_resumes(
     frozen: Config, monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
     monkeypatch.setattr(module, "STEP", 1)
@@ -314,7 +314,7 @@ def test_asked_to_end_it_does_between_two_chunks_and_goes_on_later(
 
 
 @pytest.mark.slow
-def test_asked_to_end_it_does_not_wait_for_what_another_computes(
+def test_an_interrupted_computation_does_not_wait_for_another_process(
     frozen: Config, tmp_path: Path, cache: Path
 ) -> None:
     spawn = get_context("spawn")

@@ -62,7 +62,7 @@ def assert_as_on_a_disk_with_room(folder: Path, whole: tuple[Path, list[Row]]) -
     assert all(torch.equal(ours[name], expected_weights[name]) for name in expected_weights)
 
 
-def test_a_disk_that_fills_up_and_gets_room_again(
+def test_a_disk_that_fills_up_and_has_space_again(
     tiny: Config, disk: Disk, whole: tuple[Path, list[Row]]
 ) -> None:
     one = size_of(whole_checkpoints(whole[0])[-1])
@@ -85,7 +85,7 @@ def test_a_disk_that_fills_up_and_gets_room_again(
     assert_as_on_a_disk_with_room(disk.folder, whole)
 
 
-def test_a_run_that_ends_on_a_full_disk_says_so_and_goes_on_once_there_is_room(
+def test_a_run_that_ends_on_a_full_disk_reports_it_and_resumes_once_there_is_space(
     tiny: Config, disk: Disk, whole: tuple[Path, list[Row]]
 ) -> None:
     one = size_of(whole_checkpoints(whole[0])[-1])

@@ -98,7 +98,7 @@ def stop_before_the_table_is_written(
         stop_before_the_table_is_written,
     ],
 )
-def test_a_run_taken_up_again_ends_where_the_uninterrupted_one_ends(
+def test_a_resumed_run_ends_where_the_uninterrupted_one_ends(
     tiny: Config,
     whole: tuple[Path, list[Row]],
     tmp_path: Path,
@@ -192,7 +192,7 @@ def test_validation_images_are_the_first_ones(tiny: Config, tmp_path: Path) -> N
     assert row["cider"] == 0  # as of any single pair
 
 
-def test_a_checkpoint_opens_without_the_data_set(
+def test_a_checkpoint_opens_without_the_dataset(
     tiny: Config, phantom: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / "prepared"
@@ -224,7 +224,7 @@ def test_divergence_names_epoch_step_and_terms(
     assert latest(tmp_path) is None
 
 
-def test_a_full_disk_is_said_and_room_lets_the_run_go_on(
+def test_a_full_disk_is_reported_and_the_run_resumes_once_there_is_space(
     tiny: Config,
     whole: tuple[Path, list[Row]],
     tmp_path: Path,
@@ -241,7 +241,7 @@ def test_a_full_disk_is_said_and_room_lets_the_run_go_on(
     recorder = Recorder()
     with monkeypatch.context() as patch:
         patch.setattr(safetensors.torch, "save_file", full_from_the_second)
-        # It trains to its end, and says so each time; but it must not end as if all were well.
+        # It trains to its end and warns each time, but must not end as if nothing were wrong.
         with pytest.raises(TrainingFailed, match=r"epoch-0003: .*no space left"):
             train(tiny, tmp_path, ALONE, recorder)
     assert len(recorder.rows) == 3
@@ -255,7 +255,7 @@ def test_a_full_disk_is_said_and_room_lets_the_run_go_on(
     assert all(torch.equal(ours[name], expected[name]) for name in expected)
 
 
-def test_a_full_disk_that_has_room_again_costs_nothing_but_a_warning(
+def test_a_disk_that_was_full_for_a_moment_costs_only_a_warning(
     tiny: Config,
     whole: tuple[Path, list[Row]],
     tmp_path: Path,
@@ -280,7 +280,7 @@ def test_a_full_disk_that_has_room_again_costs_nothing_but_a_warning(
 
 @pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize(("epoch", "step"), [(1, 1), (1, 3), (2, 2), (3, 4)])
-def test_a_run_that_is_asked_to_end_at_a_step_goes_on_from_it(
+def test_a_run_interrupted_at_a_step_resumes_from_it(
     tiny: Config, whole: tuple[Path, list[Row]], tmp_path: Path, epoch: int, step: int, every: int
 ) -> None:
     config = tiny.override({"launch.checkpoint_steps": every, "launch.keep_checkpoints": 1})
@@ -295,18 +295,18 @@ def test_a_run_that_is_asked_to_end_at_a_step_goes_on_from_it(
     assert last is not None
     assert last.name == f"epoch-{epoch:04d}-step-{step:06d}"
     assert recorder.statuses[-1].done == step
-    went_on = Recorder()
-    train(config, tmp_path, ALONE, went_on)
-    steps = [(status.epoch, status.done) for status in went_on.statuses]
+    resumed = Recorder()
+    train(config, tmp_path, ALONE, resumed)
+    steps = [(status.epoch, status.done) for status in resumed.statuses]
     # After the very last step only the validation is left to be done.
     assert steps[:1] == ([] if (epoch, step) == (3, 4) else [(epoch, step + 1)])
-    recorder.rows += went_on.rows
+    recorder.rows += resumed.rows
     assert untimed(recorder.rows) == untimed(whole[1])
     ours, expected = last_weights(tmp_path), last_weights(whole[0])
     assert all(torch.equal(ours[name], expected[name]) for name in expected)
 
 
-def test_asked_to_end_while_it_validates_it_ends_there_and_trains_no_step_twice(
+def test_a_run_interrupted_while_validating_repeats_no_step(
     tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder, whole = Recorder(), Recorder()
@@ -336,15 +336,15 @@ def test_asked_to_end_while_it_validates_it_ends_there_and_trains_no_step_twice(
     last = latest(folder)
     assert last is not None
     assert last.name == "epoch-0001-step-000024"
-    went_on = Recorder()
-    train(config, folder, ALONE, went_on)
-    assert went_on.statuses[0].epoch == 2
-    assert untimed(went_on.rows) == untimed(whole.rows)
+    resumed = Recorder()
+    train(config, folder, ALONE, resumed)
+    assert resumed.statuses[0].epoch == 2
+    assert untimed(resumed.rows) == untimed(whole.rows)
     ours, expected = last_weights(folder), last_weights(tmp_path / "whole")
     assert all(torch.equal(ours[name], expected[name]) for name in expected)
 
 
-def test_checks_name_the_key(tiny: Config) -> None:
+def test_config_errors_name_the_key(tiny: Config) -> None:
     tags = len(PreparedDataset.open(tiny.data.path).tags)
     assert check(tiny.override({"model.top_tags": tags})).info.image_size == 32
     with pytest.raises(UsageError, match=f"model.top_tags: .*set it to {tags} at most"):
@@ -375,7 +375,7 @@ def test_optimizer_groups(tiny: Config) -> None:
     assert ids == {id(p) for p in model.parameters() if p.requires_grad}
 
 
-def test_rates_rise_and_fall() -> None:
+def test_learning_rates_rise_and_fall() -> None:
     parameter = torch.nn.Parameter(torch.zeros(1))
     groups = [{"params": [parameter], "base_rate": 2.0}]
     optimizer = torch.optim.AdamW(groups)

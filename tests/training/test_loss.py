@@ -147,7 +147,7 @@ def test_attention_on_one_tag_alone_has_a_finite_gradient() -> None:
     assert attention.grad.isfinite().all()
 
 
-def test_a_term_that_a_system_has_not_is_zero() -> None:
+def test_a_term_the_system_lacks_is_zero() -> None:
     reports = torch.tensor([[[1, 4, 2]], [[1, 2, PAD]]])
     images, weights = torch.zeros(2, 4, 4, dtype=torch.uint8), torch.full((2,), 0.5)
     tags, stops = torch.eye(2), torch.ones(2, 1, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""What a run reports beside its steps: a score that says nothing, and long work between them."""
+"""What a run reports besides its steps: an uninformative score, and long work between steps."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from tests.support.recording import Recorder
 ALONE = Worker(torch.device("cpu"))
 
 
-def test_where_no_score_tells_epochs_apart_it_is_said_once_and_the_loss_decides(
+def test_where_no_score_distinguishes_epochs_one_warning_is_given_and_the_loss_decides(
     tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -33,8 +33,8 @@ def test_where_no_score_tells_epochs_apart_it_is_said_once_and_the_loss_decides(
     config = tiny.override({"data.path": str(tmp_path / "few")})
     recorder = Recorder()
     train(config, tmp_path / "run", ALONE, recorder)
-    (said,) = recorder.warnings
-    assert said.startswith("CIDEr cannot be above 0 on the 1 image(s) of split val, whatever is ")
+    (warning,) = recorder.warnings
+    assert warning.startswith("CIDEr cannot be above 0 on the 1 image(s) of split val, whatever ")
     losses = [row["loss"] for row in recorder.rows]
     assert {row["score"] for row in recorder.rows} == {0.0}
     assert losses[0] != min(losses)
@@ -47,7 +47,7 @@ def test_where_no_score_tells_epochs_apart_it_is_said_once_and_the_loss_decides(
     assert other.warnings == []
 
 
-def test_before_and_between_epochs_it_says_what_it_does(
+def test_work_before_and_between_epochs_is_reported(
     tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

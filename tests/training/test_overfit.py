@@ -103,7 +103,7 @@ class Lesson:
     "system",
     [pytest.param(s, marks=pytest.mark.slow) if s == "att_rk" else s for s in SYSTEMS],
 )
-def test_a_system_learns_eight_studies_by_heart(system: str, tiny: Config) -> None:
+def test_a_system_overfits_eight_studies(system: str, tiny: Config) -> None:
     lesson = Lesson.of(
         tiny.override(
             {
@@ -124,7 +124,7 @@ def test_a_system_learns_eight_studies_by_heart(system: str, tiny: Config) -> No
 
 
 @pytest.mark.slow
-def test_default_shapes_learn_eight_reports_by_heart(
+def test_default_sizes_overfit_eight_reports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """VGG-19 stays frozen, and is learned from by its features: a step takes no ten seconds."""

@@ -87,7 +87,7 @@ def test_a_run_keeps_its_precision(
         train(mixed, tmp_path, ALONE, Recorder(at_step=lambda status: status.epoch == 2))
     checkpoint = Checkpoint.open(tmp_path)
     assert checkpoint.build_model().precision == torch.bfloat16
-    # Where nothing is said it goes on as it was, also on a machine that would have chosen float32.
+    # By default it keeps its precision, even on a machine that would have chosen float32.
     recorder = Recorder()
     with patch("raymed.training.setup.computes_bfloat16", lambda _: False):
         train(mixed.override({"training.precision": "auto"}), tmp_path, ALONE, recorder)
@@ -167,7 +167,7 @@ def test_layers_of_their_weights_precision_under_autocast() -> None:
         assert torch.equal(first, other)
 
 
-def test_reading_seldom_alters_nothing(
+def test_fetching_losses_less_often_changes_nothing(
     tiny: Config, whole: tuple[Path, list[Row]], tmp_path: Path
 ) -> None:
     recorder = Recorder()
@@ -179,7 +179,7 @@ def test_reading_seldom_alters_nothing(
     assert [(s.epoch, s.done) for s in recorder.statuses[:4]] == [(1, 3), (1, 4), (2, 3), (2, 4)]
 
 
-def test_divergence_that_is_read_late_names_the_step_that_it_began_at(
+def test_divergence_fetched_late_names_the_step_where_it_began(
     tiny: Config, tmp_path: Path
 ) -> None:
     config = tiny.override({"training.learning_rate": 1e30, "training.clip_norm": 1e30})
@@ -191,7 +191,7 @@ def test_divergence_that_is_read_late_names_the_step_that_it_began_at(
     assert latest(tmp_path) is None
 
 
-def test_a_run_that_is_read_seldom_ends_at_a_reading(
+def test_a_run_whose_losses_are_fetched_less_often_stops_at_a_fetch(
     tiny: Config, whole: tuple[Path, list[Row]], tmp_path: Path
 ) -> None:
     def first(status: Status) -> bool:

@@ -124,7 +124,7 @@ def test_validation_beam_search_evaluation_and_prediction_agree(
     assert [prediction.report.sentences for prediction in predicted] == written
 
 
-def test_a_report_stops_where_it_was_decided_to_stop(tiny: Config) -> None:
+def test_a_report_ends_where_it_was_decided_in_float32(tiny: Config) -> None:
     """Near a threshold p(STOP) of float32 and of bfloat16 lie on two sides of it."""
     config = tiny.model.model_copy(update={"system": "co_attention"})
     model = untrained(config, 20, 30).eval()

@@ -45,7 +45,7 @@ def worker(rank: int, world: int, configs: dict[str, Config], folder: Path) -> N
         except TrainingFailed as stopped:
             (folder / f"{name}-stopped-{rank}").write_text(str(stopped))
         torch.save(recorder.rows, folder / f"{name}-rows-{rank}")
-        # Also while features are computed, or training would seem to go on with other workers.
+        # Also while features are computed, or training would seem to have other workers.
         assert {status.workers for status in recorder.statuses} <= {world}
     dist.destroy_process_group()
 
@@ -94,7 +94,7 @@ def test_two_workers_follow_one(
     first, second = (torch.load(spawned / f"{name}-rows-{rank}") for rank in range(2))
     assert len(alone) == len(first) == len(second) == 2
     for one, two, other in zip(alone, first, second, strict=True):
-        # Both workers are told the same, the score included.
+        # Both workers have the same row, the score included.
         score = {key for key in one if key not in TIMES}
         assert {key: two[key] for key in score} == {key: other[key] for key in score}
         assert two["seconds_per_report"] == other["seconds_per_report"] > 0
@@ -193,14 +193,14 @@ def leaving_worker(rank: int, world: int, config: Config, folder: Path) -> None:
     last = latest(folder / "run")
     assert last is not None
     assert last.name == "epoch-0001-step-000004"
-    went_on = Recorder()
-    train(config, folder / "run", place, went_on)
-    torch.save(went_on.rows, folder / f"rows-{rank}")
+    resumed = Recorder()
+    train(config, folder / "run", place, resumed)
+    torch.save(resumed.rows, folder / f"rows-{rank}")
     dist.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_one_workers_end_is_that_of_all(
+def test_all_workers_stop_when_one_is_asked_to(
     tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -262,7 +262,7 @@ def resumed_by_three(tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 class SecondWorker(Worker):
-    """One that is told what the first one found."""
+    """A second worker, which receives the first one's answer."""
 
     answer: ClassVar[Any] = None
 
@@ -270,7 +270,7 @@ class SecondWorker(Worker):
         return self.answer if self.answer is not None else ask()
 
 
-def test_another_data_set_on_another_node_is_said(
+def test_another_dataset_on_another_node_is_rejected(
     tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SecondWorker, "answer", "0123456789abcdef")
