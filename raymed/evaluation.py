@@ -103,13 +103,7 @@ def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: Place
         UsageError: The dataset cannot be opened, its images have another size, or ``out`` contains
             results of another checkpoint, dataset or configuration.
     """
-    dataset = PreparedDataset.open(config.data.path)
-    if dataset.info.image_size != checkpoint.image_size:
-        raise UsageError(
-            f"{config.data.path}: its images have {dataset.info.image_size} pixels, but "
-            f"{checkpoint.path} was trained on {checkpoint.image_size}: prepare it again with "
-            f"image_size={checkpoint.image_size}"
-        )
+    dataset = _open_dataset(checkpoint, config)
     record = made_from(checkpoint, config, dataset, split_name)
     refuse_others(out, (PREDICTIONS_FILE, SCORES_FILE), record)
     split = dataset.split(split_name)
@@ -145,6 +139,18 @@ def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: Place
     except OSError as error:
         raise UsageError(f"{out}: cannot be written ({reason(error)})") from error
     return evaluation
+
+
+def _open_dataset(checkpoint: Checkpoint, config: Config) -> PreparedDataset:
+    """Open the dataset, whose images must have the size of those the model was trained on."""
+    dataset = PreparedDataset.open(config.data.path)
+    if dataset.info.image_size != checkpoint.image_size:
+        raise UsageError(
+            f"{config.data.path}: its images have {dataset.info.image_size} pixels, but "
+            f"{checkpoint.path} was trained on {checkpoint.image_size}: prepare it again with "
+            f"image_size={checkpoint.image_size}"
+        )
+    return dataset
 
 
 def baselines(

@@ -122,7 +122,7 @@ class Checkpoint:
                 )
             folder = best
         try:
-            content = _info(folder)
+            content = _read_info(folder)
             version = content.get("schema")
             if version != SCHEMA_VERSION:
                 raise UsageError(
@@ -236,17 +236,6 @@ class Checkpoint:
         Raises:
             UsageError: It cannot be written (no space left, for example). Earlier ones are intact.
         """
-        content: dict[str, Any] = {
-            "schema": SCHEMA_VERSION,
-            "epoch": self.epoch,
-            "image_size": self.image_size,
-            "content_hash": self.content_hash,
-            "history": self.history,
-            "partial": asdict(self.partial) if self.partial else None,
-            "curve": self.curve,
-            "config": self.config.model_dump(mode="json", by_alias=True),
-            **asdict(self.vocabulary),
-        }
         try:
             before = whole_checkpoints(self.path.parent.parent)
             if self.path in before:
@@ -262,7 +251,7 @@ class Checkpoint:
                 # Link to the run's previous one: a file on another disk is then copied only once.
                 own = before[-1] / name if before else source
                 link(own if own.exists() else source, self.path / name)
-            write_whole(self.path / INFO_FILE, json.dumps(content, indent=1))
+            write_whole(self.path / INFO_FILE, json.dumps(self._info(), indent=1))
             self._remove_others(keep)
         except (OSError, RuntimeError, safetensors.SafetensorError) as error:
             with suppress(OSError):
@@ -272,6 +261,20 @@ class Checkpoint:
                 f"{self.path}: the checkpoint could not be written ({why}); the previous one is "
                 "intact. Free some space; if the run has ended, the same command resumes it"
             ) from error
+
+    def _info(self) -> dict[str, Any]:
+        """The content of ``checkpoint.json``."""
+        return {
+            "schema": SCHEMA_VERSION,
+            "epoch": self.epoch,
+            "image_size": self.image_size,
+            "content_hash": self.content_hash,
+            "history": self.history,
+            "partial": asdict(self.partial) if self.partial else None,
+            "curve": self.curve,
+            "config": self.config.model_dump(mode="json", by_alias=True),
+            **asdict(self.vocabulary),
+        }
 
     def _remove_others(self, keep: int) -> None:
         folder = self.path.parent
@@ -324,7 +327,7 @@ def _best(run_folder: Place, history: Sequence[Row] | None = None) -> Place | No
     last = whole[max(whole)]
     if history is None:
         try:
-            history = _info(last)["history"]
+            history = _read_info(last)["history"]
         except UsageError:
             raise
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -347,7 +350,7 @@ def _position_of(epoch: int, step: int | None = None) -> tuple[int, float]:
     return epoch, float("inf") if step is None else step
 
 
-def _info(folder: Place) -> Any:
+def _read_info(folder: Place) -> Any:
     return json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
 
 
