@@ -16,7 +16,7 @@ from raymed import config as configuration
 from raymed.errors import UsageError
 from raymed.launch.termination import STATUS, Terminated, leaving
 from raymed.prepare_help import SOURCES, prepare_help, sources_of
-from raymed.storage import Place, is_uri, place
+from raymed.storage import AnyPath, as_path, is_uri
 
 if TYPE_CHECKING:
     from raymed.training.checkpoint import Checkpoint
@@ -220,7 +220,7 @@ def _prepare(options: argparse.Namespace, console: Console) -> None:
     run_prepare(options.source, paths[0] if paths else None, settings, console)
 
 
-def _quoted(where: Place) -> str:
+def _quoted(where: AnyPath) -> str:
     """A place as a shell takes it: a URI's options have signs that mean something there."""
     return shlex.quote(str(where))
 
@@ -260,8 +260,8 @@ def _report(options: argparse.Namespace, console: Console) -> None:
         raise UsageError(f"{other}: cannot be set here, only out=FILE")
     from raymed.tuning.report import write_report
 
-    page = place(outs[-1]) if outs else place(options.run) / "report.html"
-    write_report(place(options.run), page)
+    page = as_path(outs[-1]) if outs else as_path(options.run) / "report.html"
+    write_report(as_path(options.run), page)
     _say(console, str(page))
 
 
@@ -273,7 +273,7 @@ def _finetune(options: argparse.Namespace, console: Console) -> None:
         raise UsageError(f"top: must be a number of trials from 1 up, not {top!r}")
     from raymed.tuning.finetune import fine_tune
 
-    best = max(fine_tune(place(options.sweep), int(top), others, console), key=lambda r: r.score)
+    best = max(fine_tune(as_path(options.sweep), int(top), others, console), key=lambda r: r.score)
     _say(console, f"best: {best.folder}\nnext: raymed evaluate {_quoted(best.folder)} split=test")
 
 
@@ -285,7 +285,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
     allowed = ("split", "out", "data.path", "generation.")
     config = configuration.altered(checkpoint.config, others, allowed)
     split = own.get("split", "test")
-    out = place(own.get("out") or place(options.checkpoint) / split)
+    out = as_path(own.get("out") or as_path(options.checkpoint) / split)
     evaluation = evaluate(checkpoint, config, split, out)
     console.print(evaluation.table())
     for note in evaluation.notes():
@@ -303,7 +303,7 @@ def _predict(options: argparse.Namespace, console: Console) -> None:
 
     checkpoint = _open_checkpoint(options.checkpoint)
     config = configuration.altered(checkpoint.config, others, ("out", "generation."))
-    out = place(own.get("out", "predictions"))
+    out = as_path(own.get("out", "predictions"))
     for prediction in predict(checkpoint, config, images, out, partial(_say, console)):
         print_prediction(prediction, console)
     _say(console, f"predictions: {out / PREDICTIONS_FILE}")
@@ -328,7 +328,7 @@ def _table(options: argparse.Namespace, console: Console) -> None:
     if not files:
         raise UsageError("table: no file is given, such as tune_configs/table_phantom.yaml")
     configs = [configuration.load(file, settings) for file in files]
-    folders = [place(config.run.folder) / config.run.name for config in configs]
+    folders = [as_path(config.run.folder) / config.run.name for config in configs]
     for folder in folders:
         sharing = [file for file, own in zip(files, folders, strict=True) if own == folder]
         if len(sharing) > 1:
@@ -359,7 +359,7 @@ def _figure(options: argparse.Namespace, console: Console) -> None:
         values["data.path"],
         str(values["split"]),
         str(values["images"]),
-        place(str(values["out"])),
+        as_path(str(values["out"])),
     )
     _say(console, "\n".join(map(str, files)))
 

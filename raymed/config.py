@@ -28,7 +28,7 @@ from raymed.sections import (
     TrainingConfig,
     TuneConfig,
 )
-from raymed.storage import Place, place, reason
+from raymed.storage import AnyPath, as_path, reason
 
 TABLE_SETS = ("model.system", "training.seed")
 """Keys that a table itself sets for each of its runs."""
@@ -111,7 +111,7 @@ NO_SWEEP: dict[str, Any] = {
 """What a single run of a sweep is no longer told: what to search, and how."""
 
 
-def load(path: str | Place | None, overrides: Sequence[str] = ()) -> Config:
+def load(path: str | AnyPath | None, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file (or none: the defaults) and apply ``key=value`` texts to it.
 
     A file may name others by ``base:``, one or a list, relative to itself. A later one's keys win
@@ -121,7 +121,7 @@ def load(path: str | Place | None, overrides: Sequence[str] = ()) -> Config:
         UsageError: naming the file and every key or value that is not valid.
     """
     origin = str(path) if path is not None else "defaults"
-    tree = _read(place(path)) if path is not None else {}
+    tree = _read(as_path(path)) if path is not None else {}
     for text in overrides:
         key, value = _key_value(text, origin)
         _put(tree, key, value, origin)
@@ -169,7 +169,7 @@ def load_prepare(overrides: Sequence[str]) -> PrepareConfig:
         raise UsageError(_listed("prepare", faults)) from None
 
 
-def _read(path: Place, seen: tuple[Place, ...] = ()) -> dict[str, Any]:
+def _read(path: AnyPath, seen: tuple[AnyPath, ...] = ()) -> dict[str, Any]:
     if path.absolute() in seen:
         raise UsageError(f"{path}: `base:` leads back to a file that is being read; break the ring")
     try:

@@ -29,9 +29,9 @@ from raymed.metrics.ngrams import chunks, distinct
 from raymed.metrics.normality import normality_share
 from raymed.metrics.tags import recall_at
 from raymed.progress import tracked
-from raymed.provenance import Record, made_from, refuse_others, with_record
+from raymed.provenance import Record, made_from, refuse_to_overwrite, with_record
 from raymed.scores import Evaluation, Scores
-from raymed.storage import Place, fetched, output, reason, write_whole
+from raymed.storage import AnyPath, atomic_write_text, local_copy, reason, user_output
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.trained_on import overlap
 from raymed.training.validation import write_reports
@@ -88,7 +88,7 @@ class Baseline(NamedTuple):
     recall_5: float
 
 
-def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: Place) -> Evaluation:
+def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: AnyPath) -> Evaluation:
     """Write the reports of a split, score them, and leave predictions and scores in ``out``.
 
     Args:
@@ -109,7 +109,7 @@ def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: Place
             f"image_size={checkpoint.image_size}"
         )
     record = made_from(checkpoint, config, dataset, split_name)
-    refuse_others(out, (PREDICTIONS_FILE, SCORES_FILE), record)
+    refuse_to_overwrite(out, (PREDICTIONS_FILE, SCORES_FILE), record)
     split = dataset.split(split_name)
     trained_on = overlap(checkpoint, dataset, split_name)
     without_model = baselines(dataset, split_name, None)
@@ -120,7 +120,7 @@ def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: Place
         raise UsageError(f"{out}: cannot be written ({reason(error)})") from error
     _write_predictions(out / PREDICTIONS_FILE, split, writes, reports, without_model, record)
     rows, meteor_missing = {}, None
-    with fetched(out / PREDICTIONS_FILE) as predictions:
+    with local_copy(out / PREDICTIONS_FILE) as predictions:
         sentences = Stream(len(split), lambda: _column(predictions, "sentences"))
         tags = Stream(len(split), lambda: _column(predictions, "predicted_tags"))
         system = Written(sentences if writes else None, tags)
@@ -139,7 +139,7 @@ def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: Place
         made_from=record,
     )
     try:
-        write_whole(out / SCORES_FILE, json.dumps(_jsonable(asdict(evaluation)), indent=1))
+        atomic_write_text(out / SCORES_FILE, json.dumps(_jsonable(asdict(evaluation)), indent=1))
     except OSError as error:
         raise UsageError(f"{out}: cannot be written ({reason(error)})") from error
     return evaluation
@@ -259,7 +259,7 @@ def _ranked(tags: list[str]) -> list[str]:
 
 
 def _write_predictions(
-    path: Place,
+    path: AnyPath,
     split: Split,
     writes: bool,
     reports: Iterator[Report],
@@ -282,7 +282,7 @@ def _write_predictions(
         *(written.texts for written in without_model.values()),
         strict=True,
     )
-    with output(path) as partial, pq.ParquetWriter(partial, schema) as writer:
+    with user_output(path) as partial, pq.ParquetWriter(partial, schema) as writer:
         for some in chunks(rows):
             image_ids, studies, references, tags, by_model, constant, neighbour = zip(
                 *some, strict=True

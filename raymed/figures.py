@@ -10,10 +10,10 @@ from raymed.data.dataset import PreparedDataset, Split
 from raymed.errors import UsageError
 from raymed.metrics.normality import describes_normality
 from raymed.prediction import Reporter
-from raymed.provenance import made_from, refuse_others
+from raymed.provenance import made_from, refuse_to_overwrite
 from raymed.reports.attention import AttendedStudy, attention_figure, attention_page
 from raymed.reports.comparison import ComparedStudy, comparison_figure, comparison_page
-from raymed.storage import Place
+from raymed.storage import AnyPath
 from raymed.training.checkpoint import Checkpoint
 
 SHOWN = 4
@@ -23,8 +23,8 @@ NORMAL = "normal"
 
 
 def make_figure(
-    figure: str, runs: Sequence[str], data: str | None, split_name: str, names: str, out: Place
-) -> list[Place]:
+    figure: str, runs: Sequence[str], data: str | None, split_name: str, names: str, out: AnyPath
+) -> list[AnyPath]:
     """Draw a figure as PNG and as one HTML page.
 
     Args:
@@ -69,7 +69,7 @@ def make_figure(
     }
     page = f"figure-{figure}.html"
     found = sorted(file.name for file in out.glob(f"figure-{figure}*"))
-    refuse_others(out, (page,) if page in found else found, record)
+    refuse_to_overwrite(out, (page,) if page in found else found, record)
     noted = _note(checkpoints, path, split_name), json.dumps(record)
     if figure == "3":
         return _figure_3(checkpoints, split, rows, noted, out)
@@ -126,8 +126,8 @@ def _figure_3(
     split: Split,
     rows: list[int],
     noted: tuple[str, str],
-    out: Place,
-) -> list[Place]:
+    out: AnyPath,
+) -> list[AnyPath]:
     pictures = split.pixels(np.array(rows))
     written = {}
     for number, checkpoint in enumerate(checkpoints, start=1):
@@ -151,8 +151,8 @@ def _figure_3(
 
 
 def _figure_4(
-    checkpoint: Checkpoint, split: Split, rows: list[int], noted: tuple[str, str], out: Place
-) -> list[Place]:
+    checkpoint: Checkpoint, split: Split, rows: list[int], noted: tuple[str, str], out: AnyPath
+) -> list[AnyPath]:
     studies = attended_studies(checkpoint, split, rows)
     # An id may be a path, and files of one name may lie in several folders.
     names = ["-".join(Path(study.name).with_suffix("").parts) for study in studies]

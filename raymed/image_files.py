@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from raymed.storage import Place
+from raymed.storage import AnyPath
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")
 STARTS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
@@ -28,7 +28,7 @@ class ImageFiles:
         empty: folders that had no image, the last time.
     """
 
-    def __init__(self, given: Sequence[str], apart: Place) -> None:
+    def __init__(self, given: Sequence[str], apart: AnyPath) -> None:
         self.given = given
         self.apart = os.path.realpath(apart) if isinstance(apart, Path) else None
         self.passed_over = 0

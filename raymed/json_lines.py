@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from raymed.errors import UsageError
-from raymed.storage import Place, fetched, output, reason, written_whole
+from raymed.storage import AnyPath, atomic_path, local_copy, reason, user_output
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Lines:
 
 
 @contextmanager
-def added_lines(file: Place, images: Iterable[Path]) -> Iterator[Lines]:
+def added_lines(file: AnyPath, images: Iterable[Path]) -> Iterator[Lines]:
     """Add to a file inside the block; its lines of these images, and half ones, are dropped first.
 
     At a URI all lines appear at the end of the block.
@@ -47,10 +47,10 @@ def added_lines(file: Place, images: Iterable[Path]) -> Iterator[Lines]:
     with ExitStack() as stack:
         try:
             figures = set()
-            target = file if isinstance(file, Path) else stack.enter_context(output(file))
+            target = file if isinstance(file, Path) else stack.enter_context(user_output(file))
             if file.exists():
                 again = set(map(str, images))
-                with fetched(file) as before, written_whole(target) as kept:
+                with local_copy(file) as before, atomic_path(target) as kept:
                     figures = _copy(before, kept, again)
             opened = stack.enter_context(target.open("a", encoding="utf-8"))
         except OSError as error:

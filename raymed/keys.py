@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from raymed.storage import place
+from raymed.storage import as_path
 
 
 class Decides(Enum):
@@ -44,7 +44,7 @@ class For:
 
 
 def _absolute(path: str) -> str:
-    return str(place(path).absolute())
+    return str(as_path(path).absolute())
 
 
 def _weights(name: str) -> str:

@@ -18,9 +18,9 @@ from raymed.errors import UsageError
 from raymed.metrics.normality import describes_normality
 from raymed.prediction import Reporter
 from raymed.progress import tracked
-from raymed.provenance import KEY, made_from, refuse_others
+from raymed.provenance import KEY, made_from, refuse_to_overwrite
 from raymed.reports.attention import AttendedSentence
-from raymed.storage import Place, reason, write_whole
+from raymed.storage import AnyPath, atomic_write_text, reason
 from raymed.training.checkpoint import Checkpoint
 
 ATTENTION_FILE = "attention.json"
@@ -50,7 +50,7 @@ class AttentionScores:
 
 
 def measure_attention(
-    checkpoint: Checkpoint, config: Config, split_name: str, out: Place
+    checkpoint: Checkpoint, config: Config, split_name: str, out: AnyPath
 ) -> AttentionScores | None:
     """Write the reports of a split, score their attention, and leave the scores in ``out``.
 
@@ -65,7 +65,7 @@ def measure_attention(
     if not any(split.findings):
         return None
     record = made_from(checkpoint, config, dataset, split_name)
-    refuse_others(out, (ATTENTION_FILE,), record)
+    refuse_to_overwrite(out, (ATTENTION_FILE,), record)
     report = Reporter(checkpoint, config.generation)
     size = config.training.batch_size
     batches = np.array_split(np.arange(len(split)), -(-len(split) // size))
@@ -78,7 +78,7 @@ def measure_attention(
     try:
         out.mkdir(parents=True, exist_ok=True)
         content = {**asdict(scores), KEY: record}
-        write_whole(out / ATTENTION_FILE, json.dumps(content, indent=1))
+        atomic_write_text(out / ATTENTION_FILE, json.dumps(content, indent=1))
     except OSError as error:
         raise UsageError(f"{out}: cannot be written ({reason(error)})") from error
     return scores

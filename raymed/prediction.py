@@ -23,10 +23,10 @@ from raymed.image_files import ImageFiles
 from raymed.json_lines import added_lines
 from raymed.model.system import Reading
 from raymed.progress import Progress
-from raymed.provenance import KEY, Record, made_from, refuse_others
+from raymed.provenance import KEY, Record, made_from, refuse_to_overwrite
 from raymed.reports.attention import AttendedSentence, attention_figure
 from raymed.sections import GenerationConfig
-from raymed.storage import Place, output
+from raymed.storage import AnyPath, user_output
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.worker import local_device
 
@@ -40,7 +40,7 @@ class Prediction:
 
     image: str
     report: Report
-    figure: Place
+    figure: AnyPath
 
 
 def print_prediction(prediction: Prediction, console: Console) -> None:
@@ -55,7 +55,7 @@ def predict(
     checkpoint: Checkpoint,
     config: Config,
     images: Sequence[str],
-    out: Place,
+    out: AnyPath,
     say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Prediction]:
     """Write the report of each image file and draw its attention figure to ``out``.
@@ -81,7 +81,7 @@ def predict(
     record = made_from(checkpoint, config, None, None)
     figures = sorted(file.name for file in out.glob("*-attention.png"))
     marks = (RECORD_FILE,) if (out / RECORD_FILE).exists() else (PREDICTIONS_FILE, *figures[:1])
-    refuse_others(out, marks, record)
+    refuse_to_overwrite(out, marks, record)
     files = ImageFiles(images, out)
     bad: list[str] = []
     pictures = _read(files, checkpoint.image_size, config.training.batch_size, bad)
@@ -109,7 +109,7 @@ def predict(
 
 
 def predict_rows(
-    checkpoint: Checkpoint, config: Config, split: Split, rows: Sequence[int], out: Place
+    checkpoint: Checkpoint, config: Config, split: Split, rows: Sequence[int], out: AnyPath
 ) -> Iterator[Prediction]:
     """The reports and figures of rows of a prepared dataset's split, the truth in the figures."""
     report, draw = Reporter(checkpoint, config.generation), _Illustrator(out, ())
@@ -168,7 +168,7 @@ class _Illustrator:
         taken: names of figures that stay.
     """
 
-    def __init__(self, out: Place, taken: Iterable[str]) -> None:
+    def __init__(self, out: AnyPath, taken: Iterable[str]) -> None:
         self.out = out
         self.taken = set(taken)
         self.numbers: Counter[str] = Counter()
@@ -232,8 +232,8 @@ def _reports(
                 progress.advance()
 
 
-def _write_record(out: Place, record: Record) -> None:
-    with output(out / RECORD_FILE) as file:
+def _write_record(out: AnyPath, record: Record) -> None:
+    with user_output(out / RECORD_FILE) as file:
         file.write_text(json.dumps({KEY: record}, indent=1), encoding="utf-8")
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
-from raymed.storage import Place, fetched, place
+from raymed.storage import AnyPath, as_path, local_copy
 from raymed.training.checkpoint import ENCODER_FILE, MODEL_FILE, Checkpoint
 
 KEY = "made_from"
@@ -36,7 +36,7 @@ def made_from(
     """
     generation = config.generation.model_dump(mode="json")
     data = dataset and {
-        "path": str(place(dataset.path).absolute()),
+        "path": str(as_path(dataset.path).absolute()),
         "content_hash": dataset.info.content_hash,
         "split": split,
     }
@@ -57,7 +57,7 @@ def made_from(
     }
 
 
-def refuse_others(out: Place, names: Sequence[str], record: Record) -> None:
+def refuse_to_overwrite(out: AnyPath, names: Sequence[str], record: Record) -> None:
     """See that result files are not there yet, or were made from the same.
 
     Where a dataset or a checkpoint lies may differ, as long as the content is the same.
@@ -89,10 +89,10 @@ def with_record(schema: pa.Schema, record: Record) -> pa.Schema:
     return schema.with_metadata({KEY: json.dumps(record)})
 
 
-def _record_of(file: Place) -> Record | None:
+def _record_of(file: AnyPath) -> Record | None:
     try:
         if file.name.endswith(".parquet"):
-            with fetched(file) as local:
+            with local_copy(file) as local:
                 metadata = pq.read_schema(local).metadata or {}
             record = json.loads(metadata[KEY.encode()])
         elif file.name.endswith(".html"):
@@ -136,6 +136,6 @@ def _weights_hash(checkpoint: Checkpoint) -> str:
     digest = hashlib.sha256()
     for name in (MODEL_FILE, ENCODER_FILE):
         if (checkpoint.path / name).is_file():
-            with fetched(checkpoint.path / name) as local, local.open("rb") as file:
+            with local_copy(checkpoint.path / name) as local, local.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

@@ -1,7 +1,7 @@
-"""Where things are kept: local paths, or URIs of any file system that pyarrow knows.
+"""Local paths and URIs of any file system that pyarrow supports, through one set of functions.
 
-A place is a `pathlib.Path`, or a `Remote` that has those of its ways that are used here. Files are
-written whole or not at all in both: beside their place and renamed, or uploaded once they are
+A path is a `pathlib.Path`, or a `RemotePath` with the methods of it that are used here. Files are
+written atomically in both: beside their destination and renamed, or uploaded once they are
 complete, since an object store shows no object before that.
 """
 
@@ -31,7 +31,7 @@ class Unreachable(UsageError, OSError):
 
 
 @total_ordering
-class Remote:
+class RemotePath:
     """A place of a URI such as ``s3://bucket/runs``; options behind ``?`` go with every part of it.
 
     Args:
@@ -49,33 +49,33 @@ class Remote:
         return f"{self._scheme}://{self._path}{options}"
 
     def __repr__(self) -> str:
-        return f"Remote({str(self)!r})"
+        return f"RemotePath({str(self)!r})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Remote) and str(self) == str(other)
+        return isinstance(other, RemotePath) and str(self) == str(other)
 
-    def __lt__(self, other: "Remote") -> bool:
+    def __lt__(self, other: "RemotePath") -> bool:
         return str(self) < str(other)
 
     def __hash__(self) -> int:
         return hash(str(self))
 
-    def __truediv__(self, part: str) -> "Remote":
+    def __truediv__(self, part: str) -> "RemotePath":
         return self._at(self._path / part)
 
-    def _at(self, path: PurePosixPath) -> "Remote":
+    def _at(self, path: PurePosixPath) -> "RemotePath":
         options = f"?{self._options}" if self._options else ""
-        return Remote(f"{self._scheme}://{path}{options}")
+        return RemotePath(f"{self._scheme}://{path}{options}")
 
     @property
     def name(self) -> str:
         return self._path.name
 
     @property
-    def parent(self) -> "Remote":
+    def parent(self) -> "RemotePath":
         return self._at(self._path.parent)
 
-    def absolute(self) -> "Remote":
+    def absolute(self) -> "RemotePath":
         return self
 
     @property
@@ -128,7 +128,7 @@ class Remote:
     def is_dir(self) -> bool:
         return self._is("Directory")
 
-    def iterdir(self) -> Iterator["Remote"]:
+    def iterdir(self) -> Iterator["RemotePath"]:
         """What lies in it; nothing where it is not there."""
         import pyarrow.fs as pafs
 
@@ -138,7 +138,7 @@ class Remote:
         below = (PurePosixPath(info.path).relative_to(self.path) for info in found)
         yield from (self / name for name in dict.fromkeys(path.parts[0] for path in below))
 
-    def glob(self, pattern: str) -> Iterator["Remote"]:
+    def glob(self, pattern: str) -> Iterator["RemotePath"]:
         """What lies in it and has a name of this pattern."""
         return (child for child in self.iterdir() if fnmatchcase(child.name, pattern))
 
@@ -180,16 +180,16 @@ def _filesystem(root: str) -> tuple["pafs.FileSystem", str]:
     return filesystem, path
 
 
-Place = Path | Remote
+AnyPath = Path | RemotePath
 
 
-def place(where: str | Place) -> Place:
+def as_path(where: str | AnyPath) -> AnyPath:
     """The place that a text names: a local path, or a URI."""
-    if isinstance(where, Path | Remote):
+    if isinstance(where, Path | RemotePath):
         return where
     if where.startswith("file://"):
         return Path(where.removeprefix("file://"))
-    return Remote(where) if is_uri(where) else Path(where)
+    return RemotePath(where) if is_uri(where) else Path(where)
 
 
 def is_uri(text: str) -> bool:
@@ -197,7 +197,7 @@ def is_uri(text: str) -> bool:
 
 
 @contextmanager
-def written_whole(target: Place) -> Iterator[Path]:
+def atomic_path(target: AnyPath) -> Iterator[Path]:
     """A local path, to be written in the block; what was written then takes its place.
 
     Missing folders are made. Many processes may do so at once, and no reader ever finds a part,
@@ -206,7 +206,7 @@ def written_whole(target: Place) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written.
     """
-    if isinstance(target, Remote):
+    if isinstance(target, RemotePath):
         import pyarrow.fs as pafs
 
         with tempfile.TemporaryDirectory(prefix="raymed-") as folder:
@@ -227,36 +227,36 @@ def written_whole(target: Place) -> Iterator[Path]:
 
 
 @contextmanager
-def output(target: Place) -> Iterator[Path]:
-    """`written_whole` of what a user asked for.
+def user_output(target: AnyPath) -> Iterator[Path]:
+    """`atomic_path` of what a user asked for.
 
     Raises:
         UsageError: the file cannot be written (no space left, say).
     """
     try:
-        with written_whole(target) as partial:
+        with atomic_path(target) as partial:
             yield partial
     except OSError as error:
         raise UsageError(f"{target}: cannot be written ({reason(error)})") from error
 
 
-def write_whole(target: Place, content: str) -> None:
+def atomic_write_text(target: AnyPath, content: str) -> None:
     """Write a small file so that a reader sees the old text or the new one, never a part.
 
     Raises:
         OSError: it cannot be written.
     """
-    if isinstance(target, Remote):
+    if isinstance(target, RemotePath):
         target.parent.mkdir()
         with target.filesystem.open_output_stream(target.path) as stream:
             stream.write(content.encode())
         return
-    with written_whole(target) as partial:
+    with atomic_path(target) as partial:
         partial.write_text(content, encoding="utf-8")
 
 
 @contextmanager
-def fetched(source: Place) -> Iterator[Path]:
+def local_copy(source: AnyPath) -> Iterator[Path]:
     """A file as a local one, for the time of the block.
 
     Raises:
@@ -271,7 +271,7 @@ def fetched(source: Place) -> Iterator[Path]:
         yield local
 
 
-def download(source: Remote, target: Path) -> None:
+def download(source: RemotePath, target: Path) -> None:
     """Copy a file to a local path.
 
     Raises:
@@ -282,13 +282,13 @@ def download(source: Remote, target: Path) -> None:
             file.write(block)
 
 
-def link(source: Place, target: Place) -> None:
+def link_or_copy(source: AnyPath, target: AnyPath) -> None:
     """One more name for a file; a copy of it where the file system cannot do that.
 
     Raises:
         OSError: it cannot be read, or not be written.
     """
-    if isinstance(source, Remote) and isinstance(target, Remote):
+    if isinstance(source, RemotePath) and isinstance(target, RemotePath):
         target.filesystem.copy_file(source.path, target.path)
         return
     if isinstance(source, Path) and isinstance(target, Path):
@@ -297,11 +297,11 @@ def link(source: Place, target: Place) -> None:
             return
         except OSError:
             pass
-    with fetched(source) as local, written_whole(target) as copy:
+    with local_copy(source) as local, atomic_path(target) as copy:
         shutil.copyfile(local, copy)
 
 
-def remove(folder: Place) -> None:
+def remove_tree(folder: AnyPath) -> None:
     """Delete a folder with all that is in it, if it is there."""
     if isinstance(folder, Path):
         shutil.rmtree(folder, ignore_errors=True)
@@ -311,7 +311,7 @@ def remove(folder: Place) -> None:
             folder.filesystem.delete_dir(folder.path)
 
 
-def stamp(file: Place) -> tuple[str, int, int]:
+def file_stamp(file: AnyPath) -> tuple[str, int, int]:
     """A file's name, size and time of change: equal for equal content in the life of a process.
 
     Raises:

@@ -28,15 +28,15 @@ from raymed.launch import lock
 from raymed.launch.lock import LOCK_FILE, alone
 from raymed.launch.run import claim, run_training
 from raymed.storage import (
-    Place,
-    Remote,
+    AnyPath,
+    RemotePath,
     Unreachable,
-    fetched,
-    place,
-    remove,
-    stamp,
-    write_whole,
-    written_whole,
+    as_path,
+    atomic_path,
+    atomic_write_text,
+    file_stamp,
+    local_copy,
+    remove_tree,
 )
 from raymed.training import features
 from raymed.training.checkpoint import MODEL_FILE, latest, whole_checkpoints
@@ -80,14 +80,14 @@ def stored_in(server: Server, tiny: Config, phantom: Path, name: str) -> Config:
     return tiny.override({"data.path": str(data), "run.folder": str(server.root / name / "runs")})
 
 
-def weights(folder: Place) -> dict[str, torch.Tensor]:
+def weights(folder: AnyPath) -> dict[str, torch.Tensor]:
     last = latest(folder)
     assert last is not None
-    with fetched(last / MODEL_FILE) as file:
+    with local_copy(last / MODEL_FILE) as file:
         return {name: tensor.clone() for name, tensor in safetensors.torch.load_file(file).items()}
 
 
-def assert_same_weights(folder: Place, other: Place) -> None:
+def assert_same_weights(folder: AnyPath, other: AnyPath) -> None:
     ours, expected = weights(folder), weights(other)
     assert ours.keys() == expected.keys()
     assert all(torch.equal(ours[name], expected[name]) for name in expected)
@@ -97,29 +97,29 @@ def test_a_place_in_a_store_has_the_ways_of_a_path(store: Server) -> None:
     folder = store.root / "ways" / "inner"
     assert not folder.exists()
     assert list(folder.iterdir()) == []
-    write_whole(folder / "text.txt", "grüße")
-    with written_whole(folder / "deep" / "bytes.bin") as partial:
+    atomic_write_text(folder / "text.txt", "grüße")
+    with atomic_path(folder / "deep" / "bytes.bin") as partial:
         partial.write_bytes(bytes(range(256)) * 40_000)
         assert not (folder / "deep").exists()
     assert (folder / "text.txt").read_text() == "grüße"
-    with fetched(folder / "deep" / "bytes.bin") as local:
+    with local_copy(folder / "deep" / "bytes.bin") as local:
         assert local.read_bytes() == bytes(range(256)) * 40_000
     assert sorted(folder.iterdir()) == [folder / "deep", folder / "text.txt"]
     assert [found.name for found in folder.glob("*.txt")] == ["text.txt"]
     assert ((folder / "deep").is_dir(), (folder / "text.txt").is_file()) == (True, True)
     assert ((folder / "deep").is_file(), (folder / "text.txt").is_dir()) == (False, False)
-    assert place(str(folder)) == folder
+    assert as_path(str(folder)) == folder
     assert (folder / "text.txt").parent == folder
-    first = stamp(folder / "text.txt")
-    assert stamp(folder / "text.txt") == first
-    write_whole(folder / "text.txt", "longer than before")
-    assert stamp(folder / "text.txt") != first
+    first = file_stamp(folder / "text.txt")
+    assert file_stamp(folder / "text.txt") == first
+    atomic_write_text(folder / "text.txt", "longer than before")
+    assert file_stamp(folder / "text.txt") != first
     (folder / "text.txt").unlink()
     (folder / "text.txt").unlink(missing_ok=True)
-    for ask in (Remote.read_text, Remote.unlink, stamp):
+    for ask in (RemotePath.read_text, RemotePath.unlink, file_stamp):
         with pytest.raises(FileNotFoundError):
             ask(folder / "text.txt")
-    remove(folder)
+    remove_tree(folder)
     assert not folder.exists()
 
 
@@ -127,7 +127,7 @@ def test_what_fails_while_it_is_written_is_not_there(store: Server) -> None:
     target = store.root / "failed" / "file"
 
     def write_half() -> None:
-        with written_whole(target) as partial:
+        with atomic_path(target) as partial:
             partial.write_text("half")
             raise KeyError
 
@@ -174,12 +174,12 @@ def test_a_data_set_is_fetched_once_by_a_node_and_checked(
     assert np.array_equal(dataset.split("train").pixels(rows), fresh)
     copy.unlink()
     (parts.parent / "train.arrow").unlink()
-    with written_whole(place(stored.data.path) / copy.name) as damaged:
+    with atomic_path(as_path(stored.data.path) / copy.name) as damaged:
         damaged.write_bytes(content)
     with pytest.raises(UsageError, match=r"train-00000.parquet is missing or damaged"):
         PreparedDataset.open(stored.data.path).split("train")
     assert not copy.exists()
-    (place(stored.data.path) / "val-00000.parquet").unlink()
+    (as_path(stored.data.path) / "val-00000.parquet").unlink()
     with pytest.raises(UsageError, match=r"val-00000.parquet is missing or damaged"):
         dataset.split("val")
 
@@ -221,7 +221,7 @@ def test_a_run_in_a_store_is_the_one_on_disk(
     assert main(["evaluate", str(folder), "split=test"]) == 0
     scores = json.loads((folder / "test" / SCORES_FILE).read_text())
     assert scores["rows"]["co_attention"]["cider"] is not None
-    with fetched(folder / "test" / PREDICTIONS_FILE) as file:
+    with local_copy(folder / "test" / PREDICTIONS_FILE) as file:
         assert len(pq.read_table(file)) == 3
     assert main(["figure", "4", str(folder), f"out={folder / 'figures'}"]) == 0
     assert {file.name.rpartition(".")[2] for file in (folder / "figures").iterdir()} == {
@@ -233,7 +233,7 @@ def test_a_run_in_a_store_is_the_one_on_disk(
 def test_the_store_goes_away_and_comes_back(
     stored: Config, server: S3, whole: tuple[Path, list[Row]]
 ) -> None:
-    folder = place(stored.run.folder) / stored.run.name
+    folder = as_path(stored.run.folder) / stored.run.name
 
     def disturb(row: Row) -> None:
         if row["epoch"] == 1:
@@ -268,7 +268,7 @@ def test_the_store_goes_away_and_comes_back(
 def test_a_run_that_ends_while_the_store_is_away_says_so_and_goes_on_later(
     stored: Config, server: S3, whole: tuple[Path, list[Row]]
 ) -> None:
-    folder = place(stored.run.folder) / stored.run.name
+    folder = as_path(stored.run.folder) / stored.run.name
 
     def disturb(row: Row) -> None:
         if row["epoch"] == 2:
@@ -289,7 +289,7 @@ def test_a_run_that_ends_while_the_store_is_away_says_so_and_goes_on_later(
     assert_same_weights(folder, whole[0])
 
 
-def saving_is_over(folder: Place, epoch: int) -> None:
+def saving_is_over(folder: AnyPath, epoch: int) -> None:
     """Wait until an epoch's metrics are written, which come after its checkpoint."""
     while len(read_metrics(folder / METRICS_FILE)) < epoch:
         time.sleep(0.01)
@@ -308,7 +308,7 @@ def test_two_commands_on_one_folder(
         assert (folder / LOCK_FILE).exists()
     assert not (folder / LOCK_FILE).exists()
     # Of a process that was killed, no sign comes any more.
-    write_whole(folder / LOCK_FILE, "process 1 on elsewhere\n0123 4\n")
+    atomic_write_text(folder / LOCK_FILE, "process 1 on elsewhere\n0123 4\n")
     with alone(folder):
         assert "elsewhere" not in (folder / LOCK_FILE).read_text()
 
@@ -316,10 +316,10 @@ def test_two_commands_on_one_folder(
 HOLD = """
 import sys, time
 from raymed.launch import lock
-from raymed.storage import place
+from raymed.storage import as_path
 lock.BEAT_S, lock.SILENCE_S = 0.2, 2.5
 try:
-    with lock.alone(place(sys.argv[1])):
+    with lock.alone(as_path(sys.argv[1])):
         print("held", flush=True)
         time.sleep(600)
 except lock.UsageError as error:
@@ -362,9 +362,9 @@ def test_a_holder_that_slept_while_another_took_its_folder_ends(
 def test_features_are_shared_through_the_store(
     stored: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shared = place(stored.run.folder).parent / "features"
+    shared = as_path(stored.run.folder).parent / "features"
     frozen = stored.override({"model.train_encoder": False, "data.features": str(shared)})
-    folder = place(stored.run.folder)
+    folder = as_path(stored.run.folder)
     monkeypatch.setattr(features, "_digests", {})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one"))
     train(frozen, folder / "one", ALONE, Recorder())
@@ -402,7 +402,7 @@ def test_a_sweep_in_the_store(stored: Config) -> None:
     assert {result.trial for result in first.results} < {result.trial for result in sweep.results}
     study = open_study(config, sweep.folder)
     assert [trial.state for trial in study.trials] == [optuna.trial.TrialState.COMPLETE] * 3
-    with fetched(sweep.leaderboard) as file:
+    with local_copy(sweep.leaderboard) as file:
         assert pq.read_table(file)["trial"].to_pylist() == [r.trial for r in sweep.results]
     page = sweep.folder / "report.html"
     write_report(sweep.folder, page)

@@ -30,7 +30,7 @@ from raymed.data.schema import (
 from raymed.errors import UsageError
 from raymed.locks import exclusive
 from raymed.progress import Progress
-from raymed.storage import download, place, reason, stamp, written_whole
+from raymed.storage import as_path, atomic_path, download, file_stamp, reason
 
 _digests: dict[tuple[str, int, int], str] = {}
 """Hashes of local copies of parts, by what tells one file from another."""
@@ -64,7 +64,7 @@ class PreparedDataset:
         Raises:
             UsageError: it is not a prepared dataset, or one of another schema version.
         """
-        folder, path = place(path), str(path)
+        folder, path = as_path(path), str(path)
         try:
             content = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
         except UsageError:
@@ -142,7 +142,7 @@ class PreparedDataset:
         texts = pa.schema([columns.field("sentences"), columns.field("tags")])
         lists = Lists.of(self._read_part(part, texts) for part in parts)
         schema = lists.kept_in(schema)
-        with written_whole(cached) as partial, pa.ipc.new_file(str(partial), schema) as writer:
+        with atomic_path(cached) as partial, pa.ipc.new_file(str(partial), schema) as writer:
             waiting = schema.empty_table()
             for part in parts:
                 read = self._read_part(part, columns)
@@ -172,7 +172,7 @@ class PreparedDataset:
         One process of a node fetches it, and the others wait for it and use it too. Whoever opens
         it first sees that it holds what the dataset says it does.
         """
-        source = place(self.path) / part.file
+        source = as_path(self.path) / part.file
         if isinstance(source, Path):
             return source
         cached = cache_folder(self.info.content_hash, "parts") / part.file
@@ -180,7 +180,7 @@ class PreparedDataset:
             with exclusive(cached.with_suffix(".lock")):
                 if cached.exists() and _is(cached, part):
                     return cached
-                with written_whole(cached) as partial:
+                with atomic_path(cached) as partial:
                     download(source, partial)
                     if not _is(partial, part):
                         raise _damaged(self.path, part.file)
@@ -249,7 +249,7 @@ def _write_batches(writer: pa.ipc.RecordBatchFileWriter, table: pa.Table) -> Non
 
 def _is(file: Path, part: Part) -> bool:
     """Whether a local file holds what the dataset says of a part; read once in a process."""
-    known = stamp(file)
+    known = file_stamp(file)
     if known not in _digests:
         with file.open("rb") as content:
             _digests[known] = hashlib.file_digest(content, "sha256").hexdigest()

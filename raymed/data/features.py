@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from raymed.data.mapped import gather, map_batches, rows_of
-from raymed.storage import written_whole
+from raymed.storage import atomic_path
 
 FILE_ROWS = 64
 """Images of each file but a split's last; with VGG-19 at 224 pixels a file takes 13 MiB."""
@@ -68,7 +68,7 @@ class SplitFeatures:
             left.unlink(missing_ok=True)
         feature_maps, hidden = (np.concatenate(each) for each in zip(*chunks, strict=True))
         columns = [_column(feature_maps), _column(hidden)]
-        with written_whole(path) as partial, pa.ipc.new_file(str(partial), self._schema) as writer:
+        with atomic_path(path) as partial, pa.ipc.new_file(str(partial), self._schema) as writer:
             writer.write_batch(pa.record_batch(columns, schema=self._schema))
 
     def rows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ from raymed.data.dataset import PreparedDataset, Split
 from raymed.errors import UsageError
 from raymed.locks import exclusive
 from raymed.progress import Progress
-from raymed.storage import reason, written_whole
+from raymed.storage import atomic_path, reason
 
 CHUNK = 256
 """Images that are read at a time."""
@@ -59,7 +59,7 @@ class Fingerprints:
 
     def save(self, file: Path) -> None:
         """Write a file, whole or not at all; OSError if it cannot be written."""
-        with written_whole(file) as partial:
+        with atomic_path(file) as partial:
             safetensors.numpy.save_file({"ids": self.ids, "pixels": self.pixels}, partial)
 
     def joined(self, others: Sequence["Fingerprints"]) -> "Fingerprints":

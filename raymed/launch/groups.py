@@ -25,7 +25,7 @@ from raymed.launch.termination import noted, noting
 from raymed.launch.trainer import Preempted, run_workers, this_worker
 from raymed.launch.watch import End, here
 from raymed.localisation import measure_attention
-from raymed.storage import Place, place, write_whole
+from raymed.storage import AnyPath, as_path, atomic_write_text
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.loop import train
@@ -132,7 +132,7 @@ def _finish(queue: ActorHandle, group: int, failure: str) -> None:
     ray.get(queue.finish.remote(group, failure))
 
 
-def score(folder: Place, data_path: str, split: str) -> None:
+def score(folder: AnyPath, data_path: str, split: str) -> None:
     """Leave the scores of a finished run's best checkpoint in its folder, in ``scored/``.
 
     Raises:
@@ -187,12 +187,12 @@ class JobObserver:
 
 def _train_job(job: Job, base: Config, worker: Worker, queue: ActorHandle, end: End | None) -> str:
     """Train one run, from its last checkpoint if it has one; why it failed, or nothing."""
-    folder = place(job.folder)
+    folder = as_path(job.folder)
     run = {"run.folder": str(folder.parent), "run.name": folder.name}
     config = base.override(job.values | run | NO_SWEEP)
     observer = JobObserver(queue, job, worker, end)
     if worker.rank == 0:
-        write_whole(folder / CONFIG_FILE, config.to_yaml())
+        atomic_write_text(folder / CONFIG_FILE, config.to_yaml())
     try:
         # Workers that died after an epoch was saved and before it was reported left its row here.
         for row in read_metrics(folder / METRICS_FILE)[len(job.rows) :]:

@@ -14,7 +14,7 @@ from threading import Event, Thread
 from types import FrameType
 
 from raymed.errors import UsageError
-from raymed.storage import Place, Remote, reason, write_whole
+from raymed.storage import AnyPath, RemotePath, atomic_write_text, reason
 
 LOCK_FILE = ".lock"
 BEAT_S = 5.0
@@ -26,7 +26,7 @@ LOST = signal.SIGUSR1
 
 
 @contextmanager
-def alone(folder: Place) -> Iterator[None]:
+def alone(folder: AnyPath) -> Iterator[None]:
     """Hold a folder inside the block.
 
     A local folder is let go by the system itself where the process dies. An object store knows no
@@ -38,7 +38,7 @@ def alone(folder: Place) -> Iterator[None]:
     Raises:
         UsageError: another process holds it, or has taken it, or it cannot be written.
     """
-    lock = _alone_by_signs(folder) if isinstance(folder, Remote) else _alone_by_system(folder)
+    lock = _alone_by_signs(folder) if isinstance(folder, RemotePath) else _alone_by_system(folder)
     with ExitStack() as held:
         try:
             held.enter_context(lock)
@@ -63,7 +63,7 @@ def _alone_by_system(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _alone_by_signs(folder: Remote) -> Iterator[None]:
+def _alone_by_signs(folder: RemotePath) -> Iterator[None]:
     file = folder / LOCK_FILE
     found = _read(file)
     until = time.monotonic() + SILENCE_S
@@ -72,7 +72,7 @@ def _alone_by_signs(folder: Remote) -> Iterator[None]:
         if (now := _read(file)) and now != found:
             raise _held(folder, now.splitlines()[0])
     me = f"{_holder()}{uuid.uuid4().hex}"
-    write_whole(file, f"{me} 0\n")
+    atomic_write_text(file, f"{me} 0\n")
     # Of two who come at the same time, the later writer stays.
     time.sleep(0.5)
     if not _read(file).startswith(me):
@@ -90,7 +90,7 @@ def _alone_by_signs(folder: Remote) -> Iterator[None]:
                     lost.set()
                     signal.pthread_kill(main, LOST)
                     return
-                write_whole(file, f"{me} {count}\n")
+                atomic_write_text(file, f"{me} {count}\n")
 
     def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         # Ray Train's answer to Ctrl-C ends its workers first.
@@ -117,14 +117,14 @@ def _alone_by_signs(folder: Remote) -> Iterator[None]:
                 file.unlink(missing_ok=True)
 
 
-def _read(file: Remote) -> str:
+def _read(file: RemotePath) -> str:
     try:
         return file.read_text()
     except FileNotFoundError:
         return ""
 
 
-def _taken_over(folder: Place, file: Remote) -> UsageError:
+def _taken_over(folder: AnyPath, file: RemotePath) -> UsageError:
     try:
         holder = _read(file).partition("\n")[0]
     except OSError:
@@ -140,7 +140,7 @@ def _holder() -> str:
     return f"process {os.getpid()} on {socket.gethostname()}\n"
 
 
-def _held(folder: Place, holder: str) -> UsageError:
+def _held(folder: AnyPath, holder: str) -> UsageError:
     return UsageError(
         f"{folder}: another raymed works on it ({holder.strip() or 'starting'}); "
         "wait for its end, or choose another run.name"

@@ -16,7 +16,7 @@ from raymed.launch.cluster import connected, quiet
 from raymed.launch.lock import LOCK_FILE, alone
 from raymed.launch.printer import Printer
 from raymed.launch.termination import Terminated, note_from_now, note_sigterm, noted, noting
-from raymed.storage import Place, place, reason, write_whole
+from raymed.storage import AnyPath, as_path, atomic_write_text, reason
 from raymed.training.checkpoint import Checkpoint, latest
 from raymed.training.loop import train
 from raymed.training.observer import Status
@@ -60,9 +60,9 @@ def run_training(config: Config, console: Console) -> Checkpoint:
     return Checkpoint.open(folder)
 
 
-def run_folder(config: Config) -> Place:
+def run_folder(config: Config) -> AnyPath:
     """The folder of a run, sweep or table."""
-    return place(config.run.folder) / config.run.name
+    return as_path(config.run.folder) / config.run.name
 
 
 def located(config: Config) -> Config:
@@ -86,7 +86,7 @@ def _all_absolute(key: str, values: Sequence[Any]) -> list[Any]:
     return [with_absolute_paths({key: value})[key] for value in values]
 
 
-def claim(config: Config) -> Place:
+def claim(config: Config) -> AnyPath:
     """The run's folder, with its configuration written, or found there and equal.
 
     A run that has not finished an epoch may be started anew with another configuration.
@@ -106,13 +106,13 @@ def claim(config: Config) -> Place:
     else:
         _refuse_foreign(folder)
     try:
-        write_whole(file, config.to_yaml())
+        atomic_write_text(file, config.to_yaml())
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written ({reason(error)})") from error
     return folder
 
 
-def _advice(folder: Place, before: Config, now: Config) -> str:
+def _advice(folder: AnyPath, before: Config, now: Config) -> str:
     """What to do where a folder holds a run of another configuration."""
     more = now.training.epochs - before.training.epochs
     if more <= 0 or len(changed_keys(before, now, RESULT)) > 1:
@@ -128,12 +128,12 @@ def _advice(folder: Place, before: Config, now: Config) -> str:
     )
 
 
-def _refuse_foreign(folder: Place) -> None:
+def _refuse_foreign(folder: AnyPath) -> None:
     if taken(folder) and not (folder / CONFIG_FILE).is_file():
         raise UsageError(f"{folder}: exists and is no run; choose another run.name")
 
 
-def need_groups(config: Config, what: str) -> None:
+def require_worker_groups(config: Config, what: str) -> None:
     """See that there will be workers that stay up, and so many all the time.
 
     Raises:
@@ -164,14 +164,14 @@ def changed_keys(before: Config, now: Config, kinds: Sequence[Decides]) -> list[
     return changed
 
 
-def taken(folder: Place) -> bool:
+def taken(folder: AnyPath) -> bool:
     """Whether something that must not be mixed with a run lies there."""
     if folder.is_dir():
         return any(child.name != LOCK_FILE for child in folder.iterdir())
     return folder.exists()
 
 
-def last_checkpoint(folder: Place, dataset: PreparedDataset) -> Checkpoint | None:
+def last_checkpoint(folder: AnyPath, dataset: PreparedDataset) -> Checkpoint | None:
     """A run's last checkpoint, if it has one.
 
     Raises:
@@ -189,7 +189,7 @@ def last_checkpoint(folder: Place, dataset: PreparedDataset) -> Checkpoint | Non
     return checkpoint
 
 
-def _train_here(config: Config, folder: Place, console: Console) -> None:
+def _train_here(config: Config, folder: AnyPath, console: Console) -> None:
     """Train in this process and thread, as a debugger wants it: no Ray, no live bar, no thread."""
     quiet()
     printer = _Deferring(config, console)
@@ -211,7 +211,7 @@ class _Deferring(Printer):
         super().progress(status)
 
 
-def _train_on_ray(config: Config, folder: Place, console: Console) -> None:
+def _train_on_ray(config: Config, folder: AnyPath, console: Console) -> None:
     # Ray Train imports torch's distributed parts: seconds that a mere check does not need.
     from raymed.launch.following import following
     from raymed.launch.trainer import check_room, describe_workers, fit

@@ -16,15 +16,15 @@ from raymed.launch.groups import worker_groups
 from raymed.launch.queue import Job
 from raymed.launch.trainer import check_room
 from raymed.progress import Progress
-from raymed.storage import Place, place
+from raymed.storage import AnyPath, as_path
 
 
-def train_side_by_side(
-    runs: Mapping[Place, Config],
+def train_in_parallel(
+    runs: Mapping[AnyPath, Config],
     base: Config,
-    folder: Place,
+    folder: AnyPath,
     split: str | None,
-    outcome: Callable[[Place], str],
+    outcome: Callable[[AnyPath], str],
     console: Console,
 ) -> None:
     """Train runs as far as they are not trained, as many at a time as there is room for.
@@ -65,10 +65,10 @@ def train_side_by_side(
 
 def _follow(
     queue: ActorHandle,
-    runs: Mapping[Place, Config],
+    runs: Mapping[AnyPath, Config],
     base: Config,
     split: str | None,
-    outcome: Callable[[Place], str],
+    outcome: Callable[[AnyPath], str],
     console: Console,
 ) -> list[str]:
     """Submit the runs and say when each ends; the failures, in words."""
@@ -85,7 +85,7 @@ def _follow(
             time.sleep(0.5)
             news: list[Job] = ray.get(queue.heard.remote())
             for job in news:
-                folder = place(job.folder)
+                folder = as_path(job.folder)
                 for text in job.warnings:
                     _say(console, f"warning: {folder.name}: {text}")
                 running[job.number] = f"{folder.name} epoch {len(job.rows)}"

@@ -22,7 +22,7 @@ from raymed.errors import UsageError
 from raymed.launch.nodes import wait_for_nodes
 from raymed.launch.termination import note_sigterm, noting
 from raymed.launch.watch import WorkerObserver
-from raymed.storage import Place, place
+from raymed.storage import AnyPath, as_path
 from raymed.training.loop import train
 from raymed.training.saving import TrainingEnded, TrainingStopped
 from raymed.training.worker import Worker
@@ -87,7 +87,7 @@ def train_worker(job: dict[str, Any]) -> str | None:
     observer = WorkerObserver(job["watch"], worker.rank == 0)
     try:
         with noting():
-            train(config, place(job["folder"]), worker, observer)
+            train(config, as_path(job["folder"]), worker, observer)
     except TrainingEnded:
         wanted = [observer.wanted()]
         if worker.world > 1:
@@ -99,7 +99,7 @@ def train_worker(job: dict[str, Any]) -> str | None:
     return None
 
 
-def fit(config: Config, folder: Place, watch: ActorHandle) -> None:
+def fit(config: Config, folder: AnyPath, watch: ActorHandle) -> None:
     """Train one run on ``launch.workers`` workers and wait for its end.
 
     The run's own checkpoints are what a restart goes on from, so Ray's run is a new one each

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from raymed.errors import UsageError
 from raymed.model.dropout import SeededDropout
-from raymed.storage import fetched, place
+from raymed.storage import as_path, local_copy
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -153,7 +153,7 @@ def check_weights(name: str, weights: str) -> None:
             f"model.encoder_weights: the small encoder has no {weights!r} weights; set it to none, "
             "or to the folder of a run that trained one"
         )
-    if weights not in ("imagenet", "none") and not place(weights).is_file():
+    if weights not in ("imagenet", "none") and not as_path(weights).is_file():
         raise UsageError(
             f"model.encoder_weights: {weights}: no such file; give imagenet, none, a file of "
             f"torchvision {name} weights, or the folder of a run with that encoder"
@@ -194,7 +194,7 @@ def _downloaded(entry: Any) -> dict[str, Tensor]:
 
 def _load_file(network: nn.Module, name: str, file: str) -> None:
     try:
-        with fetched(place(file)) as path:
+        with local_copy(as_path(file)) as path:
             if path.suffix == ".safetensors":
                 state = safetensors.torch.load_file(path)
             else:

@@ -25,7 +25,7 @@ from raymed.reports.drawing import (
     write,
 )
 from raymed.reports.page import data_uri, write_page
-from raymed.storage import Place
+from raymed.storage import AnyPath
 
 COLUMNS = 4
 STRONGEST_TAGS = 3
@@ -85,7 +85,7 @@ class AttendedStudy:
 
 
 def attention_page(
-    path: Place, studies: Sequence[AttendedStudy], note: str, made_from: str = ""
+    path: AnyPath, studies: Sequence[AttendedStudy], note: str, made_from: str = ""
 ) -> None:
     """Write one HTML page over all studies; it holds all it shows.
 
@@ -115,7 +115,7 @@ def attention_values(studies: Sequence[AttendedStudy]) -> dict[str, object]:
 
 
 def attention_figure(
-    path: Place,
+    path: AnyPath,
     image: np.ndarray,
     sentences: Sequence[AttendedSentence],
     tags: Sequence[tuple[str, float]],

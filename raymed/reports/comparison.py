@@ -23,7 +23,7 @@ from raymed.reports.drawing import (
     write,
 )
 from raymed.reports.page import data_uri, write_page
-from raymed.storage import Place
+from raymed.storage import AnyPath
 
 TRUTH = "ground truth"
 RULE = (
@@ -66,7 +66,7 @@ class _Block:
 
 
 def comparison_page(
-    path: Place, studies: Sequence[ComparedStudy], note: str, made_from: str = ""
+    path: AnyPath, studies: Sequence[ComparedStudy], note: str, made_from: str = ""
 ) -> None:
     """Write one HTML page over all studies; it holds all it shows.
 
@@ -99,7 +99,7 @@ def comparison_page(
     )
 
 
-def comparison_figure(path: Place, studies: Sequence[ComparedStudy], note: str) -> None:
+def comparison_figure(path: AnyPath, studies: Sequence[ComparedStudy], note: str) -> None:
     """Draw a row for each study: image, ground truth, and each system's report; save it as PNG.
 
     Args:

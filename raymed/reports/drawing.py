@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
 
-from raymed.storage import Place, output
+from raymed.storage import AnyPath, user_output
 
 DPI = 110
 FAMILY = "DejaVu Sans"
@@ -35,13 +35,13 @@ def canvas(width: float, height: float) -> Figure:
     return figure
 
 
-def save(figure: Figure, path: Place) -> None:
+def save(figure: Figure, path: AnyPath) -> None:
     """Save as PNG, whole or not at all.
 
     Raises:
         UsageError: the file cannot be written.
     """
-    with output(path) as partial:
+    with user_output(path) as partial:
         figure.savefig(partial, format="png")
 
 

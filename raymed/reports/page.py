@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from raymed.reports.drawing import NO_SENTENCES, NO_WORDS, printable
-from raymed.storage import Place, output
+from raymed.storage import AnyPath, user_output
 
 
 def data_uri(pixels: np.ndarray, palette: np.ndarray | None = None) -> str:
@@ -27,7 +27,7 @@ def data_uri(pixels: np.ndarray, palette: np.ndarray | None = None) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def write_page(path: Place, template: str, **values: Any) -> None:
+def write_page(path: AnyPath, template: str, **values: Any) -> None:
     """Fill in a template of this package and write the page, whole or not at all.
 
     Whatever the values hold is shown as text, never read as HTML; but for what is
@@ -52,5 +52,5 @@ def write_page(path: Place, template: str, **values: Any) -> None:
     )
     nothing = {"made_from": "", "no_words": NO_WORDS, "no_sentences": NO_SENTENCES}
     page = templates.get_template(template).render(nothing | values)
-    with output(path) as partial:
+    with user_output(path) as partial:
         partial.write_text(page, encoding="utf-8", newline="\n")

@@ -6,7 +6,7 @@ from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
 from raymed.launch.run import run_folder
-from raymed.storage import Place, reason, write_whole
+from raymed.storage import AnyPath, atomic_write_text, reason
 from raymed.tables.paper import TABLE_SYSTEMS
 from raymed.tables.render import markdown_table, terminal_table
 from raymed.tables.results import RUNS_FILE, table_rows, write_runs
@@ -15,7 +15,7 @@ from raymed.tables.runs import RUNS, SPLIT, finished_runs
 HALVES = {"iu_xray": "IU X-Ray", "peir_gross": "PEIR Gross"}
 
 
-def make_table(table: str, config: Config, console: Console) -> Place:
+def make_table(table: str, config: Config, console: Console) -> AnyPath:
     """Train what is missing, print the table, and leave it as Markdown and its runs as Parquet.
 
     Args:
@@ -49,7 +49,7 @@ def make_table(table: str, config: Config, console: Console) -> Place:
     try:
         # A table whose runs are all given has no folder yet; its runs' makes it known as a table's.
         (folder / RUNS).mkdir(parents=True, exist_ok=True)
-        write_whole(file, markdown_table(table, rows, note))
+        atomic_write_text(file, markdown_table(table, rows, note))
         write_runs(folder / f"table-{table}-{RUNS_FILE}", runs)
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written ({reason(error)})") from error

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymed.provenance import KEY, with_record
-from raymed.storage import Place, output
+from raymed.storage import AnyPath, user_output
 from raymed.tables.paper import MEASURES, TABLE_SYSTEMS, TRUTH, paper_figures
 from raymed.tables.runs import Run
 
@@ -76,7 +76,7 @@ def table_rows(table: str, half: str, runs: Sequence[Run]) -> list[Row]:
     return rows
 
 
-def write_runs(path: Place, runs: Sequence[Run]) -> None:
+def write_runs(path: AnyPath, runs: Sequence[Run]) -> None:
     """All runs as Parquet, a row each: every score on the test split, and where the run lies.
 
     What the scores were made from, by the runs' folders, is in the file's metadata.
@@ -96,7 +96,7 @@ def write_runs(path: Place, runs: Sequence[Run]) -> None:
             }
         )
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    with output(path) as partial:
+    with user_output(path) as partial:
         table = pa.table({key: [row.get(key) for row in rows] for key in keys})
         pq.write_table(table.cast(with_record(table.schema, records)), partial)
 

@@ -14,10 +14,17 @@ from raymed.errors import UsageError
 from raymed.evaluation import SCORES_FILE
 from raymed.launch.groups import SCORED, score
 from raymed.launch.lock import alone
-from raymed.launch.run import claim, last_checkpoint, located, need_groups, run_folder, taken
-from raymed.launch.side_by_side import train_side_by_side
+from raymed.launch.run import (
+    claim,
+    last_checkpoint,
+    located,
+    require_worker_groups,
+    run_folder,
+    taken,
+)
+from raymed.launch.side_by_side import train_in_parallel
 from raymed.localisation import ATTENTION_FILE
-from raymed.storage import Place, place
+from raymed.storage import AnyPath, as_path
 from raymed.training.checkpoint import Checkpoint, latest
 from raymed.training.setup import check
 
@@ -41,7 +48,7 @@ class Run:
     system: str
     seed: int
     config: Config
-    folder: Place
+    folder: AnyPath
     given: bool = False
 
     @property
@@ -86,7 +93,7 @@ def finished_runs(config: Config, systems: Sequence[str], console: Console) -> l
                 score(run.folder, config.data.path, SPLIT)
         waiting = [run for run in waiting if not run.given]
         if waiting:
-            train_side_by_side(
+            train_in_parallel(
                 {run.folder: run.config for run in waiting},
                 config,
                 run_folder(config),
@@ -98,14 +105,14 @@ def finished_runs(config: Config, systems: Sequence[str], console: Console) -> l
 
 
 def _planned(config: Config, systems: Sequence[str], dataset: PreparedDataset) -> Iterator[Run]:
-    need_groups(config, "table")
+    require_worker_groups(config, "table")
     for system in systems:
         given = config.table.runs.get(system, ())
         for folder in given:
-            trained = _fitting(place(folder), system, dataset)
+            trained = _fitting(as_path(folder), system, dataset)
             # It is scored on this table's dataset, wherever it lay when it was trained.
             here = trained.override({"data.path": config.data.path})
-            yield Run(system, here.training.seed, here, place(folder).absolute(), given=True)
+            yield Run(system, here.training.seed, here, as_path(folder).absolute(), given=True)
         for seed in () if given else config.table.seeds:
             name = f"{system}-seed-{seed}"
             values = {
@@ -122,7 +129,7 @@ def _planned(config: Config, systems: Sequence[str], dataset: PreparedDataset) -
             yield Run(system, seed, one, run_folder(config) / RUNS / name)
 
 
-def _fitting(run: Place, system: str, dataset: PreparedDataset) -> Config:
+def _fitting(run: AnyPath, system: str, dataset: PreparedDataset) -> Config:
     """The configuration of a run that is given, once it is sure that the table can take it."""
     last = latest(run)
     if last is None:
@@ -143,7 +150,7 @@ def _fitting(run: Place, system: str, dataset: PreparedDataset) -> Config:
     return checkpoint.config
 
 
-def _outcome(runs: Mapping[Place, Run], folder: Place) -> str:
+def _outcome(runs: Mapping[AnyPath, Run], folder: AnyPath) -> str:
     run = runs[folder]
     scores = run.scores()["rows"][run.system]
     if scores["cider"] is None:

@@ -30,7 +30,16 @@ from raymed.errors import UsageError
 from raymed.model.encoder import Encoder, encoder_from
 from raymed.model.system import System
 from raymed.model.systems import build_system
-from raymed.storage import Place, fetched, link, place, reason, remove, write_whole, written_whole
+from raymed.storage import (
+    AnyPath,
+    as_path,
+    atomic_path,
+    atomic_write_text,
+    link_or_copy,
+    local_copy,
+    reason,
+    remove_tree,
+)
 from raymed.training.observer import Row, goodness
 from raymed.training.worker import dtype_of
 
@@ -97,7 +106,7 @@ class Checkpoint:
     content_hash: str
     history: list[Row]
     curve: list[Row]
-    path: Place
+    path: AnyPath
     partial: Partial | None = None
 
     @property
@@ -106,13 +115,13 @@ class Checkpoint:
         return len(self.history)
 
     @classmethod
-    def open(cls, path: str | Place) -> "Checkpoint":
+    def open(cls, path: str | AnyPath) -> "Checkpoint":
         """Open a checkpoint's folder, or a run's folder, which stands for its best checkpoint.
 
         Raises:
             UsageError: there is none, it is damaged, or of another schema version.
         """
-        folder = place(path)
+        folder = as_path(path)
         if not (folder / INFO_FILE).is_file():
             best = _best(folder)
             if best is None:
@@ -194,7 +203,7 @@ class Checkpoint:
             raise _damaged(self.encoder_file, error) from error
 
     @property
-    def encoder_file(self) -> Place:
+    def encoder_file(self) -> AnyPath:
         """The file with the encoder's weights, among others if it was trained."""
         trained = self.config.model.train_encoder
         return self.path / (MODEL_FILE if trained else ENCODER_FILE)
@@ -206,7 +215,7 @@ class Checkpoint:
             UsageError: a file is damaged.
         """
         try:
-            with fetched(self.path / OPTIMIZER_FILE) as file:
+            with local_copy(self.path / OPTIMIZER_FILE) as file:
                 state = torch.load(file, map_location="cpu", weights_only=True)
             model.load_state_dict(_loaded(self.path / MODEL_FILE))
             optimizer.load_state_dict(state)
@@ -250,21 +259,21 @@ class Checkpoint:
             if self.path in before:
                 return
             # Of a process that was killed while it wrote this one.
-            remove(self.path)
-            with written_whole(self.path / MODEL_FILE) as file:
+            remove_tree(self.path)
+            with atomic_path(self.path / MODEL_FILE) as file:
                 safetensors.torch.save_file(snapshot.model, file)
             # To a file of Python's, which knows why it could not be written, as torch's does not.
-            with written_whole(self.path / OPTIMIZER_FILE) as file, file.open("wb") as stream:
+            with atomic_path(self.path / OPTIMIZER_FILE) as file, file.open("wb") as stream:
                 torch.save(snapshot.optimizer, stream)
             for name, source in (constant or {}).items():
                 # The run's own, so that a file on another disk is copied once only.
                 own = before[-1] / name if before else source
-                link(own if own.exists() else source, self.path / name)
-            write_whole(self.path / INFO_FILE, json.dumps(content, indent=1))
+                link_or_copy(own if own.exists() else source, self.path / name)
+            atomic_write_text(self.path / INFO_FILE, json.dumps(content, indent=1))
             self._forget_others(keep)
         except (OSError, RuntimeError, safetensors.SafetensorError) as error:
             with suppress(OSError):
-                remove(self.path)
+                remove_tree(self.path)
             why = "no space left" if _is_full(error) else reason(error)
             raise UsageError(
                 f"{self.path}: the checkpoint could not be written ({why}); the one before it "
@@ -281,10 +290,10 @@ class Checkpoint:
                     (other / OPTIMIZER_FILE).unlink(missing_ok=True)
                 else:
                     (other / INFO_FILE).unlink(missing_ok=True)
-                    remove(other)
+                    remove_tree(other)
 
 
-def checkpoints_of(run_folder: Place) -> Place:
+def checkpoints_of(run_folder: AnyPath) -> AnyPath:
     """Where a run's checkpoints lie."""
     return run_folder / "checkpoints"
 
@@ -294,7 +303,7 @@ def checkpoint_name(epoch: int, step: int | None = None) -> str:
     return f"epoch-{epoch:04d}" + ("" if step is None else f"-step-{step:06d}")
 
 
-def whole_checkpoints(run_folder: Place) -> list[Place]:
+def whole_checkpoints(run_folder: AnyPath) -> list[AnyPath]:
     """The checkpoints of a run, the last one last."""
     folders = [
         child
@@ -304,7 +313,7 @@ def whole_checkpoints(run_folder: Place) -> list[Place]:
     return sorted(folders, key=lambda folder: _position(folder.name))
 
 
-def latest(run_folder: Place) -> Place | None:
+def latest(run_folder: AnyPath) -> AnyPath | None:
     """The last whole checkpoint of a run, if it has one."""
     return next(reversed(whole_checkpoints(run_folder)), None)
 
@@ -314,7 +323,7 @@ def best_epoch(history: Sequence[Row]) -> int:
     return max(range(len(history)), key=lambda i: (*goodness(history[i]), -i)) + 1
 
 
-def _best(run_folder: Place, history: Sequence[Row] | None = None) -> Place | None:
+def _best(run_folder: AnyPath, history: Sequence[Row] | None = None) -> AnyPath | None:
     """The checkpoint of the best epoch, of those that are there; the last one before any epoch."""
     whole = {_position(folder.name): folder for folder in whole_checkpoints(run_folder)}
     if not whole:
@@ -345,7 +354,7 @@ def _position_of(epoch: int, step: int | None = None) -> tuple[int, float]:
     return epoch, float("inf") if step is None else step
 
 
-def _info(folder: Place) -> Any:
+def _info(folder: AnyPath) -> Any:
     return json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
 
 
@@ -357,9 +366,9 @@ def _copied(state: Any) -> Any:
     return [_copied(value) for value in state] if isinstance(state, list) else state
 
 
-def _loaded(file: Place) -> dict[str, Tensor]:
+def _loaded(file: AnyPath) -> dict[str, Tensor]:
     try:
-        with fetched(file) as local:
+        with local_copy(file) as local:
             weights: dict[str, Tensor] = safetensors.torch.load_file(local)
     except UsageError:
         raise
@@ -377,7 +386,7 @@ def _is_full(error: BaseException | None) -> bool:
     return False
 
 
-def _damaged(path: Place, error: Exception) -> UsageError:
+def _damaged(path: AnyPath, error: Exception) -> UsageError:
     # What follows torch's first line is advice for programmers.
     reason = (str(error) or type(error).__name__).splitlines()[0]
     return UsageError(

@@ -34,7 +34,7 @@ from raymed.data.features import SplitFeatures
 from raymed.errors import UsageError
 from raymed.model.encoder import Encoder, grid, widths
 from raymed.model.precision import computing_in
-from raymed.storage import Place, fetched, place, reason, stamp, written_whole
+from raymed.storage import AnyPath, as_path, atomic_path, file_stamp, local_copy, reason
 from raymed.training.agreement import Agreement
 from raymed.training.checkpoint import ENCODER, ENCODER_FILE, Checkpoint
 from raymed.training.saving import TrainingEnded
@@ -114,7 +114,7 @@ def freeze(
         encoder = encoder or build_starting_encoder(config, start)
         encoder = encoder.place(worker.device, precision)
         try:
-            shared = place(config.data.features) / key if config.data.features else None
+            shared = as_path(config.data.features) / key if config.data.features else None
             report = progress or (lambda *_: None)
             asked = lambda: agreement.ended(ending())  # noqa: E731
             with computing_in(precision, worker.device):
@@ -151,9 +151,9 @@ def _origin(config: Config, start: Checkpoint | None) -> tuple[object, ...]:
         return model.encoder, config.training.seed, dtype
     if source is None and model.encoder_weights == "imagenet":
         return model.encoder, "imagenet", dtype
-    file = source.encoder_file if source else place(model.encoder_weights)
+    file = source.encoder_file if source else as_path(model.encoder_weights)
     try:
-        return model.encoder, *stamp(file), dtype
+        return model.encoder, *file_stamp(file), dtype
     except OSError as error:
         raise UsageError(f"{file}: cannot be read ({reason(error)})") from error
 
@@ -162,7 +162,7 @@ def _compute(
     frozen: Frozen,
     splits: dict[str, Split],
     encoder: Encoder,
-    shared: Place | None,
+    shared: AnyPath | None,
     worker: Worker,
     progress: Callable[[int, int], None],
     ended: Callable[[], bool],
@@ -210,19 +210,19 @@ def _ended() -> TrainingEnded:
     return TrainingEnded("asked to end; the features so far stay, and the same command goes on")
 
 
-def _fetch(features: SplitFeatures, number: int, shared: Place | None) -> None:
+def _fetch(features: SplitFeatures, number: int, shared: AnyPath | None) -> None:
     """Copy a file from the place that all nodes see, if it is there."""
     file = features.files[number]
     if shared is not None and (shared / file.name).is_file():
-        with fetched(shared / file.name) as found, written_whole(file) as copy:
+        with local_copy(shared / file.name) as found, atomic_path(file) as copy:
             shutil.copyfile(found, copy)
 
 
-def _share(features: SplitFeatures, number: int, shared: Place | None) -> None:
+def _share(features: SplitFeatures, number: int, shared: AnyPath | None) -> None:
     """Copy a file to the place that all nodes see."""
     file = features.files[number]
     if shared is not None:
-        with written_whole(shared / file.name) as copy:
+        with atomic_path(shared / file.name) as copy:
             shutil.copyfile(file, copy)
 
 
@@ -278,7 +278,7 @@ def _write_encoder(file: Path, encoder: Encoder) -> None:
         f"{ENCODER}{name}": tensor.cpu().contiguous()
         for name, tensor in encoder.state_dict().items()
     }
-    with written_whole(file) as partial:
+    with atomic_path(file) as partial:
         safetensors.torch.save_file(state, partial)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from raymed.config import Config
 from raymed.errors import UsageError
 from raymed.generation import Report
-from raymed.storage import Place, Remote, reason, write_whole, written_whole
+from raymed.storage import AnyPath, RemotePath, atomic_path, atomic_write_text, reason
 from raymed.training.observer import Row
 
 METRICS_FILE = "metrics.csv"
@@ -77,7 +77,7 @@ class RunLog:
         config: of the run.
     """
 
-    def __init__(self, folder: Place, history: list[Row], config: Config) -> None:
+    def __init__(self, folder: AnyPath, history: list[Row], config: Config) -> None:
         # Importing it takes a second, so only the worker that writes does.
         from torch.utils.tensorboard import SummaryWriter
         from torch.utils.tensorboard.summary import hparams
@@ -88,7 +88,7 @@ class RunLog:
                 write_metrics(folder / METRICS_FILE, history)
         self.folder = folder
         self.local = (
-            Path(tempfile.mkdtemp(prefix="raymed-")) if isinstance(folder, Remote) else folder
+            Path(tempfile.mkdtemp(prefix="raymed-")) if isinstance(folder, RemotePath) else folder
         )
         with _writing(folder):
             self.board: SummaryWriter = SummaryWriter(
@@ -144,9 +144,9 @@ class RunLog:
             self._copy_board()
 
     def _copy_board(self) -> None:
-        if isinstance(self.folder, Remote):
+        if isinstance(self.folder, RemotePath):
             for file in (self.local / BOARD).iterdir():
-                with written_whole(self.folder / BOARD / file.name) as copy:
+                with atomic_path(self.folder / BOARD / file.name) as copy:
                     shutil.copyfile(file, copy)
 
 
@@ -181,16 +181,16 @@ def attention_strip(sample: Sample) -> np.ndarray:
     return strip
 
 
-def write_metrics(path: Place, history: list[Row]) -> None:
+def write_metrics(path: AnyPath, history: list[Row]) -> None:
     """All rows as CSV, whole or not at all."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(history[-1]))
     writer.writeheader()
     writer.writerows(history)
-    write_whole(path, text.getvalue())
+    atomic_write_text(path, text.getvalue())
 
 
-def read_metrics(path: Place) -> list[Row]:
+def read_metrics(path: AnyPath) -> list[Row]:
     """The rows of a metrics table; none while there is no table yet."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -201,7 +201,7 @@ def read_metrics(path: Place) -> list[Row]:
 
 
 @contextmanager
-def _writing(folder: Place) -> Iterator[None]:
+def _writing(folder: AnyPath) -> Iterator[None]:
     try:
         yield
     except OSError as error:

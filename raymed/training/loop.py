@@ -19,7 +19,7 @@ from raymed.data.batches import steps_per_epoch
 from raymed.metrics.ngrams import distinct
 from raymed.progress import reported_to
 from raymed.sections import TrainingConfig
-from raymed.storage import Place
+from raymed.storage import AnyPath
 from raymed.training.checkpoint import Partial, best_epoch
 from raymed.training.feeding import Taught, fed
 from raymed.training.log import RunLog
@@ -38,7 +38,7 @@ STEPS_BETWEEN_READINGS = {"cuda": 10}
 works while it is asked, at every step."""
 
 
-def train(config: Config, folder: Place, worker: Worker, observer: Observer) -> None:
+def train(config: Config, folder: AnyPath, worker: Worker, observer: Observer) -> None:
     """Train one run, from its last checkpoint if it has one.
 
     Args:

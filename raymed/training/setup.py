@@ -22,7 +22,7 @@ from raymed.errors import UsageError
 from raymed.model.system import System
 from raymed.model.systems import build_system
 from raymed.sections import TAGS_ONLY, TrainingConfig
-from raymed.storage import Place
+from raymed.storage import AnyPath
 from raymed.training.checkpoint import (
     ENCODER_FILE,
     TRAINED_ON_FILE,
@@ -65,7 +65,7 @@ class Setup:
     constant: Mapping[str, Path]
 
 
-def set_up(config: Config, folder: Place, worker: Worker, observer: Observer) -> Setup:
+def set_up(config: Config, folder: AnyPath, worker: Worker, observer: Observer) -> Setup:
     """Open the data, and build the model with the weights that the run goes on or starts from.
 
     Raises:
@@ -180,7 +180,7 @@ def build_optimizer(model: System, config: TrainingConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
 
 
-def _last(folder: Place) -> Checkpoint | None:
+def _last(folder: AnyPath) -> Checkpoint | None:
     path = latest(folder)
     return None if path is None else Checkpoint.open(path)
 

@@ -8,7 +8,7 @@ from raymed.data.vocabulary import Vocabulary
 from raymed.errors import UsageError
 from raymed.model.encoder import Encoder, build_encoder, check_weights
 from raymed.sections import ModelConfig
-from raymed.storage import place
+from raymed.storage import as_path
 from raymed.training.checkpoint import Checkpoint
 
 SIZES = ("system", "encoder", "hidden_size", "embedding_size")
@@ -62,7 +62,7 @@ def encoder_run(config: ModelConfig) -> Checkpoint | None:
         UsageError: it cannot be opened, or has another encoder.
     """
     weights = config.encoder_weights
-    if weights in ("imagenet", "none") or not place(weights).is_dir():
+    if weights in ("imagenet", "none") or not as_path(weights).is_dir():
         return None
     checkpoint = _open(weights, "model.encoder_weights")
     theirs = checkpoint.config.model.encoder

@@ -16,7 +16,7 @@ from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.data.fingerprints import Fingerprints, fingerprints_file
 from raymed.errors import UsageError
-from raymed.storage import fetched, reason
+from raymed.storage import local_copy, reason
 from raymed.training.checkpoint import TRAINED_ON_FILE, Checkpoint
 from raymed.training.start import encoder_run, starting_checkpoint
 
@@ -46,7 +46,7 @@ def trained_on(checkpoint: Checkpoint) -> Fingerprints | None:
     if not file.is_file():
         return None
     try:
-        with fetched(file) as local:
+        with local_copy(file) as local:
             return Fingerprints.load(local)
     except (OSError, KeyError, safetensors.SafetensorError) as error:
         raise UsageError(

@@ -11,9 +11,9 @@ from raymed.config import Config
 from raymed.errors import UsageError
 from raymed.evaluation import baseline_scores
 from raymed.launch.lock import alone
-from raymed.launch.run import CONFIG_FILE, claim, last_checkpoint, located, need_groups
-from raymed.launch.side_by_side import train_side_by_side
-from raymed.storage import Place
+from raymed.launch.run import CONFIG_FILE, claim, last_checkpoint, located, require_worker_groups
+from raymed.launch.side_by_side import train_in_parallel
+from raymed.storage import AnyPath
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.setup import check
 from raymed.tuning.leaderboard import TrialResult, ranked_trials
@@ -35,12 +35,12 @@ class FineTuned:
     """
 
     trial: TrialResult
-    folder: Place
+    folder: AnyPath
     score: float
 
 
 def fine_tune(
-    folder: Place, trials: int, overrides: Sequence[str], console: Console
+    folder: AnyPath, trials: int, overrides: Sequence[str], console: Console
 ) -> list[FineTuned]:
     """Train the best trials of a sweep on, with their encoders unfrozen; or take that up.
 
@@ -68,7 +68,7 @@ def fine_tune(
         for trial in best
     }
     base = next(iter(configs.values()))
-    need_groups(base, "fine-tuning")
+    require_worker_groups(base, "fine-tuning")
     with alone(folder / FINE_TUNED):
         waiting = {}
         for run, config in configs.items():
@@ -78,7 +78,7 @@ def fine_tune(
             if last is None or last.epoch < config.training.epochs:
                 waiting[run] = config
         if waiting:
-            train_side_by_side(waiting, base, folder / FINE_TUNED, None, _outcome, console)
+            train_in_parallel(waiting, base, folder / FINE_TUNED, None, _outcome, console)
     done = [
         FineTuned(trial, run, Checkpoint.open(run).history[-1]["score"])
         for trial, run in zip(best, configs, strict=True)
@@ -89,7 +89,7 @@ def fine_tune(
     return done
 
 
-def _unfrozen(folder: Place, trial: TrialResult, overrides: Sequence[str]) -> Config:
+def _unfrozen(folder: AnyPath, trial: TrialResult, overrides: Sequence[str]) -> Config:
     own = (folder / TRIALS / trial.trial).absolute()
     settings = [
         "model.train_encoder=true",
@@ -101,7 +101,7 @@ def _unfrozen(folder: Place, trial: TrialResult, overrides: Sequence[str]) -> Co
     return located(configuration.load(own / CONFIG_FILE, settings))
 
 
-def _outcome(run: Place) -> str:
+def _outcome(run: AnyPath) -> str:
     best = Checkpoint.open(run).history[-1]
     return f"validation {'CIDEr' if 'cider' in best else 'recall@5'} {best['score']:.3f}"
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from raymed.config import Config
 from raymed.evaluation import Baseline
-from raymed.storage import Place, output
+from raymed.storage import AnyPath, user_output
 from raymed.training.checkpoint import best_epoch
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.observer import Row
@@ -65,7 +65,7 @@ class TrialResult:
         return self.best.get("score")
 
 
-def ranked_trials(study: optuna.Study, config: Config, folder: Place) -> list[TrialResult]:
+def ranked_trials(study: optuna.Study, config: Config, folder: AnyPath) -> list[TrialResult]:
     """Every trial of a sweep once, by the first objective, best first; failed ones come last."""
     trials = begun(study)
     results = [_result(trial, config, folder) for trial in trials]
@@ -113,7 +113,7 @@ def leaderboard_table(results: Sequence[TrialResult], baselines: Mapping[str, Ba
     return table
 
 
-def write_leaderboard(path: Place, results: Sequence[TrialResult], config: Config) -> None:
+def write_leaderboard(path: AnyPath, results: Sequence[TrialResult], config: Config) -> None:
     """One row per trial, in the order given; each searched key is a column.
 
     Raises:
@@ -134,7 +134,7 @@ def write_leaderboard(path: Place, results: Sequence[TrialResult], config: Confi
         }
         for place, r in enumerate(results, start=1)
     ]
-    with output(path) as partial:
+    with user_output(path) as partial:
         pq.write_table(pa.Table.from_pylist(rows), partial)
 
 
@@ -145,7 +145,7 @@ def shown(values: Mapping[Any, Any]) -> str:
     )
 
 
-def _result(trial: FrozenTrial, config: Config, folder: Place) -> TrialResult:
+def _result(trial: FrozenTrial, config: Config, folder: AnyPath) -> TrialResult:
     name = trial_name(trial.number)
     history = read_metrics(folder / TRIALS / name / METRICS_FILE)
     best = history[best_epoch(history) - 1] if history else {}

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from raymed.config import Config
 from raymed.progress import Pulse
-from raymed.storage import place
+from raymed.storage import as_path
 from raymed.tuning.leaderboard import TrialResult, shown
 from raymed.tuning.study import objectives
 from raymed.tuning.trial import DECIDED, FAILURE, LOST, NUMBER, at_best, trial_name
@@ -138,7 +138,7 @@ class SweepProgress(tune.Callback):
             if words in self.warned:
                 continue
             self.warned.add(words)
-            self._say(f"warning: {place(folder).name}: {words}")
+            self._say(f"warning: {as_path(folder).name}: {words}")
 
     def _say(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -27,7 +27,7 @@ from raymed.evaluation import baseline_scores
 from raymed.figures import SHOWN, abnormal_rows, attended_studies
 from raymed.reports.attention import AttendedStudy, attention_values
 from raymed.reports.page import write_page
-from raymed.storage import Place
+from raymed.storage import AnyPath
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.observer import Row
@@ -101,7 +101,7 @@ class _Section:
         return () if isinstance(self.plots, str) else self.plots
 
 
-def write_report(folder: Place, out: Place) -> None:
+def write_report(folder: AnyPath, out: AnyPath) -> None:
     """Write the page of a sweep.
 
     What the page cannot show (a plot of too few trials, reports of a dataset that is elsewhere),
@@ -141,7 +141,7 @@ def write_report(folder: Place, out: Place) -> None:
     )
 
 
-def _read(folder: Place) -> _Sweep:
+def _read(folder: AnyPath) -> _Sweep:
     file = folder / SWEEP_FILE
     if not file.is_file():
         raise UsageError(

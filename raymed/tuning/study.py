@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from raymed.config import Config
 from raymed.errors import UsageError
 from raymed.sections import TuneConfig
-from raymed.storage import Place, Remote, place, reason, write_whole
+from raymed.storage import AnyPath, RemotePath, as_path, atomic_write_text, reason
 from raymed.tuning.space import as_parameters
 
 SWEEP_FILE = "sweep.yaml"
@@ -44,7 +44,7 @@ def objectives(config: TuneConfig) -> dict[str, str]:
     return {str(k): str(v) for k, v in config.objectives.items()} or {"score": "max"}
 
 
-def make_study(config: Config, folder: Place) -> optuna.Study:
+def make_study(config: Config, folder: AnyPath) -> optuna.Study:
     """Make a sweep's study with the points that come first, or go on with the one that is there.
 
     Nobody else may be writing to it.
@@ -78,7 +78,7 @@ def make_study(config: Config, folder: Place) -> optuna.Study:
     return study
 
 
-def refuse_anothers(config: Config, folder: Place) -> None:
+def refuse_anothers(config: Config, folder: AnyPath) -> None:
     """See that the study of this name in the database, if there is one, is this sweep's.
 
     A study remembers its sweep's folder. A sweep that was moved takes its study along; of one that
@@ -93,7 +93,7 @@ def refuse_anothers(config: Config, folder: Place) -> None:
         _refuse(_storage(config, folder), config.run.name, folder, (folder / SWEEP_FILE).is_file())
 
 
-def _refuse(storage: BaseStorage, name: str, folder: Place, resumed: bool) -> None:
+def _refuse(storage: BaseStorage, name: str, folder: AnyPath, resumed: bool) -> None:
     try:
         study = optuna.load_study(study_name=name, storage=storage)
     except KeyError:
@@ -102,7 +102,7 @@ def _refuse(storage: BaseStorage, name: str, folder: Place, resumed: bool) -> No
     own = other is None or is_folder(folder, other)
     if own and (resumed or not trials):
         return
-    if not own and resumed and not (place(other) / SWEEP_FILE).is_file():
+    if not own and resumed and not (as_path(other) / SWEEP_FILE).is_file():
         return
     gone = ", where no sweep lies any more" if own and other else ""
     raise UsageError(
@@ -112,15 +112,15 @@ def _refuse(storage: BaseStorage, name: str, folder: Place, resumed: bool) -> No
     )
 
 
-def is_folder(folder: Place, name: str) -> bool:
+def is_folder(folder: AnyPath, name: str) -> bool:
     """Whether it is the folder of this name, by whichever path."""
-    other = place(name)
+    other = as_path(name)
     if isinstance(folder, Path) and isinstance(other, Path):
         return folder.resolve() == other.resolve()
     return folder.absolute() == other.absolute()
 
 
-def open_study(config: Config, folder: Place) -> optuna.Study:
+def open_study(config: Config, folder: AnyPath) -> optuna.Study:
     """Open a sweep's study to read it, which may be done at any time.
 
     Raises:
@@ -193,10 +193,10 @@ def asked(study: optuna.Study) -> list[FrozenTrial]:
     return [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
 
 
-def _storage(config: Config, folder: Place) -> BaseStorage:
+def _storage(config: Config, folder: AnyPath) -> BaseStorage:
     if config.tune.storage is not None:
         return RDBStorage(config.tune.storage)
-    if isinstance(folder, Remote):
+    if isinstance(folder, RemotePath):
         return JournalStorage(_RemoteJournal(folder / STUDY_FILE))
     return JournalStorage(JournalFileBackend(str(folder / STUDY_FILE)))
 
@@ -211,7 +211,7 @@ class _RemoteJournal(BaseJournalBackend):
         file: of the journal.
     """
 
-    def __init__(self, file: Remote) -> None:
+    def __init__(self, file: RemotePath) -> None:
         self.file = file
         try:
             self.text = file.read_text()
@@ -227,7 +227,7 @@ class _RemoteJournal(BaseJournalBackend):
         # Only what is new is put into JSON: with the trials their entries grow to be thousands.
         self.text += "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         try:
-            write_whole(self.file, self.text)
+            atomic_write_text(self.file, self.text)
         except OSError as error:
             raise UsageError(
                 f"{self.file}: cannot be written ({reason(error)}); once it can be, the same "
@@ -236,7 +236,7 @@ class _RemoteJournal(BaseJournalBackend):
 
 
 @contextmanager
-def _opening(config: Config, folder: Place) -> Iterator[None]:
+def _opening(config: Config, folder: AnyPath) -> Iterator[None]:
     try:
         yield
     except UsageError:

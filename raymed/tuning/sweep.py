@@ -28,10 +28,17 @@ from raymed.keys import Decides
 from raymed.launch.cluster import connected
 from raymed.launch.groups import worker_groups
 from raymed.launch.lock import alone
-from raymed.launch.run import RESULT, changed_keys, located, need_groups, run_folder, taken
+from raymed.launch.run import (
+    RESULT,
+    changed_keys,
+    located,
+    require_worker_groups,
+    run_folder,
+    taken,
+)
 from raymed.launch.trainer import check_room
 from raymed.sections import TAGS_ONLY
-from raymed.storage import Place, output, reason
+from raymed.storage import AnyPath, reason, user_output
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.observer import Row
 from raymed.training.setup import check
@@ -77,21 +84,21 @@ NOISY = (
 class Sweep:
     """A finished sweep: its folder, its trials from best to worst, the baselines' scores."""
 
-    folder: Place
+    folder: AnyPath
     results: list[TrialResult]
     baselines: dict[str, Baseline]
 
     @property
-    def leaderboard(self) -> Place:
+    def leaderboard(self) -> AnyPath:
         return self.folder / LEADERBOARD_FILE
 
     @property
-    def best_config(self) -> Place:
+    def best_config(self) -> AnyPath:
         """The best trial's configuration, as `raymed train` takes it."""
         return self.folder / BEST_FILE
 
     @property
-    def best(self) -> Place:
+    def best(self) -> AnyPath:
         """The folder of the best trial's run."""
         return self.folder / TRIALS / self.results[0].trial
 
@@ -123,7 +130,7 @@ def run_sweep(config: Config, console: Console) -> Sweep:
             raise UsageError(f"{folder}: no trial has reported a score{reason}")
         write_leaderboard(folder / LEADERBOARD_FILE, results, config)
         best = config.override({**results[0].values, "run.name": f"{config.run.name}-best"})
-        with output(folder / BEST_FILE) as partial_file:
+        with user_output(folder / BEST_FILE) as partial_file:
             partial_file.write_text(best.override(NO_SWEEP).to_yaml(), encoding="utf-8")
     repeats = sum(REPEATED in trial.user_attrs for trial in asked(study))
     if repeats:
@@ -152,7 +159,7 @@ def check_sweep(config: Config) -> PreparedDataset:
             "tune.space: is empty; name a key to search, such as "
             "`tune.space.loss.tag={log_uniform: [0.1, 10]}`"
         )
-    need_groups(config, "sweep")
+    require_worker_groups(config, "sweep")
     _check_objectives(config)
     dataset = check(config)
     dimension = config.tune.space.get("model.top_tags")
@@ -184,7 +191,7 @@ def _check_objectives(config: Config) -> None:
         )
 
 
-def _refuse_another(folder: Place, config: Config) -> None:
+def _refuse_another(folder: AnyPath, config: Config) -> None:
     """See that the folder is free, or holds this very sweep."""
     file = folder / SWEEP_FILE
     if file.is_file():
@@ -199,13 +206,13 @@ def _refuse_another(folder: Place, config: Config) -> None:
 
 
 def _claim(
-    folder: Place, config: Config, dataset: PreparedDataset, console: Console
+    folder: AnyPath, config: Config, dataset: PreparedDataset, console: Console
 ) -> optuna.Study:
     try:
         (folder / TRIALS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written ({reason(error)})") from error
-    with output(folder / SWEEP_FILE) as partial_file:
+    with user_output(folder / SWEEP_FILE) as partial_file:
         partial_file.write_text(config.to_yaml(), encoding="utf-8")
     study = make_study(config, folder)
     known = study.user_attrs.get(CONTENT)
@@ -264,7 +271,7 @@ def _say(console: Console, line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _run_trials(study: optuna.Study, config: Config, folder: Place, console: Console) -> None:
+def _run_trials(study: optuna.Study, config: Config, folder: AnyPath, console: Console) -> None:
     room = check_room(config, config.tune.groups or 1)
     for _ in range(RESTARTS):
         left = _left(study, config)
@@ -316,7 +323,7 @@ def _quiet() -> None:
 def _tuner(
     study: optuna.Study,
     config: Config,
-    folder: Place,
+    folder: AnyPath,
     state: str,
     groups: int,
     queue: ActorHandle,

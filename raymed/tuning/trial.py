@@ -13,7 +13,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
 from raymed.launch.queue import Job
-from raymed.storage import Place
+from raymed.storage import AnyPath
 from raymed.training.observer import Row, goodness
 
 TRIALS = "trials"
@@ -31,7 +31,7 @@ LOST = "lost"
 def run_trial(
     proposal: dict[str, Any],
     queue: ActorHandle,
-    trials: Place,
+    trials: AnyPath,
     objectives: Mapping[str, str],
 ) -> None:
     """Have one proposal trained, reporting each epoch to Tune.

@@ -77,7 +77,7 @@ def test_thousands_of_jobs_leave_nothing_behind(
 
     # All of a job but its files and its training.
     monkeypatch.setattr(groups, "train", train)
-    monkeypatch.setattr(groups, "write_whole", lambda *_: None)
+    monkeypatch.setattr(groups, "atomic_write_text", lambda *_: None)
     monkeypatch.setattr(Config, "override", lambda config, _: config)
     monkeypatch.setattr(Config, "to_yaml", lambda _: "")
     ray_.get([queue.submit.remote(Job(n, str(tmp_path / "run"), {}), True) for n in range(JOBS)])

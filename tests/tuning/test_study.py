@@ -149,7 +149,7 @@ def test_an_entry_of_a_remote_journal_is_put_into_json_once(
         return dumps(log, **options)
 
     monkeypatch.setattr(json, "dumps", noted)
-    monkeypatch.setattr(study_module, "write_whole", lambda _, text: written.append(text))
+    monkeypatch.setattr(study_module, "atomic_write_text", lambda _, text: written.append(text))
     file: Any = NotThere()
     journal = _RemoteJournal(file)
     for number in range(50):
