@@ -27,7 +27,7 @@ from raymed.data.schema import (
     Part,
 )
 from raymed.data.shards import Decoded, PartWork, Shard, Spread, Written, in_process
-from raymed.data.target import Target, new_dataset
+from raymed.data.destination import Target, new_dataset
 from raymed.data.text import preprocess, tag_name
 from raymed.data.views import view_fault
 from raymed.errors import UsageError
@@ -51,7 +51,7 @@ def prepare(
 ) -> DatasetInfo:
     """Write the prepared dataset of a source to the folder ``out`` and say what is in it.
 
-    A half-written dataset is never taken for whole (see `raymed.data.target`). An image or report
+    A half-written dataset is never taken for whole (see `raymed.data.destination`). An image or report
     that cannot be used is left out and listed with its reason in ``rejected.parquet``. Neither
     pixels nor texts are held in memory, only the names of images and studies. The dataset is the
     same however the work is spread.

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from raymed.data.images import read_image
 from raymed.data.limits import ImageError
 from raymed.data.schema import Part, part_schema
-from raymed.data.target import Folder
+from raymed.data.destination import Folder
 from raymed.errors import UsageError
 
 PART_ROWS = 1024

@@ -22,7 +22,7 @@ from raymed.launch.run import (
     run_folder,
     taken,
 )
-from raymed.launch.side_by_side import train_in_parallel
+from raymed.launch.parallel_runs import train_in_parallel
 from raymed.localisation import ATTENTION_FILE
 from raymed.storage import AnyPath, as_path
 from raymed.training.checkpoint import Checkpoint, latest

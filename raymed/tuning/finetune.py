@@ -12,7 +12,7 @@ from raymed.errors import UsageError
 from raymed.evaluation import baseline_scores
 from raymed.launch.lock import alone
 from raymed.launch.run import CONFIG_FILE, claim, last_checkpoint, located, require_worker_groups
-from raymed.launch.side_by_side import train_in_parallel
+from raymed.launch.parallel_runs import train_in_parallel
 from raymed.storage import AnyPath
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.setup import check

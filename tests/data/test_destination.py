@@ -17,7 +17,7 @@ from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
 from raymed.data.schema import DatasetInfo
 from raymed.data.shards import write_part
-from raymed.data.target import Target, new_dataset
+from raymed.data.destination import Target, new_dataset
 from raymed.errors import UsageError
 
 
@@ -133,7 +133,7 @@ def test_a_killed_process_leaves_no_dataset_and_its_rest_is_removed(tmp_path: Pa
     out = tmp_path / "out[1]"  # brackets are no pattern
     program = (
         "import sys, time\n"
-        "from raymed.data.target import new_dataset\n"
+        "from raymed.data.destination import new_dataset\n"
         "with new_dataset(sys.argv[1], False) as target:\n"
         "    target.scratch.write('0000000.pixels', b'0' * 1000)\n"
         "    print('ready', flush=True)\n"
