@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from raymed.errors import UsageError
-from raymed.launch.lock import alone
+from raymed.locks import folder_lock
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from raymed.launch.lock import alone\n"
-    "with alone(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
+    "import sys, time; from pathlib import Path; from raymed.locks import folder_lock\n"
+    "with folder_lock(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
 )
 
 
@@ -23,11 +23,11 @@ def test_held_by_a_process_and_let_go_by_its_death(tmp_path: Path) -> None:
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        words = f"{folder}: another raymed works on it .process {holder.pid} on "
-        with pytest.raises(UsageError, match=words), alone(folder):
+        words = f"{folder}: is in use by another raymed .process {holder.pid} on "
+        with pytest.raises(UsageError, match=words), folder_lock(folder):
             pass
         holder.send_signal(signal.SIGKILL)
-    with alone(folder):
+    with folder_lock(folder):
         pass
 
 
@@ -35,6 +35,6 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
         pytest.raises(UsageError, match=r"file/run: cannot be written"),
-        alone(tmp_path / "file" / "run"),
+        folder_lock(tmp_path / "file" / "run"),
     ):
         pass

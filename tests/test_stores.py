@@ -18,15 +18,15 @@ import safetensors.torch
 import torch
 from rich.console import Console
 
+from raymed import locks
 from raymed.cache import cache_folder
 from raymed.cli import main
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
 from raymed.evaluation import PREDICTIONS_FILE, SCORES_FILE
-from raymed.launch import lock
-from raymed.launch.lock import LOCK_FILE, alone
 from raymed.launch.run import claim, run_training
+from raymed.locks import LOCK_FILE, folder_lock
 from raymed.storage import (
     AnyPath,
     RemotePath,
@@ -139,8 +139,8 @@ def test_what_fails_while_it_is_written_is_not_there(store: Server) -> None:
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        ("s4://bucket/runs", "is no place that pyarrow can open"),
-        ("s3://a bucket/runs", "is no place that pyarrow can open"),
+        ("s4://bucket/runs", "is not a path or URI that pyarrow supports"),
+        ("s3://a bucket/runs", "is not a path or URI that pyarrow supports"),
     ],
 )
 def test_uris_that_nothing_can_open_are_refused_by_name(tiny: Config, uri: str, words: str) -> None:
@@ -298,31 +298,31 @@ def saving_is_over(folder: AnyPath, epoch: int) -> None:
 def test_two_commands_on_one_folder(
     server: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lock, "BEAT_S", 0.2)
-    monkeypatch.setattr(lock, "SILENCE_S", 2.5)
+    monkeypatch.setattr(locks, "HEARTBEAT_S", 0.2)
+    monkeypatch.setattr(locks, "SILENCE_S", 2.5)
     folder = server.root / tmp_path.name
-    with alone(folder):
-        held = r"another raymed works on it \(process \d+ on "
-        with pytest.raises(UsageError, match=held), alone(folder):
+    with folder_lock(folder):
+        held = r"is in use by another raymed \(process \d+ on "
+        with pytest.raises(UsageError, match=held), folder_lock(folder):
             pass
         assert (folder / LOCK_FILE).exists()
     assert not (folder / LOCK_FILE).exists()
     # Of a process that was killed, no sign comes any more.
     atomic_write_text(folder / LOCK_FILE, "process 1 on elsewhere\n0123 4\n")
-    with alone(folder):
+    with folder_lock(folder):
         assert "elsewhere" not in (folder / LOCK_FILE).read_text()
 
 
 HOLD = """
 import sys, time
-from raymed.launch import lock
+from raymed import locks
 from raymed.storage import as_path
-lock.BEAT_S, lock.SILENCE_S = 0.2, 2.5
+locks.HEARTBEAT_S, locks.SILENCE_S = 0.2, 2.5
 try:
-    with lock.alone(as_path(sys.argv[1])):
+    with locks.folder_lock(as_path(sys.argv[1])):
         print("held", flush=True)
         time.sleep(600)
-except lock.UsageError as error:
+except locks.UsageError as error:
     print(error, flush=True)
 """
 
@@ -330,8 +330,8 @@ except lock.UsageError as error:
 def test_a_holder_that_slept_while_another_took_its_folder_ends(
     server: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lock, "BEAT_S", 0.2)
-    monkeypatch.setattr(lock, "SILENCE_S", 2.5)
+    monkeypatch.setattr(locks, "HEARTBEAT_S", 0.2)
+    monkeypatch.setattr(locks, "SILENCE_S", 2.5)
     folder = server.root / tmp_path.name
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True
@@ -340,10 +340,10 @@ def test_a_holder_that_slept_while_another_took_its_folder_ends(
         try:
             assert sleeper.stdout.readline() == "held\n"
             sleeper.send_signal(signal.SIGSTOP)
-            with alone(folder):
+            with folder_lock(folder):
                 sleeper.send_signal(signal.SIGCONT)
                 said, _ = sleeper.communicate(timeout=60)
-                assert f"another raymed works on it now (process {os.getpid()} on " in said
+                assert f"another raymed (process {os.getpid()} on " in said
                 assert said.count("\n") == 1
                 # Neither its sign nor its end has touched what is ours now.
                 mark = (folder / LOCK_FILE).read_text().rpartition(" ")[0]

@@ -28,7 +28,7 @@ from raymed.data.schema import (
     part_schema,
 )
 from raymed.errors import UsageError
-from raymed.locks import exclusive
+from raymed.locks import file_lock
 from raymed.progress import Progress
 from raymed.storage import as_path, atomic_path, download, file_stamp, reason
 
@@ -117,7 +117,7 @@ class PreparedDataset:
             try:
                 with (
                     Progress(f"copying the {name} images to the cache", rows) as progress,
-                    exclusive(cached.with_suffix(".lock")),
+                    file_lock(cached.with_suffix(".lock")),
                 ):
                     batches = map_batches(cached, schema, lengths)
                     if batches is None:
@@ -177,7 +177,7 @@ class PreparedDataset:
             return source
         cached = cache_folder(self.info.content_hash, "parts") / part.file
         try:
-            with exclusive(cached.with_suffix(".lock")):
+            with file_lock(cached.with_suffix(".lock")):
                 if cached.exists() and _is(cached, part):
                     return cached
                 with atomic_path(cached) as partial:

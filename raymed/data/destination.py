@@ -1,9 +1,10 @@
-"""Where a prepared dataset is written: a local folder, or any file system that pyarrow knows."""
+"""Where a prepared dataset is written: a local folder, or any file system that pyarrow supports.
+
+The dataset appears all at once, or not at all.
+"""
 
 import errno
-import fcntl
 import glob
-import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -11,108 +12,66 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.fs as pafs
-
 from raymed.data.schema import INFO_FILE
 from raymed.errors import UsageError
+from raymed.locks import try_lock
+from raymed.storage import AnyPath, RemotePath, as_path, remove_tree
 
 SCRATCH = "_preparing"
-"""Folder of what is needed only while a dataset is being made; nobody else makes one."""
+"""Name of the folder, inside the destination, of what is needed only while a dataset is made."""
 
 
 @dataclass(frozen=True)
-class Folder:
-    """A folder; it can be sent to other processes, and other machines if they see it too."""
+class Destination:
+    """A dataset in the making.
 
-    filesystem: pafs.FileSystem
-    root: str
+    Attributes:
+        final: The folder of the dataset's files, `INFO_FILE` to be written last.
+        scratch: A folder for what is not part of the dataset; it is deleted in the end.
+        clear: To be called before the first file is written.
+    """
 
-    def write(self, name: str, content: bytes | pa.Buffer) -> None:
-        """Write a file; OSError if it cannot be written."""
-        with self.create(name) as stream:
-            stream.write(content)
-
-    def create(self, name: str) -> pa.NativeFile:
-        """Open a file to be written from its beginning; OSError if that cannot be done."""
-        return self.filesystem.open_output_stream(f"{self.root}/{name}")
-
-    def read(self, name: str, start: int, length: int) -> bytes:
-        """Read ``length`` bytes of a file from byte ``start`` on; OSError if it has fewer."""
-        with self.filesystem.open_input_file(f"{self.root}/{name}") as file:
-            content: bytes = file.read_at(length, start)
-        if len(content) < length:
-            raise OSError(errno.EIO, f"{self.root}/{name} is shorter than it was written")
-        return content
-
-    def below(self, name: str) -> "Folder":
-        """A folder in this one, made if it is not there."""
-        self.filesystem.create_dir(f"{self.root}/{name}")
-        return Folder(self.filesystem, f"{self.root}/{name}")
-
-
-@dataclass(frozen=True)
-class Target:
-    """A dataset in the making."""
-
-    final: Folder
-    """Its files are written here, `INFO_FILE` last."""
-    scratch: Folder
-    """For what is not part of it."""
-    local: Path | None
-    """`scratch` as a path, if it is a local folder."""
+    final: AnyPath
+    scratch: AnyPath
     clear: Callable[[], None]
-    """To be called before the first file is written."""
 
 
-def new_dataset(out: str | Path, overwrite: bool) -> AbstractContextManager[Target]:
-    """A place for a dataset, to be written in the block; then it is whole, or nothing is left.
+def new_dataset(out: str | Path, overwrite: bool) -> AbstractContextManager[Destination]:
+    """A destination for a dataset to be written in the block; if that fails, nothing is left.
 
     A local folder is written under another name and renamed; what an interrupted process left
-    there is removed. Below a URI, where nothing can be renamed, files are written in their place,
-    and it is a dataset once its `INFO_FILE` is there; the one that it replaces is removed only when
-    all images are decoded.
+    behind there is removed. In a store, where nothing can be renamed, files are written to their
+    final paths and form a dataset once `INFO_FILE` is there; a dataset that is replaced is removed
+    only after all images are decoded.
 
     Args:
-        out: a folder, or a URI such as ``s3://bucket/folder``.
-        overwrite: replace a prepared dataset, or what an interrupted process left below a URI.
+        out: A folder, or a URI such as ``s3://bucket/folder``.
+        overwrite: Replace a prepared dataset, or what an interrupted process left in a store.
 
     Raises:
-        UsageError: something is in the way, or it cannot be written.
+        UsageError: Something else is there, or it cannot be written.
     """
-    if "://" not in str(out):
-        return _local(Path(out), overwrite)
-    try:
-        filesystem, root = pafs.FileSystem.from_uri(str(out))
-    except (OSError, pa.ArrowException) as error:
-        raise UsageError(f"{out}: is no place that pyarrow can write to: {error}") from error
-    if isinstance(filesystem, pafs.LocalFileSystem):
-        return _local(Path(root), overwrite)
-    return _remote(str(out), filesystem, root, overwrite)
+    folder = as_path(out)
+    return _local(folder, overwrite) if isinstance(folder, Path) else _remote(folder, overwrite)
 
 
 @contextmanager
-def _local(out: Path, overwrite: bool) -> Iterator[Target]:
+def _local(out: Path, overwrite: bool) -> Iterator[Destination]:
     whole = out.absolute()
     partial = whole.with_name(f".{whole.name}.{uuid.uuid4().hex}.partial")
-    lock = None
     try:
         if (out / INFO_FILE).is_file():
             if not overwrite:
                 raise _already_there(out)
         elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise _in_the_way(out)
-        for left in whole.parent.glob(f".{glob.escape(whole.name)}.*.partial"):
-            held = _hold(left)
-            if held is not None:
-                shutil.rmtree(left, ignore_errors=True)
-                os.close(held)
-        partial.mkdir(parents=True)
-        lock = _hold(partial)
-        final = Folder(pafs.LocalFileSystem(), str(partial))
-        yield Target(final, final.below(SCRATCH), partial / SCRATCH, lambda: None)
-        shutil.rmtree(partial / SCRATCH)
-        _replace(partial, out)
+            raise _not_a_dataset(out)
+        _remove_leftovers(whole)
+        (partial / SCRATCH).mkdir(parents=True)
+        # As long as this process lives, others leave the folder alone.
+        with try_lock(partial):
+            yield Destination(partial, partial / SCRATCH, lambda: None)
+            shutil.rmtree(partial / SCRATCH)
+            _replace(partial, out)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise UsageError(
@@ -120,30 +79,22 @@ def _local(out: Path, overwrite: bool) -> Iterator[Target]:
                 "kept. Free some space, or choose another folder"
             ) from error
         if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
-            raise UsageError(f"{out}: cannot write there: {error.strerror}") from error
+            raise UsageError(f"{out}: cannot be written ({error.strerror})") from error
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
 
 
-def _hold(folder: Path) -> int | None:
-    """Lock a folder until the returned file is closed or its process ends; None if it is locked."""
-    try:
-        folder_file = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(folder_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(folder_file)
-        return None
-    return folder_file
+def _remove_leftovers(whole: Path) -> None:
+    """Delete what processes that have died left of their datasets."""
+    for left in whole.parent.glob(f".{glob.escape(whole.name)}.*.partial"):
+        with try_lock(left) as ours:
+            if ours:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _replace(partial: Path, out: Path) -> None:
-    """Move the whole dataset to its place; what was there is gone only afterwards."""
+    """Move the complete dataset into place; an earlier one is deleted only afterwards."""
     if not (out / INFO_FILE).is_file():
         partial.rename(out)
         return
@@ -154,69 +105,68 @@ def _replace(partial: Path, out: Path) -> None:
 
 
 @contextmanager
-def _remote(uri: str, filesystem: pafs.FileSystem, root: str, overwrite: bool) -> Iterator[Target]:
-    final = Folder(filesystem, root)
-    began = cleared = False
+def _remote(out: RemotePath, overwrite: bool) -> Iterator[Destination]:
+    scratch = out / SCRATCH
+    started = cleared = False
 
     def clear() -> None:
         nonlocal cleared
         cleared = True
-        for info in _entries(filesystem, root):
-            if info.base_name != SCRATCH:
-                _delete(filesystem, info)
+        _delete(child for child in _entries(out) if child != scratch)
 
     try:
-        there = _entries(filesystem, root)
-        names = {info.base_name for info in there}
-        if INFO_FILE in names and not overwrite:
-            raise _already_there(uri)
-        if SCRATCH in names and not overwrite:
-            raise UsageError(
-                f"{uri}: a dataset is being prepared there, or that was interrupted. If no other "
-                "raymed works on it, ask for it to be overwritten (overwrite=true)"
-            )
-        if names and not names & {INFO_FILE, SCRATCH}:
-            raise _in_the_way(uri)
-        for info in there:
-            if info.base_name == SCRATCH or INFO_FILE not in names:
-                _delete(filesystem, info)
-        began = True
-        scratch = final.below(SCRATCH)
-        # Object stores have no empty folders; with this file the folder is there.
-        scratch.write("began", b"")
-        yield Target(final, scratch, None, clear)
-        filesystem.delete_dir(scratch.root)
+        found = _entries(out)
+        _refuse(out, {child.name for child in found}, overwrite)
+        # Files of a dataset that was never finished go too; a finished one stays until `clear`.
+        finished = out / INFO_FILE in found
+        _delete(child for child in found if child == scratch or not finished)
+        started = True
+        scratch.mkdir()
+        # Object stores have no empty folders; this file makes it visible to others.
+        (scratch / "began").write_bytes(b"")
+        yield Destination(out, scratch, clear)
+        remove_tree(scratch)
     except BaseException as error:
-        if began:
-            for info in _entries(filesystem, root):
-                if cleared or info.base_name == SCRATCH:
-                    _delete(filesystem, info)
-        if isinstance(error, OSError):
-            raise UsageError(f"{uri}: cannot be written: {error}") from error
+        if started:
+            _delete(child for child in _entries(out) if cleared or child == scratch)
+        if isinstance(error, OSError) and not isinstance(error, UsageError):
+            raise UsageError(f"{out}: cannot be written: {error}") from error
         raise
 
 
-def _entries(filesystem: pafs.FileSystem, root: str) -> list[pafs.FileInfo]:
-    """What is in a folder, `INFO_FILE` first: without it, the rest is no dataset any more."""
-    found = filesystem.get_file_info(pafs.FileSelector(root, allow_not_found=True))
-    return sorted(found, key=lambda info: info.base_name != INFO_FILE)
+def _refuse(out: RemotePath, names: set[str], overwrite: bool) -> None:
+    if INFO_FILE in names and not overwrite:
+        raise _already_there(out)
+    if SCRATCH in names and not overwrite:
+        raise UsageError(
+            f"{out}: a dataset is being prepared there, or preparing it was interrupted. If no "
+            "other raymed is at work there, overwrite it (overwrite=true)"
+        )
+    if names and not names & {INFO_FILE, SCRATCH}:
+        raise _not_a_dataset(out)
 
 
-def _delete(filesystem: pafs.FileSystem, info: pafs.FileInfo) -> None:
-    if info.type == pafs.FileType.Directory:
-        filesystem.delete_dir(info.path)
-    else:
-        filesystem.delete_file(info.path)
+def _entries(folder: RemotePath) -> list[RemotePath]:
+    """A folder's entries, `INFO_FILE` first: without it, the others are no longer a dataset."""
+    return sorted(folder.iterdir(), key=lambda child: child.name != INFO_FILE)
 
 
-def _already_there(out: str | Path) -> UsageError:
+def _delete(entries: Iterator[RemotePath]) -> None:
+    for entry in entries:
+        if entry.is_dir():
+            remove_tree(entry)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+def _already_there(out: AnyPath) -> UsageError:
     return UsageError(
-        f"{out}: a prepared dataset is already there: choose another folder, or ask for it to be "
-        "overwritten (overwrite=true)"
+        f"{out}: a prepared dataset is already there: choose another folder, or overwrite it "
+        "(overwrite=true)"
     )
 
 
-def _in_the_way(out: str | Path) -> UsageError:
+def _not_a_dataset(out: AnyPath) -> UsageError:
     return UsageError(
-        f"{out}: exists, is not empty and is no prepared dataset: choose another folder"
+        f"{out}: exists, is not empty and is not a prepared dataset: choose another folder"
     )

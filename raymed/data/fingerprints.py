@@ -17,7 +17,7 @@ import safetensors.numpy
 from raymed.cache import cache_folder
 from raymed.data.dataset import PreparedDataset, Split
 from raymed.errors import UsageError
-from raymed.locks import exclusive
+from raymed.locks import file_lock
 from raymed.progress import Progress
 from raymed.storage import atomic_path, reason
 
@@ -83,7 +83,7 @@ def fingerprints_file(dataset: PreparedDataset, split_name: str) -> Path:
     file = cache_folder(dataset.info.content_hash) / f"{split_name}.safetensors"
     try:
         if not _is_whole(file, len(split)):
-            with exclusive(file.with_suffix(".hashing")):
+            with file_lock(file.with_suffix(".hashing")):
                 if not _is_whole(file, len(split)):
                     Fingerprints.compute(split, f"hashing the {split_name} images").save(file)
     except OSError as error:

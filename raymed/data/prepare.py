@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from raymed.data import cells, shards, split, statistics
+from raymed.data.destination import Destination, new_dataset
 from raymed.data.examples import Example, Rejected, left_out
 from raymed.data.rows import Rows
 from raymed.data.schema import (
@@ -27,7 +28,6 @@ from raymed.data.schema import (
     Part,
 )
 from raymed.data.shards import Decoded, PartWork, Shard, Spread, Written, in_process
-from raymed.data.destination import Target, new_dataset
 from raymed.data.text import preprocess, tag_name
 from raymed.data.views import view_fault
 from raymed.errors import UsageError
@@ -51,10 +51,10 @@ def prepare(
 ) -> DatasetInfo:
     """Write the prepared dataset of a source to the folder ``out`` and say what is in it.
 
-    A half-written dataset is never taken for whole (see `raymed.data.destination`). An image or report
-    that cannot be used is left out and listed with its reason in ``rejected.parquet``. Neither
-    pixels nor texts are held in memory, only the names of images and studies. The dataset is the
-    same however the work is spread.
+    A half-written dataset is never taken for whole (see `raymed.data.destination`). An image or
+    report that cannot be used is left out and listed with its reason in ``rejected.parquet``.
+    Neither pixels nor texts are held in memory, only the names of images and studies. The dataset
+    is the same however the work is spread.
 
     Args:
         examples: what a source yields.
@@ -90,8 +90,8 @@ def prepare(
             + ": R2Gen's annotation.json, or a JSON object with the lists train, val and test"
         )
     listed = split.read_split_file(split_file) if split_file else {}
-    with new_dataset(out, overwrite) as target:
-        writer = _Writer(target, image_size, views, spread, console, bool(listed))
+    with new_dataset(out, overwrite) as destination:
+        writer = _Writer(destination, image_size, views, spread, console, bool(listed))
         try:
             writer.collect(examples, total)
             protocol, splits = split.assign(protocol, *writer.usable(), seed=seed, listed=listed)
@@ -117,7 +117,7 @@ class _Writer:
 
     def __init__(
         self,
-        target: Target,
+        destination: Destination,
         image_size: int,
         views: str,
         spread: Spread,
@@ -126,7 +126,7 @@ class _Writer:
     ) -> None:
         self.image_size = image_size
         self.views = views
-        self.rows = Rows(target.local)
+        self.rows = Rows(destination.scratch)
         self.good: Sequence[int] = ()
         """The rows whose images could be decoded."""
         self.found = statistics.Counts()
@@ -134,7 +134,7 @@ class _Writer:
         self.names: set[str] = set()
         """The ids of all images and studies found, usable or not; with ``keep_names`` only."""
         self._keep_names = keep_names
-        self._target = target
+        self._destination = destination
         self._spread = spread
         self._console = console
         self._orders: list[int] = []
@@ -180,7 +180,7 @@ class _Writer:
         size = shards.shard_rows(self.image_size)
         images: list[Path | np.ndarray] = []
         numbers = count()
-        scratch = self._target.scratch
+        scratch = self._destination.scratch
         for image in self._usable(examples):
             images.append(image.absolute() if isinstance(image, Path) else image)
             if len(images) == size:
@@ -266,16 +266,16 @@ class _Writer:
 
         words = statistics.by_frequency(training.words)
         tags = statistics.by_frequency({tag: training.tags[tag] for tag in prepared.tags})
-        self._target.clear()
+        self._destination.clear()
         parts, rows_hash = self._write_parts(sides)
         content = hashlib.sha256(json.dumps([self.image_size, words, tags]).encode() + rows_hash)
-        final = self._target.final
-        final.write(WORDS_FILE, _json(words))
-        final.write(TAGS_FILE, _json(tags))
+        final = self._destination.final
+        (final / WORDS_FILE).write_bytes(_json(words))
+        (final / TAGS_FILE).write_bytes(_json(tags))
         rejected = self.rejected
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist([asdict(row) for row in rejected], REJECTED), sink)
-        final.write(REJECTED_FILE, sink.getvalue())
+        (final / REJECTED_FILE).write_bytes(sink.getvalue())
         info = DatasetInfo(
             schema=SCHEMA_VERSION,
             source=source,
@@ -293,7 +293,7 @@ class _Writer:
             left_out=self.left_out.shares(),
         )
         # Last of all: a folder without it is no prepared dataset.
-        final.write(INFO_FILE, info.to_json().encode())
+        (final / INFO_FILE).write_bytes(info.to_json().encode())
         return info
 
     def _check(self, sides: dict[str, list[int]], prepared: statistics.Counts) -> None:
@@ -343,8 +343,8 @@ class _Writer:
                     rows=[self.rows.text(index) for index in taken],
                     images=np.array(taken, np.int64),
                     size=self.image_size,
-                    shards=self._target.scratch,
-                    final=self._target.final,
+                    shards=self._destination.scratch,
+                    final=self._destination.final,
                 )
 
 

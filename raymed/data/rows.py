@@ -7,18 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from raymed.storage import AnyPath
+
 
 class Rows:
     """Rows without their pixels, in the order of the source; all are added before one is read."""
 
-    def __init__(self, folder: Path | None) -> None:
-        """Keep the texts in a nameless file in ``folder``, or where the system keeps such files."""
+    def __init__(self, folder: AnyPath) -> None:
+        """Keep the texts in a nameless file in ``folder``, or in a local one if it is remote."""
         self.image_ids: list[str] = []
         self.studies: list[str] = []
         self.given: list[str | None] = []
         """The split that the source names."""
         self._ends = array("Q", [0])
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by close())
+        self._file = tempfile.TemporaryFile(dir=folder if isinstance(folder, Path) else None)  # noqa: SIM115 (closed by close())
 
     def __len__(self) -> int:
         return len(self.image_ids)

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import IO, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from raymed.data.images import read_image
 from raymed.data.limits import ImageError
 from raymed.data.schema import Part, part_schema
-from raymed.data.destination import Folder
 from raymed.errors import UsageError
+from raymed.storage import AnyPath, read_range
 
 PART_ROWS = 1024
 _PART_BYTES = 64 * 2**20
@@ -63,7 +63,7 @@ class Shard:
     number: int
     images: Sequence[Path | np.ndarray]
     size: int
-    place: Folder
+    folder: AnyPath
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,10 @@ def write_shard(shard: Shard) -> Decoded:
             if missing is None and isinstance(image, Path) and not image.exists():
                 missing = image
     try:
-        shard.place.write(_shard_file(shard.number), pa.py_buffer(pixels))
+        (shard.folder / _shard_file(shard.number)).write_bytes(pixels.data)
     except FileNotFoundError as error:
         raise UsageError(
-            f"{shard.place.root}: a machine of the cluster ({os.uname().nodename}) does not see "
+            f"{shard.folder}: a machine of the cluster ({os.uname().nodename}) does not see "
             "this folder: let `out` be in a folder that all machines share, or a URI such as "
             "s3://bucket/folder"
         ) from error
@@ -120,8 +120,8 @@ class PartWork:
     images: np.ndarray
     """Each row's place in the order of the source, rising, int64 [rows]."""
     size: int
-    shards: Folder
-    final: Folder
+    shards: AnyPath
+    final: AnyPath
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def write_part(work: PartWork) -> Written:
     """Gather a part's pixels from the shards and write it; OSError if that cannot be done."""
     schema = part_schema(work.size)
     digests = []
-    with work.final.create(work.file) as stream:
+    with (work.final / work.file).open("wb") as stream:
         hashed = _Hashed(stream)
         with pq.ParquetWriter(
             pa.PythonFile(hashed, "w"),
@@ -174,8 +174,10 @@ def _gather(work: PartWork, images: np.ndarray) -> np.ndarray:
         first, last = places[rows[0]], places[rows[-1]]
         # One read from the first row that is needed to the last: the fewer of them the better,
         # where each is a request over a network.
-        content = work.shards.read(
-            _shard_file(shard), int(first) * row_bytes, int(last - first + 1) * row_bytes
+        content = read_range(
+            work.shards / _shard_file(shard),
+            int(first) * row_bytes,
+            int(last - first + 1) * row_bytes,
         )
         pixels[rows] = np.frombuffer(content, np.uint8).reshape(-1, row_bytes)[places[rows] - first]
     return pixels
@@ -184,7 +186,7 @@ def _gather(work: PartWork, images: np.ndarray) -> np.ndarray:
 class _Hashed:
     """A file that is written once, and the SHA-256 of what is."""
 
-    def __init__(self, stream: pa.NativeFile) -> None:
+    def __init__(self, stream: IO[bytes]) -> None:
         self.digest = hashlib.sha256()
         self.closed = False
         self._stream = stream

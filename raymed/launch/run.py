@@ -13,9 +13,9 @@ from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
 from raymed.keys import Decides
 from raymed.launch.cluster import connected, quiet
-from raymed.launch.lock import LOCK_FILE, alone
 from raymed.launch.printer import Printer
 from raymed.launch.termination import Terminated, note_from_now, note_sigterm, noted, noting
+from raymed.locks import LOCK_FILE, folder_lock
 from raymed.storage import AnyPath, as_path, atomic_write_text, reason
 from raymed.training.checkpoint import Checkpoint, latest
 from raymed.training.loop import train
@@ -40,7 +40,7 @@ def run_training(config: Config, console: Console) -> Checkpoint:
     dataset = check(config)
     folder = run_folder(config)
     _refuse_foreign(folder)
-    with alone(folder):
+    with folder_lock(folder):
         claim(config)
         last = last_checkpoint(folder, dataset)
         if last and last.epoch >= config.training.epochs:

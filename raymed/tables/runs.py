@@ -13,7 +13,7 @@ from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
 from raymed.evaluation import SCORES_FILE
 from raymed.launch.groups import SCORED, score
-from raymed.launch.lock import alone
+from raymed.launch.parallel_runs import train_in_parallel
 from raymed.launch.run import (
     claim,
     last_checkpoint,
@@ -22,8 +22,8 @@ from raymed.launch.run import (
     run_folder,
     taken,
 )
-from raymed.launch.parallel_runs import train_in_parallel
 from raymed.localisation import ATTENTION_FILE
+from raymed.locks import folder_lock
 from raymed.storage import AnyPath, as_path
 from raymed.training.checkpoint import Checkpoint, latest
 from raymed.training.setup import check
@@ -78,7 +78,7 @@ def finished_runs(config: Config, systems: Sequence[str], console: Console) -> l
     runs = list(_planned(config, systems, dataset))
     if taken(run_folder(config)) and not (run_folder(config) / RUNS).is_dir():
         raise UsageError(f"{run_folder(config)}: exists and is no table's; choose another run.name")
-    with alone(run_folder(config)):
+    with folder_lock(run_folder(config)):
         # Of the finished ones too: a table of runs of several configurations would compare nothing.
         for run in runs:
             if not run.given:

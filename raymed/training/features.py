@@ -12,15 +12,11 @@ Where `data.features` names a place that all nodes see, what one node has comput
 fetched from there by the others.
 """
 
-import fcntl
 import hashlib
 import shutil
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import safetensors
@@ -32,6 +28,7 @@ from raymed.config import Config
 from raymed.data.dataset import PreparedDataset, Split
 from raymed.data.features import SplitFeatures
 from raymed.errors import UsageError
+from raymed.locks import byte_lock
 from raymed.model.encoder import Encoder, grid, widths
 from raymed.model.precision import computing_in
 from raymed.storage import AnyPath, as_path, atomic_path, file_stamp, local_copy, reason
@@ -44,9 +41,6 @@ from raymed.training.worker import Worker, dtype_of
 LOCK_FILE = "lock"
 STEP = 8
 """Images that the encoder sees at a time: VGG-19's widest layer then takes 100 MB."""
-POLL_S = 0.1
-"""How often a lock that another process holds is asked for."""
-
 _digests: dict[tuple[object, ...], str] = {}
 """Hashes of encoders by where they come from. A worker that trains one trial after the other would
 else read half a gigabyte of weights for each, only to learn that nothing has changed."""
@@ -185,7 +179,7 @@ def _compute(
 
     pause()
     with (folder / LOCK_FILE).open("a+b") as lock:
-        with _locked(lock, len(files), pause):
+        with byte_lock(lock, len(files), pause):
             if not _is_encoder(frozen.encoder_file):
                 _write_encoder(frozen.encoder_file, encoder)
         # At first what another is writing is passed over; then there is only that to wait for.
@@ -193,7 +187,7 @@ def _compute(
             for place in order:
                 name, n = files[place]
                 features = frozen.features[name]
-                with _locked(lock, place, wait) as ours:
+                with byte_lock(lock, place, wait) as ours:
                     if ours and not features.is_whole(n):
                         _fetch(features, n, shared)
                     if ours and not features.is_whole(n):
@@ -224,29 +218,6 @@ def _share(features: SplitFeatures, number: int, shared: AnyPath | None) -> None
     if shared is not None:
         with atomic_path(shared / file.name) as copy:
             shutil.copyfile(file, copy)
-
-
-@contextmanager
-def _locked(lock: BinaryIO, place: int, wait: Callable[[], None] | None) -> Iterator[bool]:
-    """Hold one byte of the lock file; False, at once, if another process does and we can't wait.
-
-    While we wait, ``wait`` is called, which may raise: the system's own waiting cannot be ended
-    from a thread that no signal reaches, as a worker's is.
-    """
-    while True:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
-            break
-        except (BlockingIOError, PermissionError):
-            if wait is None:
-                yield False
-                return
-        wait()
-        time.sleep(POLL_S)
-    try:
-        yield True
-    finally:
-        fcntl.lockf(lock, fcntl.LOCK_UN, 1, place)
 
 
 @torch.inference_mode()

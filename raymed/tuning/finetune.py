@@ -10,9 +10,9 @@ from raymed import config as configuration
 from raymed.config import Config
 from raymed.errors import UsageError
 from raymed.evaluation import baseline_scores
-from raymed.launch.lock import alone
-from raymed.launch.run import CONFIG_FILE, claim, last_checkpoint, located, require_worker_groups
 from raymed.launch.parallel_runs import train_in_parallel
+from raymed.launch.run import CONFIG_FILE, claim, last_checkpoint, located, require_worker_groups
+from raymed.locks import folder_lock
 from raymed.storage import AnyPath
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.setup import check
@@ -69,7 +69,7 @@ def fine_tune(
     }
     base = next(iter(configs.values()))
     require_worker_groups(base, "fine-tuning")
-    with alone(folder / FINE_TUNED):
+    with folder_lock(folder / FINE_TUNED):
         waiting = {}
         for run, config in configs.items():
             dataset = check(config)

@@ -27,7 +27,6 @@ from raymed.evaluation import Baseline, baseline_scores
 from raymed.keys import Decides
 from raymed.launch.cluster import connected
 from raymed.launch.groups import worker_groups
-from raymed.launch.lock import alone
 from raymed.launch.run import (
     RESULT,
     changed_keys,
@@ -37,6 +36,7 @@ from raymed.launch.run import (
     taken,
 )
 from raymed.launch.trainer import check_room
+from raymed.locks import folder_lock
 from raymed.sections import TAGS_ONLY
 from raymed.storage import AnyPath, reason, user_output
 from raymed.training.log import METRICS_FILE, read_metrics
@@ -116,7 +116,7 @@ def run_sweep(config: Config, console: Console) -> Sweep:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     _refuse_another(folder, config)
     refuse_anothers(config, folder)
-    with alone(folder):
+    with folder_lock(folder):
         study = _claim(folder, config, dataset, console)
         _say_what_is_done(study, config, console)
         baselines = baseline_scores(dataset, "val", config.data.validation_images)

@@ -12,21 +12,21 @@ import pytest
 from rich.console import Console
 
 from raymed.data.dataset import PreparedDataset
+from raymed.data.destination import Destination, new_dataset
 from raymed.data.examples import Example
 from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
 from raymed.data.schema import DatasetInfo
 from raymed.data.shards import write_part
-from raymed.data.destination import Target, new_dataset
 from raymed.errors import UsageError
 
 
 @pytest.fixture
 def uri() -> Iterator[str]:
     """A folder of a file system without rename that is not there yet."""
-    place = f"fsspec+memory://{uuid.uuid4().hex}/data"
-    yield place
-    filesystem, root = pafs.FileSystem.from_uri(place)
+    folder = f"fsspec+memory://{uuid.uuid4().hex}/data"
+    yield folder
+    filesystem, root = pafs.FileSystem.from_uri(folder)
     if filesystem.get_file_info(root).type != pafs.FileType.NotFound:
         filesystem.delete_dir(root)
 
@@ -46,9 +46,9 @@ def prepared(out: str | Path, studies: int = 12, **options: object) -> DatasetIn
     return prepare(draw(studies, image_size=32), out, **options)  # type: ignore[arg-type]
 
 
-def begin(out: str | Path, overwrite: bool = False) -> Target:
-    with new_dataset(out, overwrite) as target:
-        return target
+def begin(out: str | Path, overwrite: bool = False) -> Destination:
+    with new_dataset(out, overwrite) as destination:
+        return destination
 
 
 def test_below_a_uri_it_is_the_same_dataset(uri: str, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_what_is_in_the_way_below_a_uri(uri: str) -> None:
     filesystem, root = pafs.FileSystem.from_uri(uri)
     filesystem.delete_file(f"{root}/dataset.json")
     before = files_of(uri)
-    with pytest.raises(UsageError, match="is no prepared dataset"):
+    with pytest.raises(UsageError, match="is not a prepared dataset"):
         prepared(uri, overwrite=True)
     assert files_of(uri) == before
 
@@ -109,7 +109,7 @@ def test_a_failed_attempt_below_a_uri_leaves_nothing(uri: str) -> None:
     assert files_of(uri) == {}, "the old one is gone, and no half of the new one is there"
 
 
-def test_what_was_interrupted_below_a_uri_is_told_and_removed(uri: str) -> None:
+def test_what_was_interrupted_below_a_uri_is_reported_and_removed(uri: str) -> None:
     filesystem, root = pafs.FileSystem.from_uri(uri)
     filesystem.create_dir(f"{root}/_preparing")
     for name in ("_preparing/0000000.pixels", "train-00000.parquet"):
@@ -117,15 +117,15 @@ def test_what_was_interrupted_below_a_uri_is_told_and_removed(uri: str) -> None:
             stream.write(b"half")
     with pytest.raises(UsageError, match="not a prepared dataset"):
         PreparedDataset.open(uri)
-    with pytest.raises(UsageError, match=r"or that was interrupted.*overwrite=true"):
+    with pytest.raises(UsageError, match=r"or preparing it was interrupted.*overwrite=true"):
         prepared(uri)
     prepared(uri, overwrite=True)
     assert files_of(uri)["train-00000.parquet"] != b"half"
     assert not any(name.startswith("_preparing") for name in files_of(uri))
 
 
-def test_a_place_that_is_none() -> None:
-    with pytest.raises(UsageError, match="nosuch://x: is no place that pyarrow can write to"):
+def test_a_uri_that_pyarrow_does_not_support() -> None:
+    with pytest.raises(UsageError, match="nosuch://x: is not a path or URI that pyarrow supports"):
         begin("nosuch://x")
 
 
@@ -134,8 +134,8 @@ def test_a_killed_process_leaves_no_dataset_and_its_rest_is_removed(tmp_path: Pa
     program = (
         "import sys, time\n"
         "from raymed.data.destination import new_dataset\n"
-        "with new_dataset(sys.argv[1], False) as target:\n"
-        "    target.scratch.write('0000000.pixels', b'0' * 1000)\n"
+        "with new_dataset(sys.argv[1], False) as destination:\n"
+        "    (destination.scratch / '0000000.pixels').write_bytes(b'0' * 1000)\n"
         "    print('ready', flush=True)\n"
         "    time.sleep(60)\n"
     )
@@ -145,7 +145,7 @@ def test_a_killed_process_leaves_no_dataset_and_its_rest_is_removed(tmp_path: Pa
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         (left,) = tmp_path.iterdir()
-        assert begin(out).final.root != str(left)
+        assert begin(out).final != left
         assert left.is_dir(), "whose process lives is not touched"
         out.rmdir()
         os.kill(process.pid, signal.SIGKILL)

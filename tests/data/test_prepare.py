@@ -200,9 +200,9 @@ def test_what_is_in_the_way_is_kept(tmp_path: Path) -> None:
     other.mkdir()
     (other / "precious").write_text("kept")
     for taken in (other, other / "precious"):
-        with pytest.raises(UsageError, match="no prepared dataset"):
+        with pytest.raises(UsageError, match="not a prepared dataset"):
             prepare(examples(), taken, overwrite=True, **options)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="cannot write there"):
+    with pytest.raises(UsageError, match="cannot be written"):
         prepare(examples(), other / "precious" / "below", **options)  # type: ignore[arg-type]
     assert (other / "precious").read_text() == "kept"
     assert {path.name for path in tmp_path.iterdir()} == {"out", "other"}

@@ -19,8 +19,8 @@ from raymed.config import Config
 from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
 from raymed.errors import UsageError
-from raymed.launch.lock import LOCK_FILE
 from raymed.launch.run import CONFIG_FILE, run_training
+from raymed.locks import LOCK_FILE
 from raymed.tables.make import make_table
 
 pytestmark = pytest.mark.ray

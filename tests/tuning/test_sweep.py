@@ -17,8 +17,8 @@ from raymed import config as configuration
 from raymed.config import NO_SWEEP, Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
-from raymed.launch.lock import alone
 from raymed.launch.run import run_training
+from raymed.locks import folder_lock
 from raymed.metrics.baselines import best_constant
 from raymed.metrics.captions import cider
 from raymed.tuning.space import propose
@@ -289,7 +289,7 @@ def test_a_sweep_of_another_configuration_is_refused(seen: Seen) -> None:
 
 def test_a_second_start_at_the_same_time_stops(seen: Seen) -> None:
     with (
-        alone(seen.sweep.folder),
-        pytest.raises(UsageError, match=f"another raymed works on it .process {os.getpid()} on"),
+        folder_lock(seen.sweep.folder),
+        pytest.raises(UsageError, match=f"is in use by another raymed .process {os.getpid()} on"),
     ):
         run_sweep(seen.config, Console(quiet=True))
