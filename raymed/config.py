@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from raymed import yaml12
 from raymed.errors import UsageError
-from raymed.keys import Decides, Locates
+from raymed.keys import Decides
 from raymed.sections import (
     Column,
     DataConfig,
@@ -81,21 +81,11 @@ def dotted_keys(section: type[Section] = Config, prefix: str = "") -> Iterator[s
 
 def keys_that_decide(*kinds: Decides) -> list[str]:
     """The dotted keys of which these kinds of results depend, in the order of the file."""
-    return [key for key in dotted_keys() if not {*kinds}.isdisjoint(_metadata(key))]
+    return [key for key in dotted_keys() if not {*kinds}.isdisjoint(key_metadata(key))]
 
 
-def with_absolute_paths(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys and values, those absolute that are paths. Unknown keys keep their values."""
-    known = [*dotted_keys()]
-    located = dict(values)
-    for key in [key for key, value in values.items() if key in known and value is not None]:
-        for mark in _metadata(key):
-            if isinstance(mark, Locates):
-                located[key] = mark.absolute(values[key])
-    return located
-
-
-def _metadata(key: str) -> list[Any]:
+def key_metadata(key: str) -> list[Any]:
+    """What `raymed.keys` says about a dotted key."""
     section, _, name = key.partition(".")
     owner = Config.model_fields[section].annotation
     assert isinstance(owner, type)

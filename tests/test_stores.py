@@ -25,8 +25,9 @@ from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
 from raymed.evaluation import PREDICTIONS_FILE, SCORES_FILE
-from raymed.launch.run import claim, run_training
+from raymed.launch.run import run_training
 from raymed.locks import LOCK_FILE, folder_lock
+from raymed.run_folder import RunFolder
 from raymed.storage import (
     AnyPath,
     RemotePath,
@@ -204,7 +205,9 @@ def test_a_run_in_a_store_is_the_one_on_disk(
     def interrupt(_: Row) -> None:
         raise Interrupted
 
-    folder = claim(stored)
+    run = RunFolder.of(stored)
+    run.initialise(stored)
+    folder = run.path
     with pytest.raises(Interrupted):
         train(stored, folder, ALONE, Recorder(interrupt))
     assert [path.name for path in whole_checkpoints(folder)] == ["epoch-0001"]

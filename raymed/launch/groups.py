@@ -20,11 +20,11 @@ from raymed.config import NO_SWEEP, Config
 from raymed.errors import UsageError
 from raymed.evaluation import evaluate
 from raymed.launch.queue import ATTEMPTS, Delivery, Job, JobQueue
-from raymed.launch.run import CONFIG_FILE
 from raymed.launch.termination import noted, noting
 from raymed.launch.trainer import Preempted, run_workers, this_worker
 from raymed.launch.watch import End, here
 from raymed.localisation import measure_attention
+from raymed.run_folder import CONFIG_FILE, SCORED
 from raymed.storage import AnyPath, as_path, atomic_write_text
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.log import METRICS_FILE, read_metrics
@@ -32,11 +32,6 @@ from raymed.training.loop import train
 from raymed.training.observer import Row, Status
 from raymed.training.saving import TrainingEnded, TrainingStopped
 from raymed.training.worker import Worker
-
-SCORED = "scored"
-"""Folder of a run for the scores that `score` leaves; `raymed evaluate`, which may be told other
-settings, leaves its own elsewhere."""
-
 
 CLOSE_S = 20.0
 """How long the queue may take to answer when it is closed."""

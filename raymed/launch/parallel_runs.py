@@ -1,4 +1,4 @@
-"""Training several runs side by side on worker groups, each to its end, and following them."""
+"""Training several runs at a time, each to its end, on worker groups; reporting as they finish."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -16,29 +16,56 @@ from raymed.launch.groups import worker_groups
 from raymed.launch.queue import Job
 from raymed.launch.trainer import check_room
 from raymed.progress import Progress
+from raymed.run_folder import RunFolder
 from raymed.storage import AnyPath, as_path
+
+POLL_S = 0.5
+"""Interval at which the queue is asked for progress, in seconds."""
+
+
+def require_worker_groups(config: Config, what: str) -> None:
+    """Check that the configuration asks for a fixed number of Ray Train workers.
+
+    Args:
+        config: What the runs have in common.
+        what: The kind of runs, such as ``sweep``, for the message.
+
+    Raises:
+        UsageError: It does not.
+    """
+    if config.launch.workers == 0:
+        raise UsageError(
+            "launch.workers: 0 trains in the calling process, which only a single run can do; "
+            f"{what} runs are Ray Train runs, so set it to 1 or more"
+        )
+    if not isinstance(config.launch.workers, int):
+        raise UsageError(
+            f"launch.workers: {list(config.launch.workers)} lets the number of workers change, "
+            f"which only a single run can do; the worker groups of {what} runs have a fixed size: "
+            f"set it to one number, such as {config.launch.workers[0]}"
+        )
 
 
 def train_in_parallel(
-    runs: Mapping[AnyPath, Config],
+    runs: Mapping[RunFolder, Config],
     base: Config,
     folder: AnyPath,
     split: str | None,
-    outcome: Callable[[AnyPath], str],
+    outcome: Callable[[RunFolder], str],
     console: Console,
 ) -> None:
-    """Train runs as far as they are not trained, as many at a time as there is room for.
+    """Train runs that are not finished yet, as many at a time as there is room for.
 
     Args:
-        runs: configurations by the runs' folders.
-        base: what they have in common: workers, their number, the cluster.
-        folder: of them all, named where something is wrong.
-        split: on which each is to be scored in the end, if any.
-        outcome: of a finished run, in words.
-        console: gets a line for each run that ends.
+        runs: Each run's configuration.
+        base: What these have in common: workers, their number, the cluster.
+        folder: The folder above the runs, for messages.
+        split: The split to score each run on when it is finished, if any.
+        outcome: Describes a finished run.
+        console: Gets a line for each run that ends.
 
     Raises:
-        UsageError: there is no room, runs failed, or the queue died; the others stay finished.
+        UsageError: There is no room, runs failed, or the queue died; the others stay finished.
     """
     with connected(base.launch.address):
         room = check_room(base, base.tune.groups or 1)
@@ -50,65 +77,67 @@ def train_in_parallel(
         )
         try:
             with worker_groups(base, groups, jobs=len(runs)) as queue:
-                failures = _follow(queue, runs, base, split, outcome, console)
+                _submit(queue, runs, base, split)
+                failures = _report(queue, len(runs), outcome, console)
         except RayActorError as error:
             raise UsageError(
-                f"{folder}: the queue of runs died, perhaps for want of memory; the same command "
-                "goes on from their last checkpoints"
+                f"{folder}: the queue of runs died, perhaps because memory ran out; run the same "
+                "command again to resume them from their last checkpoints"
             ) from error
     if failures:
         raise UsageError(
-            f"{folder}: {len(failures)} of {len(runs)} runs failed; give the same command again to "
-            "train these once more\n" + "\n".join(failures)
+            f"{folder}: {len(failures)} of {len(runs)} runs failed; run the same command again to "
+            "retry them\n" + "\n".join(failures)
         )
 
 
-def _follow(
-    queue: ActorHandle,
-    runs: Mapping[AnyPath, Config],
-    base: Config,
-    split: str | None,
-    outcome: Callable[[AnyPath], str],
-    console: Console,
-) -> list[str]:
-    """Submit the runs and say when each ends; the failures, in words."""
+def _submit(
+    queue: ActorHandle, runs: Mapping[RunFolder, Config], base: Config, split: str | None
+) -> None:
     tree = base.model_dump(mode="json", by_alias=True)
-    for number, (folder, config) in enumerate(runs.items()):
-        job = Job(number, str(folder), _altered(config, tree), split)
+    for number, (run, config) in enumerate(runs.items()):
+        job = Job(number, str(run.path), _differences(config, tree), split)
         ray.get(queue.submit.remote(job, free=True))
+
+
+def _report(
+    queue: ActorHandle, count: int, outcome: Callable[[RunFolder], str], console: Console
+) -> list[str]:
+    """Print a line when a run ends, until all have; returns the failures, a line each."""
     began = time.monotonic()
     ended = 0
     running: dict[int, str] = {}
     failures = []
-    with Progress("runs", len(runs), console) as progress:
-        while ended < len(runs):
-            time.sleep(0.5)
-            news: list[Job] = ray.get(queue.heard.remote())
-            for job in news:
-                folder = as_path(job.folder)
+    with Progress("runs", count, console) as progress:
+        while ended < count:
+            time.sleep(POLL_S)
+            updates: list[Job] = ray.get(queue.heard.remote())
+            for job in updates:
+                run = RunFolder(as_path(job.folder))
+                name = run.path.name
                 for text in job.warnings:
-                    _say(console, f"warning: {folder.name}: {text}")
-                running[job.number] = f"{folder.name} epoch {len(job.rows)}"
+                    _say(console, f"warning: {name}: {text}")
+                running[job.number] = f"{name} epoch {len(job.rows)}"
                 if job.ended:
                     ended += 1
                     del running[job.number]
-                    said = f"failed: {job.failure}" if job.failure else outcome(folder)
+                    result = f"failed: {job.failure}" if job.failure else outcome(run)
                     if job.failure:
-                        failures.append(f"  {folder.name}: {said}")
-                    _say(console, f"{time.monotonic() - began:4.0f} s  {folder.name}: {said}")
+                        failures.append(f"  {name}: {result}")
+                    _say(console, f"{time.monotonic() - began:4.0f} s  {name}: {result}")
             progress.update(ended, ", ".join(running.values()) or "runs")
     return failures
 
 
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _altered(config: Config, base: dict[str, Any]) -> dict[str, Any]:
-    """The dotted keys in which a configuration differs from the one the groups know."""
+def _differences(config: Config, base: dict[str, Any]) -> dict[str, Any]:
+    """The dotted keys in which a configuration differs from the worker groups' own."""
     return {
         f"{section}.{key}": value
         for section, values in config.model_dump(mode="json", by_alias=True).items()
         for key, value in values.items()
         if value != base[section][key]
     }
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -13,13 +13,14 @@ from rich.table import Table
 
 from raymed.config import Config
 from raymed.evaluation import Baseline
+from raymed.run_folder import TRIALS
 from raymed.storage import AnyPath, user_output
 from raymed.training.checkpoint import best_epoch
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.observer import Row
 from raymed.tuning.space import proposed
 from raymed.tuning.study import REASON, begun, objectives
-from raymed.tuning.trial import TRIALS, trial_name
+from raymed.tuning.trial import trial_name
 
 LEADERBOARD_FILE = "leaderboard.parquet"
 STATES = {

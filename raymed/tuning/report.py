@@ -19,7 +19,6 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 from sqlalchemy.engine import make_url
 
-from raymed import config as configuration
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
@@ -27,16 +26,15 @@ from raymed.evaluation import baseline_scores
 from raymed.figures import SHOWN, abnormal_rows, attended_studies
 from raymed.reports.attention import AttendedStudy, attention_values
 from raymed.reports.page import write_page
+from raymed.run_folder import SweepFolder
 from raymed.storage import AnyPath
 from raymed.training.checkpoint import Checkpoint
-from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.observer import Row
 from raymed.tuning import plots
 from raymed.tuning.leaderboard import STATES, TrialResult, ranked_trials
 from raymed.tuning.plots import Plots
 from raymed.tuning.space import size
-from raymed.tuning.study import SWEEP_FILE, objectives, open_study
-from raymed.tuning.trial import TRIALS
+from raymed.tuning.study import objectives, open_study
 
 SPLIT = "val"
 NAMES = {
@@ -142,22 +140,19 @@ def write_report(folder: AnyPath, out: AnyPath) -> None:
 
 
 def _read(folder: AnyPath) -> _Sweep:
-    file = folder / SWEEP_FILE
-    if not file.is_file():
-        raise UsageError(
-            f"{folder}: not a sweep: it has no {SWEEP_FILE}; give a folder that `raymed tune` made"
-        )
-    config = configuration.load(file)
+    sweep_folder = SweepFolder(folder)
+    config = sweep_folder.config()
     study = open_study(config, folder)
     results = ranked_trials(study, config, folder)
     if not results:
         raise UsageError(f"{folder}: no trial of the sweep has begun; wait for the first")
     histories, checkpoints, faults = {}, {}, []
     for one in results:
-        histories[one.trial] = read_metrics(folder / TRIALS / one.trial / METRICS_FILE)
+        run = sweep_folder.trial(one.trial)
+        histories[one.trial] = run.history()
         if one.epochs:
             try:
-                checkpoints[one.trial] = Checkpoint.open(folder / TRIALS / one.trial)
+                checkpoints[one.trial] = run.best_checkpoint()
             except UsageError as error:
                 faults.append(str(error))
     unread = f"{len(faults)} cannot be opened; the first: {faults[0]}" if faults else ""

@@ -22,12 +22,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from raymed.config import Config
 from raymed.errors import UsageError
+from raymed.run_folder import STUDY_FILE, SWEEP_FILE
 from raymed.sections import TuneConfig
-from raymed.storage import AnyPath, RemotePath, as_path, atomic_write_text, reason
+from raymed.storage import AnyPath, RemotePath, as_path, atomic_write_text, is_same_folder, reason
 from raymed.tuning.space import as_parameters
 
-SWEEP_FILE = "sweep.yaml"
-STUDY_FILE = "optuna.journal"
 REASON = "reason"
 """User attribute of a failed trial."""
 REPEATED = "repeated"
@@ -99,7 +98,7 @@ def _refuse(storage: BaseStorage, name: str, folder: AnyPath, resumed: bool) -> 
     except KeyError:
         return
     trials, other = len(begun(study)), study.user_attrs.get(FOLDER)
-    own = other is None or is_folder(folder, other)
+    own = other is None or is_same_folder(folder, as_path(other))
     if own and (resumed or not trials):
         return
     if not own and resumed and not (as_path(other) / SWEEP_FILE).is_file():
@@ -110,14 +109,6 @@ def _refuse(storage: BaseStorage, name: str, folder: AnyPath, resumed: bool) -> 
         f"in {other or 'a folder that it does not name'}{gone}: choose another run.name or another "
         f"database, or delete that study (`optuna delete-study --study-name {name} --storage URL`)"
     )
-
-
-def is_folder(folder: AnyPath, name: str) -> bool:
-    """Whether it is the folder of this name, by whichever path."""
-    other = as_path(name)
-    if isinstance(folder, Path) and isinstance(other, Path):
-        return folder.resolve() == other.resolve()
-    return folder.absolute() == other.absolute()
 
 
 def open_study(config: Config, folder: AnyPath) -> optuna.Study:

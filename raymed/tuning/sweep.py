@@ -19,26 +19,18 @@ from ray.actor import ActorHandle
 from ray.util import get_node_ip_address
 from rich.console import Console
 
-from raymed import config as configuration
+from raymed.absolute_paths import with_absolute_paths
 from raymed.config import NO_SWEEP, Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
 from raymed.evaluation import Baseline, baseline_scores
-from raymed.keys import Decides
 from raymed.launch.cluster import connected
 from raymed.launch.groups import worker_groups
-from raymed.launch.run import (
-    RESULT,
-    changed_keys,
-    located,
-    require_worker_groups,
-    run_folder,
-    taken,
-)
+from raymed.launch.parallel_runs import require_worker_groups
 from raymed.launch.trainer import check_room
-from raymed.locks import folder_lock
+from raymed.run_folder import TRIALS, SweepFolder
 from raymed.sections import TAGS_ONLY
-from raymed.storage import AnyPath, reason, user_output
+from raymed.storage import AnyPath, as_path, is_same_folder, user_output
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.observer import Row
 from raymed.training.setup import check
@@ -57,15 +49,13 @@ from raymed.tuning.study import (
     CONTENT,
     FOLDER,
     REPEATED,
-    SWEEP_FILE,
     asked,
     begun,
-    is_folder,
     make_study,
     objectives,
     refuse_anothers,
 )
-from raymed.tuning.trial import NUMBER, TRIALS, run_trial, trial_name
+from raymed.tuning.trial import NUMBER, run_trial, trial_name
 
 BEST_FILE = "best.yaml"
 RESTARTS = 3
@@ -110,14 +100,15 @@ def run_sweep(config: Config, console: Console) -> Sweep:
         UsageError: the space is empty, the folder is another sweep's or in use, a trial would not
             fit the cluster or the dataset, or no trial has reported a score.
     """
-    config = located(config)
+    config = with_absolute_paths(config)
     dataset = check_sweep(config)
-    folder = run_folder(config)
+    sweep_folder = SweepFolder.of(config)
+    folder = sweep_folder.path
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    _refuse_another(folder, config)
+    sweep_folder.refuse_changed(config)
     refuse_anothers(config, folder)
-    with folder_lock(folder):
-        study = _claim(folder, config, dataset, console)
+    with sweep_folder.open(config):
+        study = _own_study(folder, config, dataset, console)
         _say_what_is_done(study, config, console)
         baselines = baseline_scores(dataset, "val", config.data.validation_images)
         if _left(study, config):
@@ -191,46 +182,31 @@ def _check_objectives(config: Config) -> None:
         )
 
 
-def _refuse_another(folder: AnyPath, config: Config) -> None:
-    """See that the folder is free, or holds this very sweep."""
-    file = folder / SWEEP_FILE
-    if file.is_file():
-        changed = changed_keys(configuration.load(file), config, (*RESULT, Decides.SEARCH))
-        if changed:
-            raise UsageError(
-                f"{folder}: holds a sweep of another configuration ({'; '.join(changed)}). Choose "
-                "another run.name, or delete that folder"
-            )
-    elif taken(folder):
-        raise UsageError(f"{folder}: exists and is no sweep; choose another run.name, or delete it")
-
-
-def _claim(
+def _own_study(
     folder: AnyPath, config: Config, dataset: PreparedDataset, console: Console
 ) -> optuna.Study:
-    try:
-        (folder / TRIALS).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot be written ({reason(error)})") from error
-    with user_output(folder / SWEEP_FILE) as partial_file:
-        partial_file.write_text(config.to_yaml(), encoding="utf-8")
+    """The sweep's study, made or resumed, and marked with the dataset and the folder it is for.
+
+    Raises:
+        UsageError: The study is of another sweep or another dataset, or it cannot be opened.
+    """
     study = make_study(config, folder)
     known = study.user_attrs.get(CONTENT)
     if known is None:
         if begun(study):
             raise UsageError(
-                f"tune.storage: holds a study {config.run.name} of another origin; choose another "
+                f"tune.storage: has a study {config.run.name} of unknown origin; choose another "
                 "run.name"
             )
         study.set_user_attr(CONTENT, dataset.info.content_hash)
     elif known != dataset.info.content_hash:
         raise UsageError(
-            f"{dataset.path}: its content is not what the trials of {folder} were trained on; "
-            "give data.path of that dataset, or choose another run.name"
+            f"{dataset.path}: its content is not what the trials of {folder} were trained on: "
+            "set data.path to that dataset, or choose another run.name"
         )
     before = study.user_attrs.get(FOLDER, str(folder))
-    if not is_folder(folder, before):
-        _say(console, f"the sweep was in {before}, and goes on in {folder}")
+    if not is_same_folder(folder, as_path(before)):
+        _say(console, f"the sweep was in {before} and continues in {folder}")
     study.set_user_attr(FOLDER, str(folder.absolute()))
     return study
 

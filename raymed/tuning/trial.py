@@ -16,8 +16,6 @@ from raymed.launch.queue import Job
 from raymed.storage import AnyPath
 from raymed.training.observer import Row, goodness
 
-TRIALS = "trials"
-"""The folder of a sweep's trials, below its own."""
 NUMBER = "trial"
 """Key under which a proposal carries Optuna's number of the trial, beside the searched keys."""
 DECIDED = "decided"

@@ -1,4 +1,4 @@
-"""Runs through `run_training`: in the calling process, on Ray Train workers, and again."""
+"""`run_training`: in the calling process, on Ray Train workers, and resumed."""
 
 import json
 import os
@@ -16,14 +16,16 @@ import torch
 from rich.console import Console
 
 from raymed import config as configuration
+from raymed.absolute_paths import with_absolute_paths
 from raymed.cli import main
 from raymed.config import Config
 from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
 from raymed.errors import UsageError
 from raymed.launch import run as run_module
-from raymed.launch.run import CONFIG_FILE, located, run_training
+from raymed.launch.run import run_training
 from raymed.launch.trainer import check_room
+from raymed.run_folder import CONFIG_FILE
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest
 from raymed.training.loop import train
 from raymed.training.observer import Observer, Row
@@ -138,7 +140,7 @@ def test_two_workers_follow_the_losses_of_one(alone: tuple[Path, Any], on_two: P
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_workers_mistake_reaches_the_user_in_its_own_words(
+def test_a_workers_usage_error_reaches_the_user_unchanged(
     settings: Config,
     ray: None,  # noqa: ARG001
 ) -> None:
@@ -202,7 +204,7 @@ def test_divergence_reaches_the_user_in_words(settings: Config) -> None:
         run(settings.override({"run.name": "diverging", "loss.word": 1e300}))
 
 
-def test_a_run_taken_up_again_ends_where_the_uninterrupted_one_ends(
+def test_a_resumed_run_ends_where_the_uninterrupted_one_ends(
     settings: Config, alone: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = settings.override({"run.name": "interrupted"})
@@ -225,7 +227,7 @@ def test_a_run_taken_up_again_ends_where_the_uninterrupted_one_ends(
     with console.file:
         run_training(config, console)
     printed = console.export_text().splitlines()
-    assert printed[0] == f"{folder}: going on after epoch 3"
+    assert printed[0] == f"{folder}: resuming after epoch 3"
     assert [line.partition(" ")[2].split("/")[0] for line in printed[1:]] == [
         str(epoch) for epoch in range(4, EPOCHS + 1)
     ]
@@ -261,7 +263,7 @@ def test_a_changed_configuration_names_the_key(settings: Config, alone: tuple[Pa
     run(settings.override({"run.name": "alone", "data.path": str(moved), "launch.max_failures": 7}))
 
 
-def test_more_epochs_for_a_finished_run_are_had_by_a_command_that_is_said(
+def test_more_epochs_for_a_finished_run_take_the_command_in_the_message(
     settings: Config, alone: tuple[Path, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UsageError) as raised:
@@ -301,11 +303,11 @@ def test_a_folder_in_the_way_is_left_alone(tiny: Config, tmp_path: Path) -> None
     config = tiny.override({"run.folder": str(tmp_path)})
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("years of work")
-    with pytest.raises(UsageError, match="run: exists and is no run; choose another"):
+    with pytest.raises(UsageError, match="run: exists but is not a run folder; choose another"):
         run(config)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
     (tmp_path / "file").write_text("a file")
-    with pytest.raises(UsageError, match="file: exists and is no run"):
+    with pytest.raises(UsageError, match="file: exists but is not a run folder"):
         run(config.override({"run.name": "file"}))
     with pytest.raises(UsageError, match=r"cannot be written \(Not a directory\)"):
         run(config.override({"run.folder": str(tmp_path / "file")}))
@@ -315,12 +317,12 @@ def test_paths_are_made_absolute_and_addresses_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    plain = located(Config())
+    plain = with_absolute_paths(Config())
     assert plain.data.path == str(tmp_path / "data/phantom")
     assert plain.run.folder == str(tmp_path / "runs")
     assert plain.model.encoder_weights == "imagenet"
     changes = {"data.path": "s3://bucket/data", "model.encoder_weights": "vgg.pth"}
-    other = located(Config().override(changes))
+    other = with_absolute_paths(Config().override(changes))
     assert other.data.path == "s3://bucket/data"
     assert other.model.encoder_weights == str(tmp_path / "vgg.pth")
     assert configuration.load(None, ["data.path=s3://bucket/data"]).data == other.data

@@ -8,8 +8,8 @@ import numpy as np
 
 from raymed.config import Config
 from raymed.evaluation import SCORES_FILE
-from raymed.launch.groups import SCORED
 from raymed.localisation import ATTENTION_FILE
+from raymed.run_folder import SCORED
 from raymed.tables.runs import Run
 
 RECALLS = ("recall_5", "recall_10", "recall_20")

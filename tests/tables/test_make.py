@@ -19,8 +19,9 @@ from raymed.config import Config
 from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
 from raymed.errors import UsageError
-from raymed.launch.run import CONFIG_FILE, run_training
+from raymed.launch.run import run_training
 from raymed.locks import LOCK_FILE
+from raymed.run_folder import CONFIG_FILE
 from raymed.tables.make import make_table
 
 pytestmark = pytest.mark.ray
@@ -120,8 +121,7 @@ def alone(config: Config, folder: Path, systems: tuple[str, ...]) -> dict[str, o
 def test_a_run_that_failed_is_named_and_the_others_are_finished(made: Made) -> None:
     first, *failures = made.failure.splitlines()
     assert first == (
-        f"{made.file.parent}: 1 of 2 runs failed; give the same command again to train these once "
-        "more"
+        f"{made.file.parent}: 1 of 2 runs failed; run the same command again to retry themmore"
     )
     (line,) = failures
     assert line.startswith("  vgg19_tags-seed-0: failed: training diverged at epoch 1, step 2: ")
@@ -247,11 +247,11 @@ def test_another_configuration_in_the_same_folder_is_refused_with_its_keys(
     before = stamps(made.file.parent)
     same = config.override({"run.name": "made"})
     message = refused("3", same.override({"training.epochs": 3, "loss.tag": 2}))
-    assert "vgg19_tags-seed-0: holds a run of another configuration (" in message
+    assert "vgg19_tags-seed-0: holds a run with a different configuration (" in message
     assert "loss.tag: 1.0 -> 2.0; training.epochs: 2 -> 3" in message
     # So is one of a single system, though others are the same.
     message = refused("3", same.override({"table.systems.co_attention": {"model.top_tags": 2}}))
-    assert "co_attention-seed-0: holds a run of another configuration" in message
+    assert "co_attention-seed-0: holds a run with a different configuration" in message
     assert "model.top_tags: 3 -> 2" in message
     assert stamps(made.file.parent) == before
 
@@ -332,24 +332,24 @@ def test_runs_that_do_not_fit_are_refused(
     assert message.endswith("vgg19_tags-seed-4 is a run of vgg19_tags")
     assert message.startswith("table.runs.co_attention: ")
     message = with_run(theirs, **{"data.path": unplaced})
-    assert f"was trained on another dataset than {unplaced}" in message
+    assert f"was trained on a different dataset than {unplaced}" in message
     for path in (tmp_path / "gone", runs, theirs / "checkpoints" / "epoch-0002"):
         assert with_run(path) == (
-            f"table.runs.co_attention: {path} is no run's folder: it has no checkpoints"
+            f"table.runs.co_attention: {path} is not a run folder: it has no checkpoints"
         )
     short = own.override({"run.name": "short", "launch.workers": 0, "training.epochs": 1})
     run_training(short, Console(quiet=True))
     checkpoint = tmp_path / "short" / "checkpoints" / "epoch-0001" / "checkpoint.json"
     checkpoint.write_text(checkpoint.read_text().replace('"epochs": 1', '"epochs": 5'))
     assert with_run(tmp_path / "short").endswith(
-        "short is not finished (1 of 5 epochs); take it up by `raymed train`"
+        "short is not finished (1 of 5 epochs); resume it with `raymed train`"
     )
     assert not (tmp_path / "own").exists()
 
 
 def test_attention_needs_places_of_findings(own: Config, unplaced: str) -> None:
     message = refused("attention", own.override({"data.path": unplaced}))
-    assert message.startswith(f"data.path: {unplaced} does not know the place of any finding")
+    assert message.startswith(f"data.path: {unplaced} does not say where any finding is")
 
 
 def test_a_table_needs_ray_train_workers(own: Config) -> None:
@@ -367,7 +367,7 @@ def test_what_a_system_cannot_have_is_said_before_anything_is_trained(own: Confi
 def test_a_folder_of_something_else_is_left_alone(own: Config, tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "thesis.txt").write_text("years of work")
-    message = f"{tmp_path / 'own'}: exists and is no table's; choose another run.name"
+    message = f"{tmp_path / 'own'}: exists but is not a table folder; choose another run.name"
     assert refused("3", own) == message
     assert [path.name for path in (tmp_path / "own").iterdir()] == ["thesis.txt"]
     # A run's folder is none either.

@@ -12,13 +12,14 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from raymed.absolute_paths import with_absolute_paths
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
 from raymed.errors import UsageError
 from raymed.generation import generate
-from raymed.launch.run import located, run_training
+from raymed.launch.run import run_training
 from raymed.metrics.captions import cider
 from raymed.model.encoder import build_encoder
 from raymed.training import features
@@ -276,8 +277,8 @@ def test_a_file_is_no_start_for_the_small_encoder(tiny: Config, tmp_path: Path) 
 
 def test_the_start_is_an_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert located(Config()).training.start_from is None
-    config = located(Config().override({"training.start_from": "runs/a"}))
+    assert with_absolute_paths(Config()).training.start_from is None
+    config = with_absolute_paths(Config().override({"training.start_from": "runs/a"}))
     assert config.training.start_from == str(tmp_path / "runs/a")
 
 

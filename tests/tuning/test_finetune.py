@@ -97,7 +97,7 @@ def test_the_best_trials_go_on_with_their_encoder(sweep: Path, ray: None) -> Non
 
 
 def test_what_cannot_be_fine_tuned_is_named(sweep: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"is no sweep's folder: it has no sweep\.yaml"):
+    with pytest.raises(UsageError, match=r"is not a sweep folder: it has no sweep\.yaml"):
         fine_tune(tmp_path, 1, [], QUIET)
     with pytest.raises(UsageError, match=r"training\.epochz: no such key"):
         fine_tune(sweep, 1, ["training.epochz=1"], QUIET)

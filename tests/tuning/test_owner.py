@@ -86,7 +86,7 @@ def test_a_sweep_that_was_moved_goes_on_and_says_so(
     there = config.override({"run.folder": str(moved.parent)})
     with pytest.raises(UsageError, match="no trial has reported a score"):
         run_sweep(there, Console(width=200))
-    assert f"the sweep was in {first}, and goes on in {moved}" in capsys.readouterr().out
+    assert f"the sweep was in {first} and continues in {moved}" in capsys.readouterr().out
     # From now on it is the moved one's.
     refused(config, first.parent, f"of the sweep in {moved}:")
 

@@ -110,7 +110,7 @@ def test_a_space_that_fits_passes(tiny: Config) -> None:
 
 def test_a_file_in_the_way_is_left_alone(tiny: Config, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
-    with pytest.raises(UsageError, match="run: exists and is no sweep"):
+    with pytest.raises(UsageError, match="run: exists but is not a sweep folder"):
         run_sweep(sweep(tiny, run__folder=str(tmp_path)), Console(quiet=True))
     assert (tmp_path / "run").read_text() == "a file"
 
