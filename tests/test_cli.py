@@ -351,7 +351,11 @@ def test_files_and_settings_are_taken_in_any_order(trained, phantom, tmp_path, c
         refused(capsys, code, "gone: not a prepared dataset")
     code = main(["table", "1", "data.path=gone", "launch.workers=1", str(file)])
     refused(capsys, code, "gone: not a prepared dataset")
-    refused(capsys, main(["report", f"out={tmp_path}/x", str(tmp_path)]), "not a sweep: it has no")
+    refused(
+        capsys,
+        main(["report", f"out={tmp_path}/x", str(tmp_path)]),
+        "is not a sweep folder: it has no",
+    )
     refused(capsys, main(["finetune", "top=2", str(tmp_path)]), "no sweep's folder")
     assert main(["evaluate", "split=val", f"data.path={phantom}", str(trained)]) == 0
     assert "val/predictions.parquet" in capsys.readouterr().out.replace("\n", "")

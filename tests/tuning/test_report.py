@@ -343,7 +343,7 @@ def test_the_command_prints_the_pages_path_and_refuses_what_is_no_sweep(
     assert out.stat().st_size > 4e6, "plotly.js is in it"
     assert out.read_text().count("plotly.js v") == 1, "once"
     assert main(["report", str(tmp_path)]) == 2
-    assert "not a sweep: it has no sweep.yaml" in capsys.readouterr().err
+    assert "is not a sweep folder: it has no sweep.yaml" in capsys.readouterr().err
     assert main(["report", str(sweep), "split=test"]) == 2
     assert "split=test: cannot be set here, only out=FILE" in capsys.readouterr().err
 

@@ -11,10 +11,10 @@ from optuna.trial import TrialState
 
 from raymed.config import Config
 from raymed.errors import UsageError
+from raymed.run_folder import STUDY_FILE
 from raymed.tuning import study as study_module
 from raymed.tuning.space import propose
 from raymed.tuning.study import (
-    STUDY_FILE,
     _RemoteJournal,
     begun,
     build_sampler,

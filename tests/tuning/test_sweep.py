@@ -21,8 +21,9 @@ from raymed.launch.run import run_training
 from raymed.locks import folder_lock
 from raymed.metrics.baselines import best_constant
 from raymed.metrics.captions import cider
+from raymed.run_folder import STUDY_FILE
 from raymed.tuning.space import propose
-from raymed.tuning.study import STUDY_FILE, build_sampler
+from raymed.tuning.study import build_sampler
 from raymed.tuning.sweep import Sweep, run_sweep
 from tests.support.faults import killing_actors
 
