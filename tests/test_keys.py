@@ -106,7 +106,7 @@ def test_the_kind_of_score_cannot_change_within_a_run(
         file.write_text(config.to_yaml())
     with pytest.raises(UsageError) as raised:
         run_training(config.override({key: not before}), Console(quiet=True))
-    assert f"another configuration ({key}: {before} -> {not before})" in str(raised.value)
+    assert f"a different configuration ({key}: {before} -> {not before})" in str(raised.value)
     free = {
         "tune.trials": 9,
         "tune.seed": 5,

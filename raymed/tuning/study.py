@@ -7,7 +7,7 @@ a sweep is taken up from it, and Optuna's own tools open it.
 import importlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from raymed.config import Config
+from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
 from raymed.run_folder import STUDY_FILE, SWEEP_FILE
 from raymed.sections import TuneConfig
@@ -74,6 +75,41 @@ def make_study(config: Config, folder: AnyPath) -> optuna.Study:
         )
         for point in config.tune.points_to_evaluate:
             study.enqueue_trial(as_parameters(point, config.tune.space), skip_if_exists=True)
+    return study
+
+
+def claim_study(
+    config: Config, folder: AnyPath, dataset: PreparedDataset, report: Callable[[str], None]
+) -> optuna.Study:
+    """`make_study`, marked with the dataset of its trials and the folder of its sweep.
+
+    Args:
+        config: The sweep's configuration.
+        folder: The sweep's folder, which the caller holds.
+        dataset: The dataset that the trials are trained on.
+        report: Gets a line if the sweep was moved here.
+
+    Raises:
+        UsageError: As `make_study`, or the trials so far were trained on other data.
+    """
+    study = make_study(config, folder)
+    known = study.user_attrs.get(CONTENT)
+    if known is None:
+        if begun(study):
+            raise UsageError(
+                f"tune.storage: has a study {config.run.name} of unknown origin; choose another "
+                "run.name"
+            )
+        study.set_user_attr(CONTENT, dataset.info.content_hash)
+    elif known != dataset.info.content_hash:
+        raise UsageError(
+            f"{dataset.path}: its content is not what the trials of {folder} were trained on: "
+            "set data.path to that dataset, or choose another run.name"
+        )
+    before = study.user_attrs.get(FOLDER, str(folder))
+    if not is_same_folder(folder, as_path(before)):
+        report(f"the sweep was in {before} and continues in {folder}")
+    study.set_user_attr(FOLDER, str(folder.absolute()))
     return study
 
 

@@ -30,7 +30,7 @@ from raymed.launch.parallel_runs import require_worker_groups
 from raymed.launch.trainer import check_room
 from raymed.run_folder import TRIALS, SweepFolder
 from raymed.sections import TAGS_ONLY
-from raymed.storage import AnyPath, as_path, is_same_folder, user_output
+from raymed.storage import AnyPath, user_output
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.observer import Row
 from raymed.training.setup import check
@@ -46,12 +46,10 @@ from raymed.tuning.search import StudySearch
 from raymed.tuning.space import size
 from raymed.tuning.stopping import build_scheduler, remind
 from raymed.tuning.study import (
-    CONTENT,
-    FOLDER,
     REPEATED,
     asked,
     begun,
-    make_study,
+    claim_study,
     objectives,
     refuse_anothers,
 )
@@ -108,7 +106,7 @@ def run_sweep(config: Config, console: Console) -> Sweep:
     sweep_folder.refuse_changed(config)
     refuse_anothers(config, folder)
     with sweep_folder.open(config):
-        study = _own_study(folder, config, dataset, console)
+        study = claim_study(config, folder, dataset, partial(_say, console))
         _say_what_is_done(study, config, console)
         baselines = baseline_scores(dataset, "val", config.data.validation_images)
         if _left(study, config):
@@ -180,35 +178,6 @@ def _check_objectives(config: Config) -> None:
             "CIDEr, which cannot be compared; search systems of one kind, or set "
             "tune.objectives={recall_5: max}"
         )
-
-
-def _own_study(
-    folder: AnyPath, config: Config, dataset: PreparedDataset, console: Console
-) -> optuna.Study:
-    """The sweep's study, made or resumed, and marked with the dataset and the folder it is for.
-
-    Raises:
-        UsageError: The study is of another sweep or another dataset, or it cannot be opened.
-    """
-    study = make_study(config, folder)
-    known = study.user_attrs.get(CONTENT)
-    if known is None:
-        if begun(study):
-            raise UsageError(
-                f"tune.storage: has a study {config.run.name} of unknown origin; choose another "
-                "run.name"
-            )
-        study.set_user_attr(CONTENT, dataset.info.content_hash)
-    elif known != dataset.info.content_hash:
-        raise UsageError(
-            f"{dataset.path}: its content is not what the trials of {folder} were trained on: "
-            "set data.path to that dataset, or choose another run.name"
-        )
-    before = study.user_attrs.get(FOLDER, str(folder))
-    if not is_same_folder(folder, as_path(before)):
-        _say(console, f"the sweep was in {before} and continues in {folder}")
-    study.set_user_attr(FOLDER, str(folder.absolute()))
-    return study
 
 
 def _say_what_is_done(study: optuna.Study, config: Config, console: Console) -> None:
