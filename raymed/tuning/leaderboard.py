@@ -13,10 +13,9 @@ from rich.table import Table
 
 from raymed.config import Config
 from raymed.evaluation import Baseline
-from raymed.run_folder import TRIALS
+from raymed.run_folder import SweepFolder
 from raymed.storage import AnyPath, user_output
 from raymed.training.checkpoint import best_epoch
-from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.observer import Row
 from raymed.tuning.space import proposed
 from raymed.tuning.study import REASON, begun, objectives
@@ -148,7 +147,7 @@ def shown(values: Mapping[Any, Any]) -> str:
 
 def _result(trial: FrozenTrial, config: Config, folder: AnyPath) -> TrialResult:
     name = trial_name(trial.number)
-    history = read_metrics(folder / TRIALS / name / METRICS_FILE)
+    history = SweepFolder(folder).trial(name).history()
     best = history[best_epoch(history) - 1] if history else {}
     state = STATES[trial.state]
     if state == "completed" and len(history) < config.training.epochs:

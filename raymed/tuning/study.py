@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
-from raymed.run_folder import STUDY_FILE, SWEEP_FILE
+from raymed.run_folder import STUDY_FILE, SweepFolder
 from raymed.sections import TuneConfig
 from raymed.storage import AnyPath, RemotePath, as_path, atomic_write_text, is_same_folder, reason
 from raymed.tuning.space import as_parameters
@@ -125,7 +125,7 @@ def refuse_anothers(config: Config, folder: AnyPath) -> None:
     if config.tune.storage is None:
         return
     with _opening(config, folder):
-        _refuse(_storage(config, folder), config.run.name, folder, (folder / SWEEP_FILE).is_file())
+        _refuse(_storage(config, folder), config.run.name, folder, SweepFolder(folder).exists)
 
 
 def _refuse(storage: BaseStorage, name: str, folder: AnyPath, resumed: bool) -> None:
@@ -137,7 +137,7 @@ def _refuse(storage: BaseStorage, name: str, folder: AnyPath, resumed: bool) -> 
     own = other is None or is_same_folder(folder, as_path(other))
     if own and (resumed or not trials):
         return
-    if not own and resumed and not (as_path(other) / SWEEP_FILE).is_file():
+    if not own and resumed and not SweepFolder(as_path(other)).exists:
         return
     gone = ", where no sweep lies any more" if own and other else ""
     raise UsageError(

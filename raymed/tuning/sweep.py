@@ -31,7 +31,6 @@ from raymed.launch.trainer import check_room
 from raymed.run_folder import TRIALS, SweepFolder
 from raymed.sections import TAGS_ONLY
 from raymed.storage import AnyPath, user_output
-from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.observer import Row
 from raymed.training.setup import check
 from raymed.tuning.leaderboard import (
@@ -88,7 +87,7 @@ class Sweep:
     @property
     def best(self) -> AnyPath:
         """The folder of the best trial's run."""
-        return self.folder / TRIALS / self.results[0].trial
+        return SweepFolder(self.folder).trial(self.results[0].trial).path
 
 
 def run_sweep(config: Config, console: Console) -> Sweep:
@@ -100,12 +99,12 @@ def run_sweep(config: Config, console: Console) -> Sweep:
     """
     config = with_absolute_paths(config)
     dataset = check_sweep(config)
-    sweep_folder = SweepFolder.of(config)
-    folder = sweep_folder.path
+    sweep = SweepFolder.of(config)
+    folder = sweep.path
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sweep_folder.refuse_changed(config)
+    sweep.refuse_changed(config)
     refuse_anothers(config, folder)
-    with sweep_folder.open(config):
+    with sweep.open(config):
         study = claim_study(config, folder, dataset, partial(_say, console))
         _say_what_is_done(study, config, console)
         baselines = baseline_scores(dataset, "val", config.data.validation_images)
@@ -279,7 +278,7 @@ def _tuner(
     scheduler = build_scheduler(config)
 
     def history(trial: str) -> list[Row]:
-        return read_metrics(folder / TRIALS / trial / METRICS_FILE)
+        return SweepFolder(folder).trial(trial).history()
 
     for one in done:
         if one.state != "unfinished" and one.epochs:
