@@ -1,4 +1,4 @@
-"""A folder is one command's at a time, and nobody's once its process is dead."""
+"""One command at a time holds a folder, and none once its process has died."""
 
 import signal
 import subprocess
@@ -16,7 +16,7 @@ HOLD = (
 )
 
 
-def test_held_by_a_process_and_let_go_by_its_death(tmp_path: Path) -> None:
+def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "run"
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True

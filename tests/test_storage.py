@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files are written atomically."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from raymed.errors import UsageError
 from raymed.storage import atomic_path, user_output
 
 
-def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path: Path) -> None:
+def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file.txt"
     with atomic_path(path) as partial:
         partial.write_text("old")
@@ -20,7 +20,7 @@ def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     path.write_text("old")
 
@@ -35,7 +35,7 @@ def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_cannot_be_written_is_said_in_words(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     inside = tmp_path / "file" / "figure.png"
     with pytest.raises(UsageError) as raised, user_output(inside):

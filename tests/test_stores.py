@@ -65,7 +65,7 @@ def server() -> Iterator[S3]:
 
 @pytest.fixture(scope="module", params=["s3", "gcs"])
 def store(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """Each of the stores in turn."""
+    """Each store in turn."""
     with serving_s3() if request.param == "s3" else serving_gcs() as server:
         yield server
 
@@ -76,7 +76,7 @@ def stored(tiny: Config, phantom: Path, server: S3, tmp_path: Path) -> Config:
 
 
 def stored_in(server: Server, tiny: Config, phantom: Path, name: str) -> Config:
-    """The tiny run, with all that it reads and writes in the store, in a folder of the test's."""
+    """The tiny run, reading and writing everything in the store, in a folder of this test."""
     data = server.upload(phantom, f"{name}/data")
     return tiny.override({"data.path": str(data), "run.folder": str(server.root / name / "runs")})
 
@@ -94,8 +94,8 @@ def assert_same_weights(folder: AnyPath, other: AnyPath) -> None:
     assert all(torch.equal(ours[name], expected[name]) for name in expected)
 
 
-def test_a_place_in_a_store_has_the_ways_of_a_path(store: Server) -> None:
-    folder = store.root / "ways" / "inner"
+def test_a_remote_path_behaves_like_a_local_one(store: Server) -> None:
+    folder = store.root / "outer" / "inner"
     assert not folder.exists()
     assert list(folder.iterdir()) == []
     atomic_write_text(folder / "text.txt", "grüße")
@@ -124,7 +124,7 @@ def test_a_place_in_a_store_has_the_ways_of_a_path(store: Server) -> None:
     assert not folder.exists()
 
 
-def test_what_fails_while_it_is_written_is_not_there(store: Server) -> None:
+def test_a_failed_write_leaves_no_file(store: Server) -> None:
     target = store.root / "failed" / "file"
 
     def write_half() -> None:
@@ -144,14 +144,14 @@ def test_what_fails_while_it_is_written_is_not_there(store: Server) -> None:
         ("s3://a bucket/runs", "is not a path or URI that pyarrow supports"),
     ],
 )
-def test_uris_that_nothing_can_open_are_refused_by_name(tiny: Config, uri: str, words: str) -> None:
+def test_unsupported_uris_are_refused_by_name(tiny: Config, uri: str, words: str) -> None:
     with pytest.raises(UsageError, match=words) as raised:
         run_training(tiny.override({"data.path": uri}), Console(quiet=True))
     assert uri.partition("?")[0] in str(raised.value)
 
 
 @pytest.mark.slow
-def test_a_data_set_is_fetched_once_by_a_node_and_checked(
+def test_a_node_downloads_a_dataset_once_and_checks_it(
     stored: Config, tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -164,7 +164,7 @@ def test_a_data_set_is_fetched_once_by_a_node_and_checked(
     assert [file.name for file in copies] == ["train-00000.parquet"]
     dataset.split("train")
     assert {file: file.stat().st_mtime_ns for file in copies} == copies
-    # A copy that is not what the dataset says is fetched again, one in the store is refused.
+    # A damaged local copy is downloaded again; a damaged part in the store is refused.
     (copy,) = copies
     content = bytearray(copy.read_bytes())
     content[len(content) // 2] ^= 1
@@ -189,7 +189,7 @@ def references_of(path: str) -> list[str]:
     return list(PreparedDataset.open(path).split("train").references)
 
 
-def test_a_run_in_a_store_is_the_one_on_disk(
+def test_a_run_in_a_store_equals_one_on_disk(
     store: Server,
     tiny: Config,
     phantom: Path,
@@ -268,7 +268,7 @@ def test_the_store_goes_away_and_comes_back(
 
 
 @pytest.mark.slow
-def test_a_run_that_ends_while_the_store_is_away_says_so_and_goes_on_later(
+def test_a_run_that_ends_while_the_store_is_down_fails_and_resumes_later(
     stored: Config, server: S3, whole: tuple[Path, list[Row]]
 ) -> None:
     folder = as_path(stored.run.folder) / stored.run.name
@@ -310,7 +310,7 @@ def test_two_commands_on_one_folder(
             pass
         assert (folder / LOCK_FILE).exists()
     assert not (folder / LOCK_FILE).exists()
-    # Of a process that was killed, no sign comes any more.
+    # A process that was killed sends no heartbeat.
     atomic_write_text(folder / LOCK_FILE, "process 1 on elsewhere\n0123 4\n")
     with folder_lock(folder):
         assert "elsewhere" not in (folder / LOCK_FILE).read_text()
@@ -330,7 +330,7 @@ except locks.UsageError as error:
 """
 
 
-def test_a_holder_that_slept_while_another_took_its_folder_ends(
+def test_a_suspended_holder_whose_folder_was_taken_over_ends(
     server: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(locks, "HEARTBEAT_S", 0.2)
@@ -348,7 +348,7 @@ def test_a_holder_that_slept_while_another_took_its_folder_ends(
                 said, _ = sleeper.communicate(timeout=60)
                 assert f"another raymed (process {os.getpid()} on " in said
                 assert said.count("\n") == 1
-                # Neither its sign nor its end has touched what is ours now.
+                # Neither its heartbeat nor its exit has touched our lock file.
                 mark = (folder / LOCK_FILE).read_text().rpartition(" ")[0]
                 assert mark.startswith(f"process {os.getpid()} on ")
                 until = time.monotonic() + 60
@@ -399,7 +399,7 @@ def test_a_sweep_in_the_store(stored: Config) -> None:
     console = Console(quiet=True)
     first = run_sweep(config, console)
     assert len(first.results) == 2
-    # The same command again, with more trials, goes on with what the store knows.
+    # The same command with more trials resumes from the store.
     sweep = run_sweep(config.override({"tune.trials": 3}), console)
     assert len(sweep.results) == 3
     assert {result.trial for result in first.results} < {result.trial for result in sweep.results}

@@ -23,7 +23,7 @@ from raymed.errors import UsageError
 
 @pytest.fixture
 def uri() -> Iterator[str]:
-    """A folder of a file system without rename that is not there yet."""
+    """A folder that does not exist yet, in a file system without rename."""
     folder = f"fsspec+memory://{uuid.uuid4().hex}/data"
     yield folder
     filesystem, root = pafs.FileSystem.from_uri(folder)
@@ -51,7 +51,7 @@ def begin(out: str | Path, overwrite: bool = False) -> Destination:
         return destination
 
 
-def test_below_a_uri_it_is_the_same_dataset(uri: str, tmp_path: Path) -> None:
+def test_a_dataset_in_a_store_equals_a_local_one(uri: str, tmp_path: Path) -> None:
     info = prepared(uri)
     assert info == prepared(tmp_path / "local")
     local = {path.name: path.read_bytes() for path in (tmp_path / "local").iterdir()}
@@ -66,7 +66,7 @@ def test_a_file_uri_is_a_local_folder(tmp_path: Path) -> None:
         prepared(f"file://{tmp_path}/out")
 
 
-def test_what_is_in_the_way_below_a_uri(uri: str) -> None:
+def test_existing_content_in_a_store(uri: str) -> None:
     first = prepared(uri)
     with pytest.raises(UsageError, match="already there"):
         prepared(uri)
@@ -93,7 +93,7 @@ def one_part_is_written(do: Callable[[Any], Any], pieces: Iterable[Any]) -> Iter
             raise OSError("the network is gone")
 
 
-def test_a_failed_attempt_below_a_uri_leaves_nothing(uri: str) -> None:
+def test_a_failed_attempt_in_a_store_leaves_nothing(uri: str) -> None:
     options = {"source": "x", "image_size": 32, "console": Console(quiet=True)}
     with pytest.raises(UsageError, match="broke"):
         prepare(failing(200), uri, **options)  # type: ignore[arg-type]
@@ -106,10 +106,10 @@ def test_a_failed_attempt_below_a_uri_leaves_nothing(uri: str) -> None:
     assert PreparedDataset.open(uri).info == first
     with pytest.raises(UsageError, match="cannot be written: the network is gone"):
         prepared(uri, overwrite=True, spread=one_part_is_written)
-    assert files_of(uri) == {}, "the old one is gone, and no half of the new one is there"
+    assert files_of(uri) == {}, "the old one is gone, and no part of the new one is left"
 
 
-def test_what_was_interrupted_below_a_uri_is_reported_and_removed(uri: str) -> None:
+def test_an_interrupted_dataset_in_a_store_is_reported_and_removed(uri: str) -> None:
     filesystem, root = pafs.FileSystem.from_uri(uri)
     filesystem.create_dir(f"{root}/_preparing")
     for name in ("_preparing/0000000.pixels", "train-00000.parquet"):
@@ -129,8 +129,8 @@ def test_a_uri_that_pyarrow_does_not_support() -> None:
         begin("nosuch://x")
 
 
-def test_a_killed_process_leaves_no_dataset_and_its_rest_is_removed(tmp_path: Path) -> None:
-    out = tmp_path / "out[1]"  # brackets are no pattern
+def test_a_killed_process_leaves_no_dataset_and_its_files_are_removed(tmp_path: Path) -> None:
+    out = tmp_path / "out[1]"  # the brackets are literal
     program = (
         "import sys, time\n"
         "from raymed.data.destination import new_dataset\n"
@@ -146,7 +146,7 @@ def test_a_killed_process_leaves_no_dataset_and_its_rest_is_removed(tmp_path: Pa
         assert process.stdout.readline() == b"ready\n"
         (left,) = tmp_path.iterdir()
         assert begin(out).final != left
-        assert left.is_dir(), "whose process lives is not touched"
+        assert left.is_dir(), "a live process keeps its folder"
         out.rmdir()
         os.kill(process.pid, signal.SIGKILL)
     assert (left / "_preparing/0000000.pixels").is_file()

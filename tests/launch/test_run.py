@@ -62,7 +62,7 @@ class Interrupted(Exception):
 
 @pytest.fixture(scope="module")
 def settings(tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """Of a run that is long enough to be disturbed."""
+    """Settings of a run that is long enough to be disturbed."""
     folder = tmp_path_factory.mktemp("runs")
     return tiny.override(
         {"training.epochs": EPOCHS, "training.batch_size": 2, "run.folder": str(folder)}
@@ -85,8 +85,8 @@ def assert_same_weights(folder: Path, other: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(settings: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """A run in one process that has nothing else to do, and what was seen in it."""
+def in_process(settings: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A run in a process of its own, without Ray, and what was observed in it."""
     config = settings.override({"run.name": "alone"})
     files = tmp_path_factory.mktemp("alone")
     (files / "run.yaml").write_text(config.to_yaml())
@@ -106,14 +106,14 @@ def on_two(settings: Config, ray: None) -> Path:  # noqa: ARG001
     return run(settings.override({"run.name": "on-two", "launch.workers": 2}))
 
 
-def test_without_workers_training_runs_in_the_calling_process(alone: tuple[Path, Any]) -> None:
-    folder, seen = alone
+def test_without_workers_training_runs_in_the_calling_process(in_process: tuple[Path, Any]) -> None:
+    folder, seen = in_process
     assert seen == {"pid": seen["pid"], "inside": [seen["pid"]], "ray": False}
     assert len(rows_of(folder)) == EPOCHS
 
 
 def assert_follows(found: list[Row], expected: list[Row]) -> None:
-    """The losses of every epoch are the same but for float32 rounding."""
+    """The losses of every epoch are equal up to float32 rounding."""
     assert len(found) == len(expected) == EPOCHS
     for row, other in zip(found, expected, strict=True):
         for key in ("epoch", "learning_rate", *(k for k in row if k.startswith("loss"))):
@@ -123,19 +123,19 @@ def assert_follows(found: list[Row], expected: list[Row]) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_one_worker_does_exactly_what_no_worker_does(
-    alone: tuple[Path, Any],
+    in_process: tuple[Path, Any],
     settings: Config,
     ray: None,  # noqa: ARG001
 ) -> None:
     folder = run(settings.override({"run.name": "on-one", "launch.workers": 1}))
-    assert rows_of(folder) == rows_of(alone[0])
-    assert_same_weights(folder, alone[0])
+    assert rows_of(folder) == rows_of(in_process[0])
+    assert_same_weights(folder, in_process[0])
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_two_workers_follow_the_losses_of_one(alone: tuple[Path, Any], on_two: Path) -> None:
-    assert_follows(rows_of(on_two), rows_of(alone[0]))
+def test_two_workers_follow_the_losses_of_one(in_process: tuple[Path, Any], on_two: Path) -> None:
+    assert_follows(rows_of(on_two), rows_of(in_process[0]))
 
 
 @pytest.mark.ray
@@ -169,7 +169,7 @@ def test_a_workers_usage_error_reaches_the_user_unchanged(
         ({"launch.gpus_per_worker": 9}, "1 workers need 9 GPU, and the cluster has "),
     ],
 )
-def test_what_the_cluster_has_no_room_for_is_refused(
+def test_a_run_too_large_for_the_cluster_is_refused(
     settings: Config,
     ray: None,  # noqa: ARG001
     changes: dict[str, int],
@@ -186,7 +186,7 @@ def test_room_is_counted_in_runs(tiny: Config, ray: None) -> None:  # noqa: ARG0
 
 
 @pytest.mark.ray
-def test_nodes_that_do_not_come_are_waited_for_and_then_refused(
+def test_a_run_is_refused_after_waiting_for_nodes_in_vain(
     settings: Config,
     ray: None,  # noqa: ARG001
     capsys: pytest.CaptureFixture[str],
@@ -205,7 +205,7 @@ def test_divergence_reaches_the_user_in_words(settings: Config) -> None:
 
 
 def test_a_resumed_run_ends_where_the_uninterrupted_one_ends(
-    settings: Config, alone: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch
+    settings: Config, in_process: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = settings.override({"run.name": "interrupted"})
 
@@ -231,40 +231,46 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_ends(
     assert [line.partition(" ")[2].split("/")[0] for line in printed[1:]] == [
         str(epoch) for epoch in range(4, EPOCHS + 1)
     ]
-    assert rows_of(folder) == rows_of(alone[0])
-    assert_same_weights(folder, alone[0])
+    assert rows_of(folder) == rows_of(in_process[0])
+    assert_same_weights(folder, in_process[0])
 
 
-def test_a_finished_run_stays_as_it_is(settings: Config, alone: tuple[Path, Any]) -> None:
+def test_a_finished_run_stays_as_it_is(settings: Config, in_process: tuple[Path, Any]) -> None:
     def state() -> dict[Path, int]:
-        files = (path for path in alone[0].rglob("*") if path.name not in (CONFIG_FILE, ".lock"))
+        files = (
+            path for path in in_process[0].rglob("*") if path.name not in (CONFIG_FILE, ".lock")
+        )
         return {path: path.stat().st_mtime_ns for path in files}
 
     before = state()
     console = Console(record=True, quiet=False, file=open(os.devnull, "w"))  # noqa: SIM115
     with console.file:
         checkpoint = run_training(settings.override({"run.name": "alone"}), console)
-    assert console.export_text() == f"{alone[0]}: already trained for 10 epochs; nothing to do\n"
-    assert checkpoint == Checkpoint.open(alone[0])
+    assert (
+        console.export_text() == f"{in_process[0]}: already trained for 10 epochs; nothing to do\n"
+    )
+    assert checkpoint == Checkpoint.open(in_process[0])
     assert state() == before
 
 
-def test_a_changed_configuration_names_the_key(settings: Config, alone: tuple[Path, Any]) -> None:
-    text = (alone[0] / CONFIG_FILE).read_text()
+def test_a_changed_configuration_names_the_key(
+    settings: Config, in_process: tuple[Path, Any]
+) -> None:
+    text = (in_process[0] / CONFIG_FILE).read_text()
     changed = settings.override({"run.name": "alone", "loss.tag": 2.5, "training.seed": 8})
     with pytest.raises(UsageError) as raised:
         run(changed)
-    assert str(alone[0]) in str(raised.value)
+    assert str(in_process[0]) in str(raised.value)
     assert "loss.tag: 1.0 -> 2.5; training.seed: 0 -> 8" in str(raised.value)
-    assert (alone[0] / CONFIG_FILE).read_text() == text
-    # How it is launched, and where the dataset lies, decides nothing.
-    moved = alone[0].parent / "moved"
+    assert (in_process[0] / CONFIG_FILE).read_text() == text
+    # How it is launched and where the dataset lies may change.
+    moved = in_process[0].parent / "moved"
     shutil.copytree(settings.data.path, moved)
     run(settings.override({"run.name": "alone", "data.path": str(moved), "launch.max_failures": 7}))
 
 
 def test_more_epochs_for_a_finished_run_take_the_command_in_the_message(
-    settings: Config, alone: tuple[Path, Any], capsys: pytest.CaptureFixture[str]
+    settings: Config, in_process: tuple[Path, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UsageError) as raised:
         run(settings.override({"run.name": "alone", "training.epochs": EPOCHS + 2}))
@@ -273,9 +279,9 @@ def test_more_epochs_for_a_finished_run_take_the_command_in_the_message(
     program, *arguments = shlex.split(command)
     assert program == "raymed"
     assert main(arguments) == 0, capsys.readouterr().err
-    more = Checkpoint.open(alone[0].parent / f"alone-{EPOCHS + 2}")
-    assert len(rows_of(alone[0].parent / f"alone-{EPOCHS + 2}")) == 2
-    assert more.config.training.start_from == str(alone[0])
+    more = Checkpoint.open(in_process[0].parent / f"alone-{EPOCHS + 2}")
+    assert len(rows_of(in_process[0].parent / f"alone-{EPOCHS + 2}")) == 2
+    assert more.config.training.start_from == str(in_process[0])
     # With other changes, or fewer epochs, it would not be the same run.
     for changes in ({"training.epochs": EPOCHS + 2, "loss.tag": 2.5}, {"training.epochs": 1}):
         with pytest.raises(UsageError, match=r"Choose another run.name, or delete that folder$"):
@@ -283,7 +289,7 @@ def test_more_epochs_for_a_finished_run_take_the_command_in_the_message(
 
 
 def test_other_data_under_a_runs_name_are_refused(
-    settings: Config, alone: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Config, in_process: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     other = tmp_path / "other"
@@ -296,10 +302,10 @@ def test_other_data_under_a_runs_name_are_refused(
     )
     with pytest.raises(UsageError, match=f"{other}: its content is not what .*alone was trained"):
         run(settings.override({"run.name": "alone", "data.path": str(other)}))
-    assert len(rows_of(alone[0])) == EPOCHS
+    assert len(rows_of(in_process[0])) == EPOCHS
 
 
-def test_a_folder_in_the_way_is_left_alone(tiny: Config, tmp_path: Path) -> None:
+def test_a_folder_with_other_content_is_left_alone(tiny: Config, tmp_path: Path) -> None:
     config = tiny.override({"run.folder": str(tmp_path)})
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("years of work")
@@ -313,7 +319,7 @@ def test_a_folder_in_the_way_is_left_alone(tiny: Config, tmp_path: Path) -> None
         run(config.override({"run.folder": str(tmp_path / "file")}))
 
 
-def test_paths_are_made_absolute_and_addresses_are_not(
+def test_paths_are_made_absolute_and_uris_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
