@@ -25,7 +25,7 @@ from raymed.errors import UsageError
 from raymed.generation import Report
 from raymed.metrics.baselines import NONE, best_constant, nearest
 from raymed.metrics.captions import caption_scores, cider
-from raymed.metrics.ngrams import chunks, distinct
+from raymed.metrics.ngrams import CHUNK, chunks, distinct
 from raymed.metrics.normality import normality_share
 from raymed.metrics.tags import recall_at
 from raymed.progress import tracked
@@ -302,8 +302,9 @@ def _write_predictions(
 
 
 def _column(predictions: Path, name: str) -> Iterator[Any]:
+    # By default a batch would be 65,536 rows long, all of them Python lists at once.
     with pq.ParquetFile(predictions) as file:
-        for batch in file.iter_batches(columns=[name]):
+        for batch in file.iter_batches(CHUNK, columns=[name]):
             yield from batch.column(0).to_pylist()
 
 

@@ -20,6 +20,7 @@ from raymed.metrics.ngrams import distinct
 from raymed.progress import reported_to
 from raymed.sections import TrainingConfig
 from raymed.storage import AnyPath
+from raymed.training.abandon import StepAbandoned, abandonable
 from raymed.training.checkpoint import Partial, best_epoch
 from raymed.training.feeding import Taught, fed
 from raymed.training.log import RunLog
@@ -89,10 +90,19 @@ def train_epoch(
     run.model.train()
     order = config.training.batch_size, config.training.seed, epoch
     batches = run.training.batches(*order, worker.rank, worker.world, first=so_far.step)
-    with closing(fed(batches, run.model, worker.device)) as feed:
+    with (
+        closing(fed(batches, run.model, worker.device)) as feed,
+        _abandonable(run, worker, observer),
+    ):
         for step, taught in enumerate(feed, start=so_far.step + 1):
             set_rates(run.optimizer, config.training, (epoch - 1) * steps + step - 1, steps)
-            reader.add(step, *train_step(run, taught, worker.world))
+            try:
+                reader.add(step, *train_step(run, taught, worker.world))
+            except StepAbandoned:
+                if step - 1 > so_far.step:
+                    seconds = time.perf_counter() - began
+                    saving.within(epoch, Partial(step - 1, reader.sums, seconds), history)
+                raise saving.ended(worker) from None
             to_save = step % config.launch.checkpoint_steps == 0
             if not (step % every == 0 or step == steps or to_save):
                 continue
@@ -106,6 +116,14 @@ def train_epoch(
                 if ending:
                     raise saving.ended(worker)
     return Partial(steps, reader.sums, time.perf_counter() - began)
+
+
+def _abandonable(run: Setup, worker: Worker, observer: Observer) -> AbstractContextManager[None]:
+    """Let a step be left where it may take a CPU tens of seconds, as with VGG-19 in the loop."""
+    encoder = run.model.encoder
+    if encoder is None or worker.world > 1 or worker.device.type != "cpu":
+        return nullcontext()
+    return abandonable(encoder, observer.ending)
 
 
 def train_step(run: Setup, taught: Taught, world: int) -> tuple[Tensor, Tensor]:
