@@ -259,8 +259,8 @@ def test_what_all_trials_share_cannot_be_searched(key, capsys):
         (["data.path=gone"], ["gone", "prepare"]),
         (["launch.workers=0"], ["launch.workers", "1 or more"]),
         (["model.top_tags=99"], ["model.top_tags", "99"]),
-        (["run.name=table.yaml"], ["table.yaml", "no table's", "run.name"]),
-        (["run.name=mine"], ["mine", "no table's", "run.name"]),
+        (["run.name=table.yaml"], ["table.yaml", "is not a table folder", "run.name"]),
+        (["run.name=mine"], ["mine", "is not a table folder", "run.name"]),
     ],
 )
 def test_a_table_that_cannot_be_made_is_refused_before_anything_is_trained(
