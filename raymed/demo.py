@@ -8,7 +8,7 @@ from rich.console import Console
 
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
-from raymed.data.sources import prepare_source
+from raymed.data.prepare_source import prepare_source
 from raymed.errors import UsageError
 from raymed.evaluation import PREDICTIONS_FILE, evaluate
 from raymed.launch.cluster import connected

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from raymed import progress
 from raymed.config import Config
-from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
+from raymed.data.sources.phantom import draw
 from raymed.launch.run import run_training
 from raymed.training.loop import train
 from raymed.training.observer import Row

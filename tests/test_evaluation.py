@@ -18,8 +18,8 @@ from rich.console import Console
 
 from raymed import evaluation as evaluation_module
 from raymed.data.dataset import PreparedDataset, Split
-from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
+from raymed.data.sources.phantom import draw
 from raymed.errors import UsageError
 from raymed.evaluation import baseline_scores, baselines, evaluate
 from raymed.generation import Report

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset, Split
-from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
+from raymed.data.sources.phantom import draw
 from raymed.errors import UsageError
 from raymed.figures import make_figure
 from raymed.generation import generate

@@ -14,8 +14,8 @@ from rich.console import Console
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.data.examples import Finding
-from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
+from raymed.data.sources.phantom import draw
 from raymed.errors import UsageError
 from raymed.generation import generate
 from raymed.launch.run import run_training

@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from raymed.data.dataset import PreparedDataset
-from raymed.data.phantom import draw
+from raymed.data.sources.phantom import draw
 from raymed.errors import UsageError
 from raymed.generation import generate
 from raymed.prediction import predict, predict_rows, print_prediction

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raymed.data.codes import Numbers
 from raymed.data.dataset import Split
 from raymed.data.features import SplitFeatures
-from raymed.data.numbers import Numbers
 from raymed.data.vocabulary import Vocabulary
 from raymed.tokens import END, PAD, START, UNKNOWN
 

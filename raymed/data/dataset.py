@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymed.cache import cache_folder
+from raymed.data.codes import FIELDS, Lists, NumberedRows
 from raymed.data.examples import Finding
 from raymed.data.mapped import Column, gather, map_batches, rows_of
-from raymed.data.numbers import FIELDS, Lists, NumberedRows
 from raymed.data.schema import (
     INFO_FILE,
     SCHEMA_VERSION,

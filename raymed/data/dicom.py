@@ -37,8 +37,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from raymed.data.apart import decode_apart
 from raymed.data.limits import ImageError, refuse_bomb
+from raymed.data.subprocess_decoder import decode_apart
 
 # Real files break the standard's small print; a warning for each would quote what is in them.
 config.settings.reading_validation_mode = config.IGNORE

@@ -15,7 +15,6 @@ from rich.console import Console
 
 from raymed.data import cells, shards, split, statistics
 from raymed.data.examples import Example, Rejected, left_out
-from raymed.data.rows import Rows
 from raymed.data.schema import (
     INFO_FILE,
     REJECTED,
@@ -27,6 +26,7 @@ from raymed.data.schema import (
     Part,
 )
 from raymed.data.shards import Decoded, PartWork, Shard, Spread, Written, in_process
+from raymed.data.spool import Rows
 from raymed.data.target import Target, new_dataset
 from raymed.data.text import preprocess, tag_name
 from raymed.data.views import view_fault

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from raymed.data.image_folder import ImageFolder
 from raymed.data.limits import ImageError
+from raymed.data.sources.table import FIELDS, chosen_columns
 from raymed.data.survey import SAMPLE, Column, survey
-from raymed.data.table import FIELDS, chosen_columns
 from raymed.data.table_files import TableRows
 from raymed.errors import UsageError
 from raymed.sections import PrepareConfig

@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 from rich.console import Console
 
+from raymed.data.prepare_source import prepare_source
 from raymed.data.schema import DatasetInfo
 from raymed.data.shards import Spread, in_process
-from raymed.data.sources import prepare_source
 from raymed.errors import UsageError
 from raymed.launch.cluster import connected
 from raymed.sections import PrepareConfig
@@ -33,7 +33,7 @@ def run_prepare(
     The phantom is drawn in this process: drawing is all the work there is.
 
     Raises:
-        UsageError: as `raymed.data.sources.prepare_source` raises it, or there is no cluster.
+        UsageError: whatever `prepare_source` raises, or there is no cluster.
     """
     try:
         if settings.workers == 0 or source == "phantom":

@@ -20,8 +20,8 @@ from rich.console import Console
 
 from raymed import config as configuration
 from raymed.config import Config
-from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
+from raymed.data.sources.phantom import draw
 from raymed.generation import generate
 from raymed.model.encoder import build_encoder
 from raymed.model.precision import computing_in

@@ -19,8 +19,8 @@ from raymed import config as configuration
 from raymed.config import Config
 from raymed.data.batches import TokenisedSplit
 from raymed.data.dataset import PreparedDataset
-from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
+from raymed.data.sources.phantom import draw
 from raymed.data.vocabulary import Vocabulary
 from raymed.launch.cluster import connected
 from raymed.launch.run import run_training

@@ -20,8 +20,8 @@ from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 
 from raymed.config import NO_SWEEP, Config
-from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
+from raymed.data.sources.phantom import draw
 from raymed.launch.cluster import connected
 from raymed.launch.trainer import fit
 from raymed.launch.watch import start_watch

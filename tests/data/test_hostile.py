@@ -14,9 +14,9 @@ from PIL import Image
 from pydicom.uid import JPEG2000Lossless
 from rich.console import Console
 
-from raymed.data import iu_xray
 from raymed.data.examples import Example, Rejected
-from raymed.data.sources import prepare_source
+from raymed.data.prepare_source import prepare_source
+from raymed.data.sources import iu_xray
 from raymed.errors import UsageError
 from raymed.sections import PrepareConfig
 from tests.support.dicom_files import IDENTITY, dataset, saved

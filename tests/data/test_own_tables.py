@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from raymed.config import load_prepare
-from raymed.data.sources import prepare_source
+from raymed.data.prepare_source import prepare_source
 from raymed.errors import UsageError
 
 REPORTS = ["Heart normal. Lungs clear.", "Left effusion.", "Right opacity. No effusion."]

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from raymed.data.sources import prepare_source
+from raymed.data.prepare_source import prepare_source
 from raymed.errors import UsageError
 from raymed.sections import PrepareConfig
 

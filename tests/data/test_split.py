@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raymed.data import iu_xray, split
+from raymed.data import split
 from raymed.data.examples import Example
+from raymed.data.sources import iu_xray
 from raymed.data.text import sentences
 from raymed.errors import UsageError
 

@@ -13,10 +13,10 @@ from rich.console import Console
 
 from raymed.data.dataset import PreparedDataset
 from raymed.data.examples import Example
-from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
 from raymed.data.schema import DatasetInfo
 from raymed.data.shards import write_part
+from raymed.data.sources.phantom import draw
 from raymed.data.target import Target, new_dataset
 from raymed.errors import UsageError
 

@@ -18,8 +18,8 @@ from rich.console import Console
 from raymed import config as configuration
 from raymed.cli import main
 from raymed.config import Config
-from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
+from raymed.data.sources.phantom import draw
 from raymed.errors import UsageError
 from raymed.launch import run as run_module
 from raymed.launch.run import CONFIG_FILE, located, run_training

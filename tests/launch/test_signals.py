@@ -81,7 +81,7 @@ def start(command: list[str], **environment: str) -> "subprocess.Popen[str]":
 @pytest.mark.parametrize(
     ("module", "name", "arguments", "signalled"),
     [
-        ("raymed.data.phantom", "draw", ["prepare", "phantom", "out={out}"], TERM),
+        ("raymed.data.sources.phantom", "draw", ["prepare", "phantom", "out={out}"], TERM),
         ("raymed.evaluation", "write_reports", ["evaluate", "{run}", "split=val"], TERM),
         ("raymed.evaluation", "caption_scores", ["evaluate", "{run}", "split=val"], INT),
         ("raymed.prediction", "generate", ["predict", "{run}", "{image}", "out={out}"], TERM),

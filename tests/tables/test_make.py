@@ -16,8 +16,8 @@ from rich.console import Console
 
 from raymed import config as configuration
 from raymed.config import Config
-from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
+from raymed.data.sources.phantom import draw
 from raymed.errors import UsageError
 from raymed.launch.lock import LOCK_FILE
 from raymed.launch.run import CONFIG_FILE, run_training

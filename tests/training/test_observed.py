@@ -8,8 +8,8 @@ from rich.console import Console
 
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
-from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
+from raymed.data.sources.phantom import draw
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.loop import train
 from raymed.training.worker import Worker

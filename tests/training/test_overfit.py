@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from raymed.config import Config
 from raymed.data.batches import Batch, TokenisedSplit
 from raymed.data.dataset import PreparedDataset
-from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
+from raymed.data.sources.phantom import draw
 from raymed.data.vocabulary import Vocabulary
 from raymed.generation import generate
 from raymed.model.encoder import Encoder, build_encoder

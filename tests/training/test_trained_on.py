@@ -14,8 +14,8 @@ from raymed.data import fingerprints as module
 from raymed.data.dataset import PreparedDataset
 from raymed.data.examples import Example
 from raymed.data.fingerprints import Fingerprints, fingerprints_file
-from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
+from raymed.data.sources.phantom import draw
 from raymed.errors import UsageError
 from raymed.launch.run import run_training
 from raymed.training.checkpoint import TRAINED_ON_FILE, Checkpoint, whole_checkpoints

@@ -16,8 +16,8 @@ from rich.console import Console
 
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
-from raymed.data.phantom import draw
 from raymed.data.prepare import prepare
+from raymed.data.sources.phantom import draw
 from raymed.errors import UsageError
 from raymed.training import features, loop
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest

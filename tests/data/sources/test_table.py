@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raymed.data import table
 from raymed.data.examples import Example, Rejected
+from raymed.data.sources import table
 from raymed.errors import UsageError
 
 ROWS = [

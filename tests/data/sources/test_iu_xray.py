@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from raymed.data import iu_xray
 from raymed.data.examples import Example, Rejected
+from raymed.data.sources import iu_xray
 from raymed.data.statistics import Counts
 from raymed.data.text import sentences, tag_name
 from raymed.errors import UsageError
 
-REAL = Path(__file__).resolve().parents[2] / "../shared/data/iu_xray"
+REAL = Path(__file__).resolve().parents[3] / "../shared/data/iu_xray"
 
 
 def xml(impression: str, findings: str, tags: list[str], images: list[str]) -> str:

@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from raymed.data import r2gen
 from raymed.data.examples import Example, Rejected
-from raymed.data.sources import prepare_source
+from raymed.data.prepare_source import prepare_source
+from raymed.data.sources import r2gen
 from raymed.errors import UsageError
 from raymed.sections import PrepareConfig
 
-REAL = Path(__file__).resolve().parents[2] / "../shared/data/iu_xray/r2gen_annotation.json"
+REAL = Path(__file__).resolve().parents[3] / "../shared/data/iu_xray/r2gen_annotation.json"
 
 
 def record(number: int, side: str, images: int = 2) -> dict[str, object]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from raymed.data.examples import Example, Rejected
-from raymed.data.table import examples
+from raymed.data.sources.table import examples
 from raymed.data.table_files import Row, read_text
 from raymed.errors import UsageError
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from raymed.data.examples import Example, Finding
-from raymed.data.phantom_reports import (
+from raymed.data.sources.phantom_reports import (
     Abnormality,
     Patient,
     choose_patient,

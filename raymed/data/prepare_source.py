@@ -6,11 +6,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from raymed.data import iu_xray, peir_gross, phantom, r2gen, table
 from raymed.data.examples import Example, Rejected
 from raymed.data.prepare import prepare
 from raymed.data.schema import DatasetInfo
 from raymed.data.shards import Spread, in_process
+from raymed.data.sources import iu_xray, peir_gross, phantom, r2gen, table
 from raymed.errors import UsageError
 from raymed.sections import PrepareConfig
 

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from raymed.data import peir_gross
 from raymed.data.examples import Example, Rejected
-from raymed.data.sources import prepare_source
+from raymed.data.prepare_source import prepare_source
+from raymed.data.sources import peir_gross
 from raymed.data.text import sentences
 from raymed.errors import UsageError
 from raymed.sections import PrepareConfig
