@@ -22,7 +22,7 @@ _KEY = b"raymed"
 """Of the lists in a schema's metadata."""
 
 
-class Lists(NamedTuple):
+class Categories(NamedTuple):
     """The word and the tag of each number."""
 
     words: list[str]
@@ -70,7 +70,7 @@ class Numbers(NamedTuple):
     """int32 [tags]."""
 
 
-class NumberedRows:
+class CodedRows:
     """The columns `FIELDS` as they lie in mapped memory.
 
     Args:
@@ -79,7 +79,7 @@ class NumberedRows:
     """
 
     def __init__(self, batches: Sequence[pa.RecordBatch], block_rows: int) -> None:
-        self.lists = Lists.found_in(batches[0].schema)
+        self.lists = Categories.found_in(batches[0].schema)
         self._block_rows = block_rows
         columns = [[batch.column(field.name) for field in FIELDS] for batch in batches]
         self._blocks = [

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymed.cache import cache_folder
-from raymed.data.codes import FIELDS, Lists, NumberedRows
+from raymed.data.codes import FIELDS, Categories, CodedRows
 from raymed.data.examples import Finding
 from raymed.data.mapped import Column, gather, map_batches, rows_of
 from raymed.data.schema import (
@@ -140,7 +140,7 @@ class PreparedDataset:
             left.unlink(missing_ok=True)
         parts, columns = self.info.parts[name], part_schema(self.info.image_size)
         texts = pa.schema([columns.field("sentences"), columns.field("tags")])
-        lists = Lists.of(self._read_part(part, texts) for part in parts)
+        lists = Categories.of(self._read_part(part, texts) for part in parts)
         schema = lists.kept_in(schema)
         with written_whole(cached) as partial, pa.ipc.new_file(str(partial), schema) as writer:
             waiting = schema.empty_table()
@@ -213,7 +213,7 @@ class Split:
         )
         self.references: Column[str] = self.sentences.map(" ".join)
         """The full preprocessed text of each image's report."""
-        self.numbers = NumberedRows(batches, _BATCH_ROWS)
+        self.numbers = CodedRows(batches, _BATCH_ROWS)
         """The reports and tags as numbers."""
         self._pixels = [
             rows_of(batch.column("pixels"), (size, size), np.uint8) for batch in batches

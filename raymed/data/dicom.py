@@ -38,7 +38,7 @@ from pydicom.uid import (
 )
 
 from raymed.data.limits import ImageError, refuse_bomb
-from raymed.data.subprocess_decoder import decode_apart
+from raymed.data.subprocess_decoder import decode_in_subprocess
 
 # Real files break the standard's small print; a warning for each would quote what is in them.
 config.settings.reading_validation_mode = config.IGNORE
@@ -124,7 +124,7 @@ def _read(path: Path) -> Image.Image:
             frame = frames // 2
             _see_sizes(header, file, syntax, frame, frames)
             if syntax in _LOSSLESS_JPEG:
-                pixels = decode_apart(path, frame, options)
+                pixels = decode_in_subprocess(path, frame, options)
             else:
                 plugin = _PLUGINS[syntax] if syntax.is_encapsulated else ""
                 pixels = pixel_array(file, index=frame, decoding_plugin=plugin, **options)

@@ -13,7 +13,7 @@ from pydicom.pixels import pixel_array
 
 from raymed.data.limits import ImageError
 
-PATIENCE_S = 120.0
+TIMEOUT_S = 120.0
 """How long one image may take."""
 
 
@@ -42,7 +42,7 @@ def _child() -> _Child:
     return child
 
 
-def decode_apart(path: Path, frame: int, options: dict[str, Any]) -> np.ndarray:
+def decode_in_subprocess(path: Path, frame: int, options: dict[str, Any]) -> np.ndarray:
     """Decode one frame of a DICOM file with GDCM; the process stays for the next one.
 
     Args:
@@ -54,7 +54,7 @@ def decode_apart(path: Path, frame: int, options: dict[str, Any]) -> np.ndarray:
     child = _child()
     try:
         child.connection.send((path, frame, options))
-        in_time = child.connection.poll(PATIENCE_S)
+        in_time = child.connection.poll(TIMEOUT_S)
         answer = child.connection.recv() if in_time else "it takes too long"
     except (EOFError, OSError):
         in_time, answer = False, "the decoder crashed"
