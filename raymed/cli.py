@@ -197,7 +197,7 @@ def _prepare(options: argparse.Namespace, console: Console) -> None:
     paths = [text for text in options.settings if not _is_setting(text)]
     given = [text for text in options.settings if _is_setting(text)]
     if options.source == "table" and len(paths) == 1 and not any(map(_is_out, given)):
-        from raymed.data.propose import propose
+        from raymed.data.sources.propose import propose
 
         path = Path(paths[0])
         settings = configuration.load_prepare([*given, f"out=data/{path.stem}"])

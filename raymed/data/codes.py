@@ -29,7 +29,7 @@ class Categories(NamedTuple):
     tags: list[str]
 
     @classmethod
-    def of(cls, tables: Iterable[pa.Table]) -> "Lists":
+    def of(cls, tables: Iterable[pa.Table]) -> "Categories":
         """All that the columns ``sentences`` and ``tags`` have, in the order of occurrence."""
         words: dict[str, None] = {}
         tags: dict[str, None] = {}
@@ -43,7 +43,7 @@ class Categories(NamedTuple):
         return schema.with_metadata({_KEY: json.dumps(self)})
 
     @classmethod
-    def found_in(cls, schema: pa.Schema) -> "Lists":
+    def found_in(cls, schema: pa.Schema) -> "Categories":
         return cls(*json.loads(schema.metadata[_KEY]))
 
     def columns(self, table: pa.Table) -> list[pa.Array]:

@@ -14,7 +14,7 @@ from defusedxml.ElementTree import fromstring
 
 from raymed.data import cells
 from raymed.data.examples import Example, Rejected
-from raymed.data.table_files import csv_columns, csv_rows
+from raymed.data.sources.table_files import csv_columns, csv_rows
 from raymed.errors import UsageError
 
 ARCHIVE = "NLMCXR_reports.tgz"

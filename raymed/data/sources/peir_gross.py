@@ -8,7 +8,7 @@ from pathlib import Path
 from raymed.data import cells
 from raymed.data.examples import Example, Rejected
 from raymed.data.sources.table import examples
-from raymed.data.table_files import read_text
+from raymed.data.sources.table_files import read_text
 from raymed.data.text import one_sentence
 from raymed.errors import UsageError
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from raymed.data.examples import Example, Rejected
 from raymed.data.sources.table import examples
-from raymed.data.table_files import Row, read_text
+from raymed.data.sources.table_files import Row, read_text
 from raymed.errors import UsageError
 
 IMAGES_FOLDER = "images"

@@ -8,12 +8,12 @@ from typing import Any
 
 from raymed.data import cells
 from raymed.data.examples import Example, Rejected
-from raymed.data.image_folder import ImageFolder
 from raymed.data.limits import ImageError
+from raymed.data.sources.image_folder import ImageFolder
+from raymed.data.sources.survey import Column, survey
+from raymed.data.sources.table_files import Row, TableRows
 from raymed.data.split import side_of, unknown_split
 from raymed.data.statistics import TOP_WORDS, by_frequency
-from raymed.data.survey import Column, survey
-from raymed.data.table_files import Row, TableRows
 from raymed.data.text import sentences
 from raymed.errors import UsageError
 
@@ -43,7 +43,7 @@ def read(
 
     The table is read several times over, a row at a time: it may be larger than memory. What a
     cell holds, and when it is missing, is said in `raymed.data.cells`; how a name means a file,
-    in `raymed.data.image_folder.ImageFolder.locate`.
+    in `raymed.data.sources.image_folder.ImageFolder.locate`.
 
     Args:
         path: the table: ``.csv``, ``.tsv``, ``.jsonl`` (text in UTF-8) or ``.parquet``, a file or

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from raymed.data.image_folder import ImageFolder
 from raymed.data.limits import ImageError
+from raymed.data.sources.image_folder import ImageFolder
 
 
 def touched(folder: Path, *names: str) -> Path:

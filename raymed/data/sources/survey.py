@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raymed.data import cells
-from raymed.data.image_folder import SUFFIXES
+from raymed.data.sources.image_folder import SUFFIXES
+from raymed.data.sources.table_files import Row
 from raymed.data.split import side_of
-from raymed.data.table_files import Row
 from raymed.data.views import view_of
 
 SAMPLE = 1000

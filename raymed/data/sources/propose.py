@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
-from raymed.data.image_folder import ImageFolder
 from raymed.data.limits import ImageError
+from raymed.data.sources.image_folder import ImageFolder
+from raymed.data.sources.survey import SAMPLE, Column, survey
 from raymed.data.sources.table import FIELDS, chosen_columns
-from raymed.data.survey import SAMPLE, Column, survey
-from raymed.data.table_files import TableRows
+from raymed.data.sources.table_files import TableRows
 from raymed.errors import UsageError
 from raymed.sections import PrepareConfig
 

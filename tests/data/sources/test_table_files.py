@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from raymed.data.table_files import TableRows, csv_columns
+from raymed.data.sources.table_files import TableRows, csv_columns
 from raymed.errors import UsageError
 
 ROW = {"image": "a.png", "report": 'One, two; "three" | four\nfive', "tags": "x;y"}
