@@ -13,9 +13,10 @@ import rich
 from rich.console import Console
 
 from raymed import config as configuration
+from raymed.data.sources import SOURCES, load_settings
 from raymed.errors import UsageError
 from raymed.launch.termination import STATUS, Terminated, leaving
-from raymed.prepare_help import SOURCES, prepare_help, sources_of
+from raymed.prepare_help import prepare_help
 from raymed.storage import Place, is_uri, place
 
 if TYPE_CHECKING:
@@ -194,30 +195,22 @@ def _of_file_or_defaults(options: argparse.Namespace) -> configuration.Config:
 
 
 def _prepare(options: argparse.Namespace, console: Console) -> None:
+    source = SOURCES[options.source]
     paths = [text for text in options.settings if not _is_setting(text)]
     given = [text for text in options.settings if _is_setting(text)]
-    if options.source == "table" and len(paths) == 1 and not any(map(_is_out, given)):
-        from raymed.data.sources.propose import propose
-
+    if source.propose and len(paths) == 1 and not any(map(_is_out, given)):
         path = Path(paths[0])
-        settings = configuration.load_prepare([*given, f"out=data/{path.stem}"])
-        return _say(console, "\n".join(propose(path, settings)))
-    settings = configuration.load_prepare(given)
-    wanted = 0 if options.source == "phantom" else 1
-    if len(paths) != wanted:
+        settings = load_settings(source.name, [*given, f"out=data/{path.stem}"])
+        return _say(console, "\n".join(source.propose(path, settings)))
+    settings = load_settings(source.name, given)
+    if len(paths) != bool(source.path):
         raise UsageError(
-            f"prepare {options.source}: takes {wanted or 'no'} path, not {len(paths)} "
-            f"({' '.join(paths) or 'none given'})"
+            f"prepare {source.name}: expected {'one' if source.path else 'no'} path, found "
+            f"{len(paths)} ({' '.join(paths) or 'none'})"
         )
-    for name in sorted(settings.model_fields_set):
-        if options.source not in sources_of(name):
-            raise UsageError(
-                f"{name}: is a setting of {' and '.join(sources_of(name))}, and {options.source} "
-                "would ignore it: leave it out"
-            )
     from raymed.launch.prepare import run_prepare
 
-    run_prepare(options.source, paths[0] if paths else None, settings, console)
+    run_prepare(source.name, paths[0] if paths else None, settings, console)
 
 
 def _quoted(where: Place) -> str:

@@ -6,7 +6,7 @@ nearest valid name.
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -15,7 +15,6 @@ from raymed import yaml12
 from raymed.errors import UsageError
 from raymed.keys import Decides, Locates
 from raymed.sections import (
-    Column,
     DataConfig,
     GenerationConfig,
     LaunchConfig,
@@ -29,6 +28,8 @@ from raymed.sections import (
     TuneConfig,
 )
 from raymed.storage import Place, place, reason
+
+Settings = TypeVar("Settings", bound=PrepareConfig)
 
 TABLE_SETS = ("model.system", "training.seed")
 """Keys that a table itself sets for each of its runs."""
@@ -143,28 +144,35 @@ def altered(config: Config, overrides: Sequence[str], allowed: tuple[str, ...]) 
     return config.override(values, "settings")
 
 
-def load_prepare(overrides: Sequence[str]) -> PrepareConfig:
-    """The settings of `raymed prepare` from ``key=value`` texts.
+def load_prepare(overrides: Sequence[str], settings: type[Settings]) -> Settings:
+    """Parse the settings of `raymed prepare` from ``key=value`` arguments.
+
+    Args:
+        settings: The settings class of the source.
 
     Raises:
-        UsageError: naming every key or value that is not valid.
+        UsageError: One or more keys or values are not valid; the message lists them all.
     """
+    fields = settings.model_fields
+    texts = [name for name, field in fields.items() if field.annotation in (str, str | None)]
+    mappings = {
+        name: get_args(get_args(field.annotation)[0])
+        for name, field in fields.items()
+        if get_origin(field.annotation) is dict
+    }
     tree: dict[str, Any] = {}
-    texts = [
-        name
-        for name, field in PrepareConfig.model_fields.items()
-        if field.annotation in (str, str | None)
-    ]
-    for text in overrides:
-        key, _, typed = text.partition("=")
-        # A comma or a number that is a folder's name is a text, whatever YAML would make of it.
-        literal = key in texts or (key.startswith("columns.") and not typed.startswith("["))
-        _put(tree, key, (typed or None) if literal else _key_value(text, "prepare")[1], "prepare")
+    for override in overrides:
+        key, _, value = override.partition("=")
+        in_mapping = key.partition(".")[0] in mappings and not value.startswith("[")
+        # Parsed as YAML, a comma or a folder called 2024 would not stay text.
+        is_text = key in texts or in_mapping
+        parsed = (value or None) if is_text else _key_value(override, "prepare")[1]
+        _put(tree, key, parsed, "prepare")
     try:
-        return PrepareConfig.model_validate(tree)
+        return settings.model_validate(tree)
     except ValidationError as error:
-        known = [k for k in PrepareConfig.model_fields if k != "columns"]
-        known += [f"columns.{field}" for field in get_args(Column)]
+        known = [name for name in fields if name not in mappings]
+        known += [f"{name}.{key}" for name, keys in mappings.items() for key in keys]
         faults = [_fault(dict(item), known) for item in error.errors()]
         raise UsageError(_listed("prepare", faults)) from None
 

@@ -8,13 +8,13 @@ from rich.console import Console
 
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
-from raymed.data.prepare_source import prepare_source
+from raymed.data.prepare import prepare_source
+from raymed.data.sources.phantom import PhantomSettings
 from raymed.errors import UsageError
 from raymed.evaluation import PREDICTIONS_FILE, evaluate
 from raymed.launch.cluster import connected
 from raymed.launch.run import run_training
 from raymed.prediction import predict_rows, print_prediction
-from raymed.sections import PrepareConfig
 from raymed.training.checkpoint import Checkpoint
 from raymed.tuning.sweep import run_sweep
 
@@ -39,7 +39,7 @@ def run_demo(config: Config, console: Console) -> None:
     _empty(folder)
 
     console.rule("1  prepare: draw phantom studies with known findings")
-    settings = PrepareConfig(out=config.data.path, image_size=IMAGE_SIZE, studies=STUDIES)
+    settings = PhantomSettings(out=config.data.path, image_size=IMAGE_SIZE, studies=STUDIES)
     prepare_source("phantom", None, settings, console)
 
     with connected(config.launch.address):

@@ -36,13 +36,6 @@ class Locates:
     absolute: Callable[[Any], Any]
 
 
-class For:
-    """The setting of `raymed prepare` is for these sources alone."""
-
-    def __init__(self, *sources: str) -> None:
-        self.sources = sources
-
-
 def _absolute(path: str) -> str:
     return str(place(path).absolute())
 

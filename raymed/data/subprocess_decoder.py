@@ -1,4 +1,4 @@
-"""Decoding in a process apart, as GDCM, which alone reads lossless JPEG, dies of damaged files."""
+"""Decoding lossless JPEG in a subprocess: only GDCM reads it, but it crashes on damaged files."""
 
 import atexit
 import functools
@@ -14,57 +14,64 @@ from pydicom.pixels import pixel_array
 from raymed.data.limits import ImageError
 
 TIMEOUT_S = 120.0
-"""How long one image may take."""
+"""Time limit for one image."""
 
 
-class _Child:
+class _Decoder:
+    """A process that decodes one image after another."""
+
     def __init__(self) -> None:
-        self.connection, theirs = Pipe()
-        with theirs:
-            # Not by multiprocessing, whose processes begin with the caller's own program.
+        self.connection, child_end = Pipe()
+        with child_end:
+            # Not multiprocessing, whose processes run the main module of the caller again.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-m", __name__, str(child_end.fileno())],
+                pass_fds=[child_end.fileno()],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
 
-    def end(self) -> None:
+    def kill(self) -> None:
         self.connection.close()
         self._process.kill()
         self._process.wait()
 
 
 @functools.cache
-def _child() -> _Child:
-    child = _Child()
-    atexit.register(child.end)
-    return child
+def _decoder() -> _Decoder:
+    decoder = _Decoder()
+    atexit.register(decoder.kill)
+    return decoder
 
 
 def decode_in_subprocess(path: Path, frame: int, options: dict[str, Any]) -> np.ndarray:
-    """Decode one frame of a DICOM file with GDCM; the process stays for the next one.
+    """Decode one frame of a DICOM file with GDCM. The subprocess is reused for the next one.
 
     Args:
-        options: of pydicom, for what the file's header does not say.
+        path: The DICOM file.
+        frame: Frame number, from 0.
+        options: Options of pydicom for what the header lacks.
+
+    Returns:
+        The stored values, [height, width] or [height, width, samples].
 
     Raises:
-        ImageError: it cannot be decoded, or the process died of it.
+        ImageError: The frame cannot be decoded, or the subprocess crashed or hung.
     """
-    child = _child()
+    decoder = _decoder()
     try:
-        child.connection.send((path, frame, options))
-        in_time = child.connection.poll(TIMEOUT_S)
-        answer = child.connection.recv() if in_time else "it takes too long"
+        decoder.connection.send((path, frame, options))
+        alive = decoder.connection.poll(TIMEOUT_S)
+        result = decoder.connection.recv() if alive else "decoding timed out"
     except (EOFError, OSError):
-        in_time, answer = False, "the decoder crashed"
-    if not in_time:
-        child.end()
-        atexit.unregister(child.end)
-        _child.cache_clear()
-    if isinstance(answer, str):
-        raise ImageError(f"DICOM image cannot be decoded: JPEG lossless: {answer}")
-    pixels: np.ndarray = answer
+        alive, result = False, "the decoder crashed"
+    if not alive:
+        decoder.kill()
+        atexit.unregister(decoder.kill)
+        _decoder.cache_clear()
+    if isinstance(result, str):
+        raise ImageError(f"DICOM image cannot be decoded: JPEG lossless: {result}")
+    pixels: np.ndarray = result
     return pixels
 
 
@@ -74,13 +81,13 @@ def _serve(connection: Connection) -> None:
             path, frame, options = connection.recv()
         except EOFError:
             return
-        answer: np.ndarray | str
+        result: np.ndarray | str
         try:
-            answer = pixel_array(path, index=frame, decoding_plugin="gdcm", **options)
-        # As in `raymed.data.dicom`: one bad file, listed with this reason, must not end them all.
+            result = pixel_array(path, index=frame, decoding_plugin="gdcm", **options)
+        # As in `raymed.data.dicom`, a bad file is listed with this reason and stops nothing else.
         except Exception:
-            answer = "its header or its pixels are damaged"
-        connection.send(answer)
+            result = "its header or its pixels are damaged"
+        connection.send(result)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Source: IU X-Ray (the Indiana University chest X-ray collection of Open-i)."""
+"""Source: IU X-Ray, the Indiana University chest X-ray collection of Open-i."""
 
 import os
 import re
@@ -14,6 +14,7 @@ from defusedxml.ElementTree import fromstring
 
 from raymed.data import cells
 from raymed.data.examples import Example, Rejected
+from raymed.data.sources.source import Source
 from raymed.data.sources.table_files import csv_columns, csv_rows
 from raymed.errors import UsageError
 
@@ -22,18 +23,18 @@ XML_FOLDER = "ecgen-radiology"
 REPORTS_CSV = "indiana_reports.csv"
 PROJECTIONS_CSV = "indiana_projections.csv"
 NORMAL = "normal"
-"""The tag of an image whose report has none."""
+"""Tag of an image whose report has no tags."""
 
 _IMAGE_ID = re.compile(r"(?:CXR)?(\d+)(?:_\1)?_(IM-\d+(?:-\d+)*)")
 _IMAGE_FILE = re.compile(_IMAGE_ID.pattern + r"(?:(?:\.dcm)?\.(?:png|jpe?g)|\.dcm)", re.IGNORECASE)
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
-"""The kind of file that is taken where an image lies there in several, first choice first."""
+"""File types in order of preference, for an image that exists in several."""
 _MAX_XML_BYTES = 10_000_000
 
 
 @dataclass(frozen=True)
 class _Report:
-    """One study's report and the ids of its images, in one spelling."""
+    """The report of one study and the normalised ids of its images."""
 
     study: str
     text: str
@@ -42,54 +43,54 @@ class _Report:
 
 
 def image_id(spelling: str) -> str | None:
-    """Return the id ``CXR1_IM-0001-3001`` for any of an image's spellings, None for another name.
+    """Normalise the name of an image; None if it is not an image name.
 
-    The spellings are ``CXR1_1_IM-0001-3001`` (the official archives), ``CXR1_IM-0001-3001`` and
-    ``1_IM-0001-3001`` (the Kaggle copy).
+    ``CXR1_1_IM-0001-3001`` (official archives), ``CXR1_IM-0001-3001`` and ``1_IM-0001-3001``
+    (Kaggle copy) all become ``CXR1_IM-0001-3001``.
     """
     match = _IMAGE_ID.fullmatch(spelling)
     return f"CXR{match[1]}_{match[2]}" if match else None
 
 
 def read(
-    folder: Path, images: Path | None = None, *, need_views: bool = False
+    folder: Path, images_folder: Path | None = None, *, need_views: bool = False
 ) -> Iterator[Example | Rejected]:
-    """Yield every pair of an image and its report, in the order of the studies' numbers.
+    """Yield every image with its report, in order of study number.
 
-    An image whose file is missing is yielded too, so that the statistics of the text are whole.
+    An image whose file is missing is yielded as well, to keep the text statistics complete.
 
-    The target text is the impression, then the findings. From the official archive, tags are
-    those of the Medical Text Indexer (``MeSH/automatic``), as in the paper. The Kaggle copy does
-    not have these: there, tags are its ``Problems``, the headings that people gave the study, so
-    tags and their statistics differ from the paper's. A report without tags gets ``normal``.
+    The target text is the impression followed by the findings. In the official archive, tags are
+    those of the Medical Text Indexer (``MeSH/automatic``), as in the paper. The Kaggle copy lacks
+    them: there, tags are its ``Problems``, the manually assigned headings, so the tags and their
+    statistics differ from the paper's. A report without tags gets the tag ``normal``.
 
     Args:
-        folder: holds ``NLMCXR_reports.tgz`` or ``ecgen-radiology/*.xml``; or the Kaggle copy's
-            ``indiana_reports.csv`` and ``indiana_projections.csv``. Where both lie, the official
-            archive is taken. Views come from ``indiana_projections.csv``, if it is there.
-        images: folder with the images, anywhere below it; by default ``folder``.
-        need_views: whether the images are to be chosen by their view.
+        folder: Holds ``NLMCXR_reports.tgz`` or ``ecgen-radiology/*.xml``, or the Kaggle copy's
+            ``indiana_reports.csv`` and ``indiana_projections.csv``. If both exist, the official
+            archive is used. Views are read from ``indiana_projections.csv`` if it exists.
+        images_folder: Folder that is searched recursively for images; by default ``folder``.
+        need_views: Whether images will be selected by view.
 
     Raises:
-        UsageError: there are no reports, or no views where they are needed, or (after all
-            pairs) no image at all.
+        UsageError: There are no reports, views are needed but unknown, or (raised after the last
+            example) no image exists.
     """
     folder = Path(folder)
-    images = folder if images is None else Path(images)
-    for needed in (folder, images):
+    images_folder = folder if images_folder is None else Path(images_folder)
+    for needed in (folder, images_folder):
         if not needed.is_dir():
             raise UsageError(f"{needed}: the folder does not exist")
     if need_views and not (folder / PROJECTIONS_CSV).is_file():
         raise UsageError(
-            f"{folder / PROJECTIONS_CSV}: missing; only this file of the Kaggle copy says which "
-            "images are frontal and which lateral. Put it there, or prepare views=all"
+            f"{folder / PROJECTIONS_CSV}: missing; only this file of the Kaggle copy tells frontal "
+            "from lateral images. Put it there, or use views=all"
         )
-    return _pairs(folder, images)
+    return _examples(folder, images_folder)
 
 
-def _pairs(folder: Path, images: Path) -> Iterator[Example | Rejected]:
+def _examples(folder: Path, images_folder: Path) -> Iterator[Example | Rejected]:
     views = _views(folder / PROJECTIONS_CSV)
-    files = _image_files(images)
+    files = _image_files(images_folder)
     reports = list(_reports(folder, views))
     reports.sort(key=lambda report: (len(report.study), report.study))
     used = 0
@@ -104,23 +105,23 @@ def _pairs(folder: Path, images: Path) -> Iterator[Example | Rejected]:
             yield Example(
                 image_id=name,
                 study=report.study,
-                # A report's text is not to be trusted with a path.
-                image=files.get(name, images / f"{PurePosixPath(name).name}.png"),
+                # Image names in a report are untrusted input; they must not escape the folder.
+                image=files.get(name, images_folder / f"{PurePosixPath(name).name}.png"),
                 report=report.text,
                 tags=report.tags or (NORMAL,),
                 view=views.get(name),
             )
     if not used:
         raise UsageError(
-            f"{images}: none of the images is there or below. Unpack NLMCXR_png.tgz or "
-            "NLMCXR_dcm.tgz there; names must be like CXR1_1_IM-0001-3001.png (official), "
-            "CXR1_IM-0001-3001.png or 1_IM-0001-3001.dcm.png (Kaggle), or the same with .jpg, "
-            ".jpeg or .dcm"
+            f"{images_folder}: no image of the collection was found in it or below. Unpack "
+            "NLMCXR_png.tgz or NLMCXR_dcm.tgz there. File names must look like "
+            "CXR1_1_IM-0001-3001.png (official), CXR1_IM-0001-3001.png or 1_IM-0001-3001.dcm.png "
+            "(Kaggle); .jpg, .jpeg and .dcm are accepted too"
         )
 
 
 def _image_files(folder: Path) -> dict[str, Path]:
-    """Return image id -> file, for all images in a folder and below; one for each id."""
+    """Return image id -> file for all images below a folder, one file per id."""
 
     def rank(path: Path) -> tuple[int, Path]:
         return _SUFFIXES.index(path.suffix.lower()), path
@@ -137,7 +138,7 @@ def _image_files(folder: Path) -> dict[str, Path]:
 
 
 def _views(path: Path) -> dict[str, str]:
-    """Return image id -> ``frontal`` or ``lateral``, in the file's order; {} without the file."""
+    """Return image id -> ``frontal`` or ``lateral`` in file order; empty if there is no file."""
     if not path.is_file():
         return {}
     views = {}
@@ -145,17 +146,19 @@ def _views(path: Path) -> dict[str, str]:
         name = image_id(row["filename"].removesuffix(".png").removesuffix(".dcm"))
         if name is None:
             raise UsageError(
-                f"{path}: {row['filename']!r} is no image name; one is like 1_IM-0001-3001.dcm.png"
+                f"{path}: {row['filename']!r} is not an image name like 1_IM-0001-3001.dcm.png"
             )
         views[name] = row["projection"].lower()
     return views
 
 
 def _rows(path: Path, *columns: str) -> list[dict[str, str]]:
-    there = csv_columns(path)
+    available = csv_columns(path)
     for column in columns:
-        if column not in there:
-            raise UsageError(f"{path}: no column {column!r}; the columns are {', '.join(there)}")
+        if column not in available:
+            raise UsageError(
+                f"{path}: no column {column!r}; the columns are {', '.join(available)}"
+            )
     return [{column: cells.identifier(row[column]) for column in columns} for row in csv_rows(path)]
 
 
@@ -170,8 +173,8 @@ def _reports(folder: Path, views: dict[str, str]) -> Iterator[_Report | Rejected
         yield from _kaggle(folder, views)
     else:
         raise UsageError(
-            f"{folder}: no reports there: it must hold {ARCHIVE}, {XML_FOLDER}/ (unpacked), or "
-            f"the Kaggle copy's {REPORTS_CSV} and {PROJECTIONS_CSV}"
+            f"{folder}: no reports found: the folder must contain {ARCHIVE}, {XML_FOLDER}/ "
+            f"(unpacked), or the Kaggle copy's {REPORTS_CSV} and {PROJECTIONS_CSV}"
         )
 
 
@@ -182,8 +185,8 @@ def _archived(path: Path) -> Iterator[_Report | Rejected]:
                 for target in (member.name, member.linkname):
                     if target.startswith("/") or ".." in PurePosixPath(target).parts:
                         raise UsageError(
-                            f"{path}: member {member.name!r} points outside the archive; this is "
-                            "not the official file, so nothing of it is read"
+                            f"{path}: member {member.name!r} points outside the archive, so this "
+                            "cannot be the official file; refusing to read it"
                         )
                 name = PurePosixPath(member.name).name
                 if not member.isfile() or not name.endswith(".xml"):
@@ -192,7 +195,7 @@ def _archived(path: Path) -> Iterator[_Report | Rejected]:
                 assert file is not None
                 yield _too_large(name, member.size) or _parse(name, file.read())
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise UsageError(f"{path}: damaged archive, download it again ({error})") from error
+        raise UsageError(f"{path}: damaged archive ({error}); download it again") from error
 
 
 def _too_large(name: str, size: int) -> Rejected | None:
@@ -202,12 +205,12 @@ def _too_large(name: str, size: int) -> Rejected | None:
 
 
 def _parse(name: str, content: bytes) -> _Report | Rejected:
-    """Read one report's XML; ``name`` is its file name, ``1.xml``."""
+    """Parse the XML of one report; ``name`` is its file name, such as ``1.xml``."""
     study = f"CXR{name.removesuffix('.xml')}"
     try:
         root = fromstring(content)
     except (ParseError, DefusedXmlException, ValueError) as error:
-        return Rejected("", study, f"report file is no valid XML: {name}: {error}")
+        return Rejected("", study, f"report file is not valid XML: {name}: {error}")
     sections = {
         section.get("Label"): cells.text("".join(section.itertext()))
         for section in root.iter("AbstractText")
@@ -228,10 +231,10 @@ def _parse(name: str, content: bytes) -> _Report | Rejected:
 
 def _kaggle(folder: Path, views: dict[str, str]) -> Iterator[_Report | Rejected]:
     if not views:
-        raise UsageError(f"{folder / PROJECTIONS_CSV}: missing; it says which images a report has")
-    images: dict[str, list[str]] = {}
+        raise UsageError(f"{folder / PROJECTIONS_CSV}: missing; it links reports to images")
+    images_of: dict[str, list[str]] = {}
     for name in views:
-        images.setdefault(name.partition("_")[0], []).append(name)
+        images_of.setdefault(name.partition("_")[0], []).append(name)
     for row in _rows(folder / REPORTS_CSV, "uid", "Problems", "findings", "impression"):
         study = f"CXR{row['uid']}"
         try:
@@ -243,9 +246,20 @@ def _kaggle(folder: Path, views: dict[str, str]) -> Iterator[_Report | Rejected]
             study=study,
             text=_target(row["impression"], row["findings"]),
             tags=tags,
-            image_ids=tuple(images.get(study, ())),
+            image_ids=tuple(images_of.get(study, ())),
         )
 
 
 def _target(impression: str, findings: str) -> str:
     return f"{impression} {findings}".strip()
+
+
+SOURCE = Source(
+    name="iu-xray",
+    summary="the archives of Open-i as downloaded, or the Kaggle copy",
+    read=lambda folder, settings, _: read(
+        folder, settings.images_folder, need_views=settings.views != "all"
+    ),
+    path="FOLDER",
+    accepts=("views", "images", "split_file"),
+)

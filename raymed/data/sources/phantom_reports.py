@@ -1,7 +1,7 @@
-"""What is wrong with the phantom's patients, and the tags and report a radiologist would write.
+"""The phantom's patients, with the tags and the report that a radiologist would write.
 
 Every word of a report follows from what is drawn: the kinds, sides, zones and extents of the
-abnormalities. Nothing is worded by chance, so a model that sees the image can write the report.
+abnormalities. No wording is random, so a model can derive the whole report from the image.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _NORMAL_SHARE = 0.15
 _COUNT_SHARES = (0.3, 0.4, 0.3)
 """Shares of one, two and three abnormalities among the abnormal studies."""
 
-# Sizes leave a gap between two words, so that the word can be told from the image.
+# The ranges leave gaps, so that the extent can be told from the image.
 _EXTENTS = {
     "cardiomegaly": {"moderate": (1.32, 1.40), "marked": (1.56, 1.66)},
     "pleural effusion": {"small": (0.37, 0.43), "moderate": (0.57, 0.64), "large": (0.84, 0.96)},
@@ -30,18 +30,18 @@ _BUILD = {
     "inspiration": (0.62, 0.80),
     "spine": (-0.06, 0.06),
 }
-"""Ranges of a patient's build within the normal. It differs from film to film and is not worded."""
+"""Normal ranges of a patient's build, which varies between films but is not reported."""
 
-# Distance from the midline and height of what lies inside a lung, by zone; in the lower zone the
-# height is counted from the diaphragm, which moves with the inspiration.
-_NODULE_PLACES = {
+# Ranges of the distance from the midline and of the height (downwards) inside a lung, by zone. In
+# the lower zone the height is relative to the diaphragm, which moves with the inspiration.
+_NODULE_POSITIONS = {
     "upper": ((0.42, 0.52), (-0.46, -0.34)),
     "mid": ((0.46, 0.58), (-0.10, 0.02)),
     "lower": ((0.55, 0.63), (-0.44, -0.36)),
 }
-_PLACES = {
-    "lung nodule": _NODULE_PLACES,
-    "calcified granuloma": _NODULE_PLACES,
+_POSITIONS = {
+    "lung nodule": _NODULE_POSITIONS,
+    "calcified granuloma": _NODULE_POSITIONS,
     "opacity": {
         "upper": ((0.42, 0.50), (-0.40, -0.28)),
         "lower": ((0.50, 0.58), (-0.50, -0.40)),
@@ -51,9 +51,9 @@ _PLACES = {
 
 @dataclass(frozen=True)
 class Abnormality:
-    """One abnormality as the drawing and the report need it.
+    """One abnormality, as needed to draw it and to report it.
 
-    Places and sizes are in patient coordinates: the image is 2 units wide, (0, 0) is its centre.
+    Positions and sizes are in patient coordinates: the image is 2 units wide, (0, 0) is its centre.
     """
 
     kind: str
@@ -61,17 +61,17 @@ class Abnormality:
     side: str = ""
     """The patient's ``left`` or ``right``; empty on the midline."""
     zone: str = ""
-    """``upper``, ``mid`` or ``lower`` for what lies inside a lung."""
+    """``upper``, ``mid`` or ``lower`` inside a lung, else empty."""
     extent: str = ""
-    """The degree as the report words it, for kinds that have degrees."""
+    """The degree as the report states it, for kinds that have degrees."""
     size: float = 0.0
-    """The drawn size that `extent` words: a radius, a height or a fraction, by kind."""
-    place: tuple[float, float] = (0.0, 0.0)
-    """Distance from the midline, and height (downwards), of what lies inside a lung."""
+    """The drawn size that `extent` describes; by kind a radius, a height or a fraction."""
+    position: tuple[float, float] = (0.0, 0.0)
+    """Distance from the midline and height (downwards), inside a lung."""
 
     @property
     def tag(self) -> str:
-        """The abnormality's name with its side, in lower case."""
+        """Name and side in lower case."""
         if self.kind == "opacity":
             return f"{self.side} {self.zone} lobe opacity"
         if self.kind == "hemidiaphragm":
@@ -81,20 +81,20 @@ class Abnormality:
 
 @dataclass(frozen=True)
 class Patient:
-    """How a patient is built, and what is wrong."""
+    """A patient's build and abnormalities."""
 
     heart: float
-    """Size 1 is a cardiothoracic ratio of about 0.43."""
+    """Size of the heart; 1 is a cardiothoracic ratio of about 0.43."""
     aorta: float
-    """The radius of the aortic knob."""
+    """Radius of the aortic knob."""
     inspiration: float
-    """The level of the costophrenic angles."""
+    """Level of the costophrenic angles."""
     spine: float
     """How far the spine curves to the left."""
     abnormalities: tuple[Abnormality, ...] = ()
 
 
-# The leading abnormality alone makes the impression; the order of the keys is the order of urgency.
+# The most urgent abnormality alone makes the impression; keys are in order of urgency.
 _IMPRESSIONS = {
     "pneumothorax": "Acute {side} pneumothorax with partial lung collapse.",
     "opacity": "{side} {zone} lobe opacity suggesting pneumonia.",
@@ -126,21 +126,22 @@ _PLEURAL_KINDS = ("pneumothorax", "pleural effusion")
 
 
 def choose_patient(rng: np.random.Generator) -> Patient:
-    """A patient with nothing wrong (15 %), or one to three abnormalities.
+    """Sample a patient who is healthy (15 %) or has one to three abnormalities.
 
-    No two of them change the same part of the film, so that each can be seen.
+    No two abnormalities change the same part of the film, so each remains visible.
     """
     build = {part: rng.uniform(*limits) for part, limits in _BUILD.items()}
     chosen: list[Abnormality] = []
-    taken: set[str] = set()
+    occupied: set[str] = set()
     abnormal = rng.random() >= _NORMAL_SHARE
     wanted = 1 + rng.choice(len(_COUNT_SHARES), p=_COUNT_SHARES) if abnormal else 0
     while len(chosen) < wanted:
         kind, side, zone = CANDIDATES[rng.integers(len(CANDIDATES))]
-        one = choose_abnormality(kind, side, zone, build["inspiration"], rng)
-        if taken.isdisjoint(_occupied(one)):
-            taken |= _occupied(one)
-            chosen.append(one)
+        candidate = choose_abnormality(kind, side, zone, build["inspiration"], rng)
+        regions = _occupied(candidate)
+        if occupied.isdisjoint(regions):
+            occupied |= regions
+            chosen.append(candidate)
     return Patient(**build, abnormalities=tuple(chosen))
 
 
@@ -159,70 +160,74 @@ CANDIDATES = (
     ]
     + [("opacity", side, zone) for side in ("right", "left") for zone in ("upper", "lower")]
 )
-"""Kind, side and zone of every tag but `normal`; a zone left open here is chosen by chance."""
+"""Kind, side and zone of every tag but `normal`; an empty zone is sampled where needed."""
 
 
 def choose_abnormality(
     kind: str, side: str, zone: str, diaphragm: float, rng: np.random.Generator
 ) -> Abnormality:
-    """An abnormality of this kind and side, its extent, size and place by chance.
+    """Sample extent, size and position of an abnormality of a given kind and side.
 
-    `diaphragm` is the level of the costophrenic angles: the lower zones move with it.
+    Args:
+        diaphragm: Level of the costophrenic angles; the lower zones move with it.
     """
     extents = _EXTENTS.get(kind, {"": (0.0, 0.0)})
     extent = list(extents)[rng.integers(len(extents))]
     size = rng.uniform(*extents[extent])
-    if kind not in _PLACES:
+    if kind not in _POSITIONS:
         return Abnormality(kind, side, zone, extent, size)
-    places = _PLACES[kind]
-    zone = zone or list(places)[rng.integers(len(places))]
-    away, height = (rng.uniform(*limits) for limits in places[zone])
+    positions = _POSITIONS[kind]
+    zone = zone or list(positions)[rng.integers(len(positions))]
+    away, height = (rng.uniform(*limits) for limits in positions[zone])
     if zone == "lower":
         height += diaphragm
     return Abnormality(kind, side, zone, extent, size, (away, height))
 
 
-def _occupied(one: Abnormality) -> set[str]:
-    """The parts of the film that an abnormality changes: two may not share a part."""
+def _occupied(abnormality: Abnormality) -> set[str]:
+    """Name the parts of the film that an abnormality changes; two must not share a part."""
+    large, zone = abnormality.extent == "large", abnormality.zone
     zones = {
-        "pleural effusion": ("mid", "lower") if one.extent == "large" else ("lower",),
-        "pneumothorax": ("upper", "mid", "lower") if one.extent == "large" else ("upper", "mid"),
+        "pleural effusion": ("mid", "lower") if large else ("lower",),
+        "pneumothorax": ("upper", "mid", "lower") if large else ("upper", "mid"),
         "hemidiaphragm": ("lower",),
-        "opacity": (one.zone, "mid") if one.extent == "large" else (one.zone,),
-    }.get(one.kind, (one.zone,))
-    occupied = {f"{one.side} {zone}" for zone in zones if zone}
-    occupied.add(one.tag)
+        "opacity": (zone, "mid") if large else (zone,),
+    }.get(abnormality.kind, (zone,))
+    occupied = {f"{abnormality.side} {each}" for each in zones if each}
+    occupied.add(abnormality.tag)
     # A large heart hides what lies beside it.
-    if one.kind == "cardiomegaly":
+    if abnormality.kind == "cardiomegaly":
         occupied |= {"beside the heart, left", "beside the heart, right"}
-    elif one.zone in ("mid", "lower"):
-        occupied.add(f"beside the heart, {one.side}")
-    if one.kind == "pacemaker":
+    elif zone in ("mid", "lower"):
+        occupied.add(f"beside the heart, {abnormality.side}")
+    if abnormality.kind == "pacemaker":
         occupied.add("left upper")
     return occupied
 
 
 def write_tags(patient: Patient) -> tuple[str, ...]:
-    """The study's tags, most urgent first; `NORMAL_TAG` alone when nothing is abnormal."""
-    return tuple(one.tag for one in _by_urgency(patient)) or (NORMAL_TAG,)
+    """Return the tags of a study, most urgent first, or only `NORMAL_TAG`."""
+    return tuple(abnormality.tag for abnormality in _by_urgency(patient)) or (NORMAL_TAG,)
 
 
 def write_report(patient: Patient) -> str:
-    """The report with capitals and full stops: the impression, then one sentence or more on
-    the heart, the lungs, the pleura, the diaphragm, the bones and the devices.
+    """Write the report, with capitals and full stops.
+
+    The impression comes first, then at least one sentence each on the heart, the lungs, the pleura
+    and the bones or devices, and one on the diaphragm if it is abnormal.
     """
     ordered = _by_urgency(patient)
 
     def describe(*kinds: str) -> list[str]:
-        return [_fill(_FINDINGS[one.kind], one) for one in ordered if one.kind in kinds]
+        return [_fill(_FINDINGS[each.kind], each) for each in ordered if each.kind in kinds]
 
     if ordered:
         sentences = [_fill(_IMPRESSIONS[ordered[0].kind], ordered[0])]
     else:
         sentences = ["No acute cardiopulmonary abnormality."]
     sentences += describe("cardiomegaly") or ["The heart is normal in size."]
-    # Air or fluid in the pleura hides the lung behind it, so that lung is not called clear.
-    hidden = {one.side for one in ordered if one.kind in _LUNG_KINDS + _PLEURAL_KINDS}
+    # Pleural air or fluid hides the lung behind it, so that lung is not reported as clear.
+    hidden = {each.side for each in ordered if each.kind in _LUNG_KINDS + _PLEURAL_KINDS}
     sentences += describe(*_LUNG_KINDS)
     if hidden:
         sentences += [f"The {side} lung is clear." for side in {"right", "left"} - hidden]
@@ -235,13 +240,13 @@ def write_report(patient: Patient) -> str:
 
 
 def _by_urgency(patient: Patient) -> list[Abnormality]:
-    # A film is read from the image's left, which is the patient's right.
+    # Films are read from the left of the image, which is the patient's right.
     return sorted(
         patient.abnormalities,
-        key=lambda one: (KINDS.index(one.kind), one.side == "left", one.zone),
+        key=lambda each: (KINDS.index(each.kind), each.side == "left", each.zone),
     )
 
 
-def _fill(template: str, one: Abnormality) -> str:
-    text = template.format(side=one.side, zone=one.zone, extent=one.extent)
+def _fill(template: str, abnormality: Abnormality) -> str:
+    text = template.format(side=abnormality.side, zone=abnormality.zone, extent=abnormality.extent)
     return text[0].upper() + text[1:]

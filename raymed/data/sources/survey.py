@@ -1,43 +1,43 @@
-"""What the columns of a table hold, found by reading it once."""
+"""A survey of a table: what its columns contain, from a single pass."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from raymed.data import cells
-from raymed.data.sources.image_folder import SUFFIXES
-from raymed.data.sources.table_files import Row
-from raymed.data.split import side_of
+from raymed.data.sources.table_files import TableRow
+from raymed.data.split import split_named
 from raymed.data.views import view_of
+from raymed.image_files import ENDINGS
 
 SAMPLE = 1000
-"""Rows of which every column is looked at; only those that are asked for are in all rows."""
+"""Rows in which every column is inspected; later rows are inspected only where requested."""
 _DISTINCT = 20
 _LONGEST = 300
-"""Characters of a value that are kept to be shown."""
+"""Characters kept of a value, for display."""
 
 
 @dataclass
 class Column:
-    """What was seen of a column; missing cells count in none of these."""
+    """Counts of a column's cells. Missing cells are not counted."""
 
     name: str
     filled: int = 0
     labels: int = 0
-    """Cells that hold 1, 0 or -1, true or false (`raymed.data.cells.label`)."""
+    """Cells that hold a label (see `raymed.data.cells.label`)."""
     commas: int = 0
-    """Cells with a comma that no list and no separator divides."""
+    """Cells with a comma that are neither lists nor contain a separator."""
     divided: int = 0
-    """Cells that are lists, or hold a separator."""
+    """Cells that are lists or contain a separator."""
     files: int = 0
-    """Cells that end as an image file does."""
+    """Cells that end in the extension of an image file."""
     words: int = 0
     values: dict[str, int] = field(default_factory=dict)
-    """The first different values, the start of each, and the row where it was first."""
-    unlike: tuple[str, int] | None = None
-    """The first value that is no label, and its row."""
+    """The first distinct values, truncated -> the row of the first occurrence."""
+    first_other: tuple[str, int] | None = None
+    """The first value that is not a label, and its row."""
 
-    def see(self, number: int, value: Any) -> None:
+    def add(self, number: int, value: Any) -> None:
         """Count one cell."""
         cell = cells.text(value)
         if not cell:
@@ -45,13 +45,13 @@ class Column:
         self.filled += 1
         if cells.label(value) is not None:
             self.labels += 1
-        elif self.unlike is None:
-            self.unlike = (cell[:_LONGEST], number)
+        elif self.first_other is None:
+            self.first_other = (cell[:_LONGEST], number)
         if isinstance(value, list) or cell[0] == "[" or any(s in cell for s in cells.SEPARATORS):
             self.divided += 1
         elif "," in cell:
             self.commas += 1
-        self.files += cell.lower().endswith(SUFFIXES)
+        self.files += cell.lower().endswith(ENDINGS)
         self.words += len(cell.split())
         if len(self.values) <= _DISTINCT:
             self.values.setdefault(cell[:_LONGEST], number)
@@ -63,36 +63,36 @@ class Column:
 
     @property
     def seems_undivided(self) -> bool:
-        """Whether one cell in ten or more has commas, and none has what else separates values."""
+        """Whether at least one in ten cells has commas, and no cell is divided in another way."""
         return 10 * self.commas >= self.filled > 0 and not self.divided
 
     @property
     def is_split(self) -> bool:
-        """Whether every cell names a split or is missing, and several are named."""
-        sides = {side_of(value) for value in self.values}
-        return None not in sides and len(sides) > 1
+        """Whether all values are split names, and there are several."""
+        names = {split_named(value) for value in self.values}
+        return None not in names and len(names) > 1
 
     @property
     def is_view(self) -> bool:
-        """Whether every cell names a view that is known, or is missing."""
+        """Whether all values are known views."""
         return bool(self.values) and all(view_of(value) for value in self.values)
 
 
-def survey(rows: Iterable[Row], whole: Callable[[str], bool]) -> dict[str, Column]:
-    """Read a table through and return its columns by name, in the order that they appear.
+def survey(rows: Iterable[TableRow], in_full: Callable[[str], bool]) -> dict[str, Column]:
+    """Read a table to its end and return its columns by name, in order of appearance.
 
     Args:
-        whole: whether the column of a name is to be looked at in every row, not in the first
-            `SAMPLE` alone.
+        in_full: Whether to inspect a column, given its name, in all rows and not just in the first
+            `SAMPLE`.
     """
     columns: dict[str, Column] = {}
-    asked: list[Column] = []
+    inspected_in_full: list[Column] = []
     for number, row in enumerate(rows, start=1):
         for name in row:
             if name not in columns:
                 columns[name] = Column(name)
-                if whole(name):
-                    asked.append(columns[name])
-        for column in columns.values() if number <= SAMPLE else asked:
-            column.see(number, row.get(column.name))
+                if in_full(name):
+                    inspected_in_full.append(columns[name])
+        for column in columns.values() if number <= SAMPLE else inspected_in_full:
+            column.add(number, row.get(column.name))
     return columns

@@ -1,145 +1,148 @@
-"""Source: a table of one's own (CSV, JSONL or Parquet) and a folder of images."""
+"""Source: the user's own table (CSV, TSV, JSONL or Parquet) and a folder of images."""
 
-import difflib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from raymed.data import cells
 from raymed.data.examples import Example, Rejected
 from raymed.data.limits import ImageError
 from raymed.data.sources.image_folder import ImageFolder
+from raymed.data.sources.propose import propose
+from raymed.data.sources.source import Source
 from raymed.data.sources.survey import Column, survey
-from raymed.data.sources.table_files import Row, TableRows
-from raymed.data.split import side_of, unknown_split
+from raymed.data.sources.table_columns import (
+    Columns,
+    TableSettings,
+    check_fields,
+    chosen_columns,
+    read_in_full,
+)
+from raymed.data.sources.table_files import TableRow, TableRows
+from raymed.data.split import split_named, unknown_split
 from raymed.data.statistics import TOP_WORDS, by_frequency
 from raymed.data.text import sentences
 from raymed.errors import UsageError
 
-FIELDS = ("image", "report", "tags", "study", "split", "view")
-Columns = Mapping[Any, str | Sequence[str]]
-"""Field -> its column, or its columns."""
-
 _REQUIRED = ("image", "report")
-_SEVERAL = ("report", "tags")
-"""Fields that may take several columns."""
 _MOST_LABELS = 0.5
-"""A column with a greater share of labels is meant to hold nothing else."""
+"""A column with a greater share of labels is meant to hold only labels."""
 
 
 def read(
     path: Path,
-    images: Path | None = None,
+    images_folder: Path | None = None,
     columns: Columns | None = None,
     *,
     needed: Collection[str] = (),
     unused: Collection[str] = (),
     tag_separator: str | None = None,
     uncertain: str = "u-zeros",
-    say: Callable[[str], None] = lambda _: None,
+    print_line: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Example | Rejected]:
-    """Yield the rows of a table, in order; the image's path in it becomes the image id.
+    """Yield the rows of a table, in order. The image path in a row becomes the image id.
 
-    The table is read several times over, a row at a time: it may be larger than memory. What a
-    cell holds, and when it is missing, is said in `raymed.data.cells`; how a name means a file,
-    in `raymed.data.sources.image_folder.ImageFolder.locate`.
+    The table is read several times, one row at a time, so it may be larger than memory. How cells
+    are read, and when a cell is missing, is documented in `raymed.data.cells`; how a name is
+    matched to a file, in `raymed.data.sources.image_folder.ImageFolder.locate`.
 
     Args:
-        path: the table: ``.csv``, ``.tsv``, ``.jsonl`` (text in UTF-8) or ``.parquet``, a file or
-            a folder.
-        images: folder that image paths are relative to; by default the table's.
-        columns: field -> column, for columns that do not bear the field's name (in any case). The
-            fields are image, report, tags, study, split and view; all but the first two may be
-            absent. ``report`` and ``tags`` may be several columns, as a list or with commas
-            between. The reports are joined in the order given, and each ends its sentence. A tag
-            column of which every cell is a label (1, 0, -1) or missing gives its name as a tag
-            where the label is 1; any other gives its values. Without tags, an image's tags are
-            the words of its report that are among the table's 1,000 most frequent, as the paper
-            does for PEIR Gross. Without a study, every image is a study of its own.
-        needed: further fields that must be there.
-        unused: fields that are not to be looked at.
-        tag_separator: what separates the tags of a cell, where it is not ``;`` or ``|``.
-        uncertain: what a label of -1 is: ``u-zeros`` no tag, ``u-ones`` a tag.
-        say: told in lines of text which columns are used, and what looks like a mistake.
+        path: The table: ``.csv``, ``.tsv``, ``.jsonl`` (UTF-8 text) or ``.parquet``, which may
+            also be a folder.
+        images_folder: Folder that image paths are relative to; by default the table's folder.
+        columns: Field -> column, for columns that are not named like their field (in any case).
+            The fields are image, report, tags, study, split and view; only the first two are
+            required. ``report`` and ``tags`` may have several columns, given as a list or
+            separated by commas. Reports are joined in the order given, and each ends its sentence.
+            If every cell of a tag column is a label (1, 0, -1) or missing, the column's name is a
+            tag where the label is 1; any other tag column contains the tags themselves. Without
+            tags, the tags of an image are the words of its report that are among the 1,000 most
+            frequent of the table, as in the paper for PEIR Gross. Without a study, every image is
+            its own study.
+        needed: Further fields that must exist.
+        unused: Fields to ignore.
+        tag_separator: Separator of the tags in a cell, if it is not ``;`` or ``|``.
+        uncertain: How to treat a label of -1: ``u-zeros``: no tag, ``u-ones``: a tag.
+        print_line: Called with lines that list the columns used and point out likely mistakes.
 
     Raises:
-        UsageError: the table cannot be read, lacks a column, or names a split that is none.
+        UsageError: The table cannot be read, lacks a column, or has an unknown split name.
     """
     path = Path(path)
-    images = path.parent if images is None else Path(images)
-    if not images.is_dir():
-        raise UsageError(f"{images}: the images folder does not exist")
+    images_folder = path.parent if images_folder is None else Path(images_folder)
+    if not images_folder.is_dir():
+        raise UsageError(f"{images_folder}: the images folder does not exist")
     rows = TableRows(path)
     columns = columns or {}
-    _check_fields(columns)
-    there = survey(rows, _candidates(columns))
-    if not there:
+    check_fields(columns)
+    surveyed = survey(rows, read_in_full(columns))
+    if not surveyed:
         raise UsageError(f"{path}: the table has no rows")
-    fields = chosen_columns(path, list(there), columns, {*_REQUIRED, *needed})
+    fields = chosen_columns(path, list(surveyed), columns, {*_REQUIRED, *needed})
     for field in unused:
         fields.pop(field, None)
-    _check_split(path, [there[name] for name in fields.get("split", [])])
-    labels = _labels(path, [there[name] for name in fields.get("tags", [])])
-    for line in _notes(there, fields, unused, labels, tag_separator):
-        say(line)
+    _check_split(path, [surveyed[name] for name in fields.get("split", [])])
+    labels = _label_columns(path, [surveyed[name] for name in fields.get("tags", [])])
+    for line in _notes(surveyed, fields, unused, labels, tag_separator):
+        print_line(line)
     return examples(
-        rows, images, fields, labels=labels, tag_separator=tag_separator, uncertain=uncertain
+        rows, images_folder, fields, labels=labels, tag_separator=tag_separator, uncertain=uncertain
     )
 
 
 def examples(
-    rows: Iterable[Row],
-    images: Path,
+    rows: Iterable[TableRow],
+    images_folder: Path,
     fields: Mapping[str, Sequence[str]],
     *,
     labels: Collection[str] = (),
     tag_separator: str | None = None,
     uncertain: str = "u-zeros",
 ) -> Iterator[Example | Rejected]:
-    """Yield rows as examples, in order; without tags, these are the reports' frequent words.
+    """Yield rows as examples, in order. Without tags, frequent words of the reports are used.
 
     Args:
-        rows: column -> cell, each; iterated twice if there are no tags.
-        images: folder that image paths are relative to.
-        fields: field -> its columns; ``image`` and ``report`` at least.
-        labels: tag columns that hold labels.
-        tag_separator, uncertain: as in `read`.
+        rows: Dictionaries of column -> cell; iterated twice if there are no tags.
+        images_folder: Folder that image paths are relative to.
+        fields: Field -> its columns; at least ``image`` and ``report``.
+        labels: Tag columns that hold labels.
+        tag_separator: As for `read`.
+        uncertain: As for `read`.
     """
 
-    def report_of(row: Row) -> str:
+    def report_of(row: TableRow) -> str:
         return cells.paragraphs([row.get(column) for column in fields["report"]])
 
-    def name_of(row: Row, field: str) -> str:
+    def name_of(row: TableRow, field: str) -> str:
         return cells.identifier(row.get(fields[field][0])) if field in fields else ""
 
-    folder = ImageFolder(images)
+    def tags_of(row: TableRow) -> list[str]:
+        tags: list[str] = []
+        for column in fields["tags"]:
+            if column not in labels:
+                tags += cells.values(row.get(column), tag_separator)
+            elif cells.label(row.get(column)) in positive:
+                tags.append(column)
+        return tags
+
+    folder = ImageFolder(images_folder)
     positive = (1, -1) if uncertain == "u-ones" else (1,)
     frequent = set() if "tags" in fields else _frequent_words(map(report_of, rows))
     for number, row in enumerate(rows, start=1):
-        name = name_of(row, "image")
-        study = name_of(row, "study")
+        name, study, report = name_of(row, "image"), name_of(row, "study"), report_of(row)
         if not name:
-            yield Rejected("", study, f"row names no image: row {number}")
+            yield Rejected("", study, f"row has no image: row {number}")
             continue
-        report = report_of(row)
-        tags: list[str] = []
         try:
             image_id, file = folder.locate(name)
-            for column in fields.get("tags", ()):
-                if column not in labels:
-                    tags += cells.values(row.get(column), tag_separator)
-                elif cells.label(row.get(column)) in positive:
-                    tags.append(column)
         except ImageError as error:
             yield Rejected(name, study or name, str(error))
             continue
+        try:
+            tags = tags_of(row) if "tags" in fields else _words_among(frequent, report)
         except ValueError as error:
             yield Rejected(image_id, study or image_id, f"tags cannot be read: {error}")
             continue
-        if "tags" not in fields:
-            words = " ".join(sentences(report)).split()
-            tags = [word for word in dict.fromkeys(words) if word in frequent]
         yield Example(
             image_id=image_id,
             study=study or image_id,
@@ -151,6 +154,12 @@ def examples(
         )
 
 
+def _words_among(words: Collection[str], report: str) -> list[str]:
+    """Return the words of a report that are among ``words``, each once."""
+    own = " ".join(sentences(report)).split()
+    return [word for word in dict.fromkeys(own) if word in words]
+
+
 def _frequent_words(reports: Iterable[str]) -> set[str]:
     counts = Counter(
         word for report in reports for sentence in sentences(report) for word in sentence.split()
@@ -158,136 +167,87 @@ def _frequent_words(reports: Iterable[str]) -> set[str]:
     return set(list(by_frequency(counts))[:TOP_WORDS])
 
 
-def _check_fields(columns: Columns) -> None:
-    for field in columns:
-        if field not in FIELDS:
-            raise UsageError(
-                f"columns: no field {field!r}{_nearest(field, FIELDS)}; the fields are "
-                f"{', '.join(FIELDS)}"
-            )
-
-
-def _listed(named: str | Sequence[str]) -> list[str]:
-    """The columns that a setting may name, where no single column is called so."""
-    return [name.strip() for name in named.split(",")] if isinstance(named, str) else list(named)
-
-
-def _candidates(columns: Columns) -> Callable[[str], bool]:
-    """Whether a column may be one of which every cell decides: of tags, or of the split."""
-    names = set()
-    for field in ("tags", "split"):
-        named = columns.get(field, field)
-        names |= {*_listed(named), *([named] if isinstance(named, str) else [])}
-    return lambda name: name in names or name.strip().lower() in ("tags", "split")
-
-
-def chosen_columns(
-    path: Path,
-    there: Sequence[str],
-    columns: Columns,
-    needed: Collection[str],
-) -> dict[str, list[str]]:
-    """Return field -> its columns in a table, for those it has; UsageError as `read`.
-
-    Args:
-        there: all columns of the table.
-        columns: field -> the column or columns that the user names.
-        needed: fields that must be there.
-    """
-    fields: dict[str, list[str]] = {}
-    for field in FIELDS:
-        named = columns.get(field)
-        if named is None:
-            alike = [name for name in there if name.strip().lower() == field]
-            names = [field] if field in there else alike
-            if len(names) > 1:
-                raise UsageError(
-                    f"{path}: the columns {' and '.join(map(repr, names))} could both be the "
-                    f"field {field}: name one as columns.{field}=..."
-                )
-            if not names and field not in needed:
-                continue
-            names = names or [field]
-        else:
-            names = [named] if isinstance(named, str) and named in there else _listed(named)
-        if not names or (len(names) > 1 and field not in _SEVERAL):
-            raise UsageError(f"columns: field {field} takes one column, and was given {names}")
-        for name in names:
-            if name not in there:
-                raise UsageError(
-                    f"{path}: no column {name!r} for field {field}{_nearest(name, there)}; the "
-                    f"columns are {', '.join(there)}. `raymed prepare table {path}`, with no out=, "
-                    "proposes which to take"
-                )
-        fields[field] = names
-    return fields
-
-
-def _nearest(name: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
-
-
 def _check_split(path: Path, columns: Sequence[Column]) -> None:
-    """Refuse a name that is no split's before any image is read."""
+    """Raise UsageError on an unknown split name, before any image is read."""
     for column in columns:
         for value, number in column.values.items():
-            if side_of(value) is None:
+            if split_named(value) is None:
                 raise unknown_split(value, f"{path}, row {number}, column {column.name!r}")
 
 
-def _labels(path: Path, columns: Sequence[Column]) -> list[str]:
-    """The names of the columns that hold labels; UsageError if a cell or two are in the way."""
+def _label_columns(path: Path, columns: Sequence[Column]) -> list[str]:
+    """Return the names of label columns; UsageError if a column mixes labels with other values."""
     for column in columns:
-        if column.unlike and column.labels > _MOST_LABELS * column.filled:
-            value, number = column.unlike
+        if column.first_other and column.labels > _MOST_LABELS * column.filled:
+            value, number = column.first_other
             raise UsageError(
-                f"{path}, row {number}: column {column.name!r} holds {value!r}, and labels in "
-                f"{column.labels:,} of {column.filled:,} cells: a column of labels holds 1, 0, -1 "
-                "(uncertain) or nothing. Correct the cell, or leave the column out of columns.tags"
+                f"{path}, row {number}: column {column.name!r} holds {value!r}, but labels in "
+                f"{column.labels:,} of {column.filled:,} cells: a label column may hold only 1, 0, "
+                "-1 (uncertain) or nothing. Correct the cell, or drop the column from columns.tags"
             )
     return [column.name for column in columns if column.is_label]
 
 
 def _notes(
-    there: Mapping[str, Column],
+    surveyed: Mapping[str, Column],
     fields: Mapping[str, Sequence[str]],
     unused: Collection[str],
     labels: Collection[str],
     tag_separator: str | None,
 ) -> Iterator[str]:
+    """Describe how the columns are used, and point out likely mistakes."""
     used = [name for names in fields.values() for name in names]
-    left = [name for name in there if name not in used]
+    unused_columns = [name for name in surveyed if name not in used]
     yield "Columns used: " + "; ".join(
         f"{field} from {', '.join(names)}" for field, names in fields.items()
     )
-    if left:
-        yield f"Columns left alone: {', '.join(left)}"
+    if unused_columns:
+        yield f"Columns not used: {', '.join(unused_columns)}"
     if labels:
-        yield f"Labels, each a tag where it is 1: {', '.join(labels)}"
+        yield f"Label columns, each a tag where it is 1: {', '.join(labels)}"
     elif "tags" not in fields:
-        yield "Tags: no column, so the reports' most frequent words"
-        found = [name for name in left if there[name].is_label]
+        yield "Tags: no column found; using the most frequent words of the reports"
+        found = [name for name in unused_columns if surveyed[name].is_label]
         if len(found) > 1:
-            yield f"If these hold labels, columns.tags={','.join(found)} takes them as tags"
+            yield f"To use these as labels: columns.tags={','.join(found)}"
     kinds = {
-        "split": [name for name in left if there[name].is_split],
-        "view": [name for name in left if there[name].is_view],
+        "split": [name for name in unused_columns if surveyed[name].is_split],
+        "view": [name for name in unused_columns if surveyed[name].is_view],
     }
     for field, found in kinds.items():
         if found and field not in (*fields, *unused):
-            values = ", ".join(there[found[0]].values)
-            yield f"Column {found[0]} holds {values}: columns.{field}={found[0]} would take it"
+            values = ", ".join(surveyed[found[0]].values)
+            yield f"Column {found[0]} holds {values}; to use it: columns.{field}={found[0]}"
     for name in fields.get("tags", ()):
-        column = there[name]
+        column = surveyed[name]
         if column.labels and not column.is_label:
             yield (
-                f"Column {name}: {column.labels:,} of {column.filled:,} cells hold 1, 0 or -1; as "
-                "others do not, these are no labels, but tags that are called so"
+                f"Column {name}: {column.labels:,} of {column.filled:,} cells hold 1, 0 or -1, but "
+                "others do not, so these values are read as tag names, not as labels"
             )
         if tag_separator is None and column.seems_undivided:
             yield (
-                f"Column {name}: {column.commas:,} of {column.filled:,} cells hold commas, and "
-                "none is a list or holds ; or |: a cell is one tag. If commas separate tags, give "
-                "tag_separator=,"
+                f"Column {name}: {column.commas:,} of {column.filled:,} cells contain commas, and "
+                "none is a list or contains ; or |, so each cell is one tag. If commas separate "
+                "the tags, set tag_separator=,"
             )
+
+
+SOURCE = Source(
+    name="table",
+    summary="your own CSV, TSV, JSONL or Parquet; without out=, proposes the settings",
+    read=lambda path, settings, print_line: read(
+        path,
+        settings.images_folder,
+        settings.columns,
+        needed=("view",) if settings.views != "all" else (),
+        unused=() if settings.split in ("auto", "given") else ("split",),
+        tag_separator=settings.tag_separator,
+        uncertain=settings.uncertain,
+        print_line=print_line,
+    ),
+    path="FILE",
+    settings=TableSettings,
+    accepts=("views", "images", "split_file"),
+    propose=propose,
+)

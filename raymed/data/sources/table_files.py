@@ -1,4 +1,4 @@
-"""Files that hold a table: CSV, JSONL and Parquet, as rows of column -> cell."""
+"""Reading table files (CSV, JSONL and Parquet) as rows of column -> cell."""
 
 import csv
 import json
@@ -9,20 +9,19 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import pyarrow as pa
-import pyarrow.dataset as pads
 
 from raymed.errors import UsageError
 
 _PARQUET_ROWS = 1000
 _DELIMITERS = (",", ";", "\t", "|")
 _HEADER_LINES = 100
-"""Lines among which the header is looked for: a quote that is never closed must not read all."""
+"""Maximum lines of a header; otherwise an unclosed quote would read the whole file."""
 
-Row = dict[str, Any]
+TableRow = dict[str, Any]
 
 
 class TableRows:
-    """The rows of a table, read anew each time they are iterated; UsageError if it is damaged."""
+    """The rows of a table, read again in each iteration; UsageError if the file is damaged."""
 
     def __init__(self, path: Path) -> None:
         readers = {
@@ -35,27 +34,27 @@ class TableRows:
         self._reader = readers.get(path.suffix.lower())
         if path.suffix.lower() == ".json":
             raise UsageError(
-                f"{path}: a .json file is no table. If it is R2Gen's annotation file, with the "
-                f"lists train, val and test: raymed prepare r2gen {path} ...; if it has a row in "
-                "each line, name it .jsonl"
+                f"{path}: a .json file is not a table. If it is an R2Gen annotation file, with the "
+                f"lists train, val and test, use: raymed prepare r2gen {path} ...; if each line is "
+                "a row, rename it to .jsonl"
             )
         if self._reader is None:
-            raise UsageError(f"{path}: a table must end in {', '.join(readers)}")
+            raise UsageError(f"{path}: the name of a table must end in one of {', '.join(readers)}")
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[TableRow]:
         assert self._reader is not None
         return self._reader(self.path)
 
 
 def read_text(path: Path) -> str:
     """Return the text of a file; UsageError if it cannot be read or is not UTF-8."""
-    with _opened(path, newline="") as file:
+    with _open_text(path, newline="") as file:
         return file.read()
 
 
 @contextmanager
-def _opened(path: Path, newline: str) -> Iterator[TextIO]:
-    """Open a UTF-8 file, with or without a byte order mark; UsageError as `read_text`."""
+def _open_text(path: Path, newline: str) -> Iterator[TextIO]:
+    """Open a UTF-8 file, with or without a byte order mark; raises as `read_text` does."""
     try:
         with path.open(encoding="utf-8-sig", newline=newline) as file:
             yield file
@@ -77,7 +76,7 @@ def _not_utf8(path: Path) -> UsageError:
                     f"{offset + error.start} (line {number}). Save it as UTF-8"
                 )
             offset += len(line)
-    return UsageError(f"{path}: is being changed while it is read; read it again")
+    return UsageError(f"{path}: changed while it was read; try again")
 
 
 def csv_columns(path: Path) -> list[str]:
@@ -85,45 +84,45 @@ def csv_columns(path: Path) -> list[str]:
     return [name for name in _csv_header(path) if name]
 
 
-def csv_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a CSV file, None in place of missing cells; UsageError if it is damaged.
+def csv_rows(path: Path) -> Iterator[TableRow]:
+    """Yield the rows of a CSV file, with None for missing cells; UsageError if it is damaged.
 
-    Cells are separated by a comma, a semicolon, a tab or ``|``: that which makes most columns of
-    the header, or which a first line such as ``sep=;`` names. Columns without a name, and rows
-    without a cell that holds anything, are left out.
+    The delimiter is a comma, a semicolon, a tab or ``|``, whichever splits the header into most
+    columns, unless a first line such as ``sep=;`` declares it. Columns without a name and empty
+    rows are skipped.
     """
     header = _csv_header(path)
     for number, cells in islice(_csv_lines(path), 1, None):
         if any(cell.strip() for cell in cells[len(header) :]):
             raise UsageError(
-                f"{path}, line {number}: {len(cells)} cells, and the header has {len(header)}; a "
-                "cell that holds the character which separates cells must stand in quotes"
+                f"{path}, line {number}: {len(cells)} cells, but the header has {len(header)}; "
+                "a cell that contains the delimiter must be quoted"
             )
         yield {name: cell for name, cell in zip_longest(header, cells[: len(header)]) if name}
 
 
 def _csv_header(path: Path) -> list[str]:
-    """Every column's name, "" for those that have none."""
+    """Return the name of every column, "" if it has none."""
     with closing(_csv_lines(path)) as lines:
         header = [name.strip() for name in next(lines, (0, []))[1]]
-    twice = sorted({name for name in header if name and header.count(name) > 1})
-    if twice:
+    duplicates = sorted({name for name in header if name and header.count(name) > 1})
+    if duplicates:
         raise UsageError(
-            f"{path}: two columns have the same name, {twice[0]!r}; the columns are "
+            f"{path}: two columns have the same name, {duplicates[0]!r}; the columns are "
             f"{', '.join(map(repr, header))}"
         )
     if len(header) == 1:
         raise UsageError(
-            f"{path}: the header is a single column, {header[0][:100]!r}; columns must be "
+            f"{path}: the header has only one column, {header[0][:100]!r}; columns must be "
             "separated by a comma, a semicolon, a tab or |"
         )
     return header
 
 
 def _csv_lines(path: Path) -> Generator[tuple[int, list[str]]]:
-    """Line number and cells, the header's too; lines that hold nothing are left out."""
+    """Yield line numbers and cells, including the header; empty lines are skipped."""
     delimiter, skipped = _csv_delimiter(path)
-    with _opened(path, newline="") as file:
+    with _open_text(path, newline="") as file:
         for _ in range(skipped):
             file.readline()
         reader = csv.reader(file, delimiter=delimiter, strict=True)
@@ -137,24 +136,24 @@ def _csv_lines(path: Path) -> Generator[tuple[int, list[str]]]:
 
 
 def _csv_delimiter(path: Path) -> tuple[str, int]:
-    """What separates a file's cells, and how many lines stand before the header to say so."""
+    """Return the delimiter, and how many lines before the header declare it."""
     header = ""
-    with _opened(path, newline="") as file:
+    with _open_text(path, newline="") as file:
         for line in islice(file, _HEADER_LINES):
             mark = line.strip("\r\n")
             if not header and mark.lower().startswith("sep=") and len(mark) == len("sep=") + 1:
                 return mark[-1], 1
             header += line
-            # A name in quotes may hold a line's end.
+            # A quoted name may contain a line break.
             if line.strip() and header.count('"') % 2 == 0:
                 break
     outside_quotes = "".join(header.split('"')[::2])
     return max(_DELIMITERS, key=outside_quotes.count), 0
 
 
-def _jsonl_rows(path: Path) -> Iterator[Row]:
-    # No other line end than this one: JSON strings may hold them.
-    with _opened(path, newline="\n") as file:
+def _jsonl_rows(path: Path) -> Iterator[TableRow]:
+    # Only this line ending: JSON strings may contain the others.
+    with _open_text(path, newline="\n") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -167,7 +166,10 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
             yield row
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
+def _parquet_rows(path: Path) -> Iterator[TableRow]:
+    # Imported here because it imports pandas, which takes a second.
+    import pyarrow.dataset as pads
+
     try:
         parts = pads.dataset(path, format="parquet")
         for batch in parts.to_batches(

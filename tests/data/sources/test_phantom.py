@@ -5,7 +5,8 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from raymed.data.sources.phantom import SMALLEST_IMAGE, Anatomy, draw, render
+from raymed.data.sources.phantom import SMALLEST_IMAGE, draw
+from raymed.data.sources.phantom_film import Anatomy, render
 from raymed.data.sources.phantom_reports import CANDIDATES, choose_abnormality, choose_patient
 from raymed.errors import UsageError
 
