@@ -14,12 +14,11 @@ from rich.console import Console
 
 from raymed import progress
 from raymed.config import Config
-from raymed.data.prepare import prepare
-from raymed.data.sources.phantom import draw
 from raymed.launch.run import run_training
 from raymed.training.loop import train
 from raymed.training.observer import Row
 from raymed.training.worker import Worker
+from tests.support.prepared import prepare_phantom
 from tests.support.recording import Recorder
 
 # Of the S3 server on loopback; set here, so that Ray's workers have them too.
@@ -67,13 +66,7 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("phantom")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        prepare(
-            draw(30, image_size=32),
-            folder / "prepared",
-            source="phantom",
-            image_size=32,
-            console=Console(quiet=True),
-        )
+        prepare_phantom(folder / "prepared", 30)
         yield folder / "prepared"
 
 

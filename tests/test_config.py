@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import yaml
 
-from raymed.config import Config, altered, dotted_keys, load, load_prepare
+from raymed.config import Config, altered, dotted_keys, load
+from raymed.data.sources import load_settings
 from raymed.errors import UsageError
 from raymed.sections import SYSTEMS, Section
 
@@ -299,18 +300,20 @@ def test_a_checkpoints_configuration_altered_where_it_may_be() -> None:
 
 
 def test_settings_of_prepare() -> None:
-    settings = load_prepare(["out=x", "columns.report=text", "image_size=64", "views=frontal"])
+    settings = load_settings(
+        "table", ["out=x", "columns.report=text", "image_size=64", "views=frontal"]
+    )
     assert (settings.out, settings.image_size, settings.columns) == ("x", 64, {"report": "text"})
-    assert (settings.views, load_prepare(["out=x"]).views) == ("frontal", "all")
+    assert (settings.views, load_settings("table", ["out=x"]).views) == ("frontal", "all")
     texts = ["out=2024", "tag_separator=,", "images=0x1f", "columns.study=1e3", "address="]
-    settings = load_prepare([*texts, 'columns.tags=["Edema, mild", 3D]'])
+    settings = load_settings("table", [*texts, 'columns.tags=["Edema, mild", 3D]'])
     assert (settings.out, settings.tag_separator, settings.images) == ("2024", ",", "0x1f")
     assert settings.columns == {"study": "1e3", "tags": ("Edema, mild", "3D")}
     assert settings.address is None
     with pytest.raises(UsageError, match=r"views: .*'frontal'.*\(found 'pa'\)"):
-        load_prepare(["out=x", "views=pa"])
+        load_settings("table", ["out=x", "views=pa"])
     with pytest.raises(UsageError) as raised:
-        load_prepare(["image_sise=64", "split=random", "columns.raport=text"])
+        load_settings("table", ["image_sise=64", "split=random", "columns.raport=text"])
     text = str(raised.value)
     for fault in ("out: must be given", "did you mean image_size?", "(found 'random')", "raport"):
         assert fault in text

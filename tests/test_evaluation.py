@@ -14,11 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
-from rich.console import Console
 
 from raymed import evaluation as evaluation_module
 from raymed.data.dataset import PreparedDataset, Split
-from raymed.data.prepare import prepare
 from raymed.data.sources.phantom import draw
 from raymed.errors import UsageError
 from raymed.evaluation import baseline_scores, baselines, evaluate
@@ -26,6 +24,7 @@ from raymed.generation import Report
 from raymed.metrics import ngrams
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.trained_on import Overlap
+from tests.support.prepared import prepare_examples
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +109,7 @@ def test_a_training_image_finds_no_other_view_of_its_own_study(tmp_path, monkeyp
         for one in drawn
         for name, dark in (("a", 1), ("b", 2))
     ]
-    prepare(views, tmp_path / "data", source="x", image_size=32, console=Console(quiet=True))
+    prepare_examples(views, tmp_path / "data", image_size=32)
     dataset = PreparedDataset.open(tmp_path / "data")
     train = dataset.split("train")
     found = baselines(dataset, "train", None)["nearest image"]
@@ -276,8 +275,7 @@ def test_images_that_the_run_was_trained_on_are_counted(checkpoint, phantom, tmp
     assert own.trained_on == Overlap(0, 0, 0)
     assert own.notes() == [f"The run was trained on 0 of these {own.images} images."]
     films = list(draw(30, image_size=32))
-    quiet = Console(quiet=True)
-    prepare(films, tmp_path / "again", source="x", image_size=32, seed=1, console=quiet)
+    prepare_examples(films, tmp_path / "again", image_size=32, seed=1)
     again = PreparedDataset.open(tmp_path / "again")
     known = set(PreparedDataset.open(phantom).split("train").image_ids)
     count = len(known.intersection(again.split("test").image_ids))
@@ -316,8 +314,7 @@ def test_where_no_text_can_score_it_is_said(checkpoint, tmp_path, monkeypatch):
     drawn = zip(draw(4, image_size=32), splits, strict=True)
     films = [replace(one, split=split) for one, split in drawn]
     films[3] = replace(films[3], report=films[2].report)
-    options = {"source": "x", "image_size": 32, "protocol": "given", "console": Console(quiet=True)}
-    prepare(films, tmp_path / "few", **options)
+    prepare_examples(films, tmp_path / "few", image_size=32, split="given")
     config = checkpoint.config.override({"data.path": str(tmp_path / "few")})
     found = evaluate(checkpoint, config, "test", tmp_path / "out")
     assert found.rows["nearest image"].cider == 0

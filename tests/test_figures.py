@@ -14,7 +14,6 @@ from rich.console import Console
 
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset, Split
-from raymed.data.prepare import prepare
 from raymed.data.sources.phantom import draw
 from raymed.errors import UsageError
 from raymed.figures import make_figure
@@ -22,6 +21,7 @@ from raymed.generation import generate
 from raymed.launch.run import run_training
 from raymed.training.checkpoint import Checkpoint
 from tests.support.pages import Page
+from tests.support.prepared import prepare_examples
 
 NORMAL = {"no", "normal", "clear", "stable"}
 
@@ -37,8 +37,7 @@ def runs(tiny: Config, trained: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def data(films: list[object], folder: Path, size: int) -> str:
-    options = {"source": "phantom", "image_size": size, "console": Console(quiet=True)}
-    prepare(films, folder, **options)  # type: ignore[arg-type]
+    prepare_examples(films, folder, source="phantom", image_size=size)
     return str(folder)
 
 

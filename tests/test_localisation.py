@@ -14,7 +14,6 @@ from rich.console import Console
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.data.examples import Finding
-from raymed.data.prepare import prepare
 from raymed.data.sources.phantom import draw
 from raymed.errors import UsageError
 from raymed.generation import generate
@@ -29,6 +28,7 @@ from raymed.localisation import (
 from raymed.reports.attention import AttendedSentence
 from raymed.tokens import END, START
 from raymed.training.checkpoint import Checkpoint, latest
+from tests.support.prepared import prepare_examples
 
 PIXELS = 6
 """To a side of a region, where boxes are drawn pixel by pixel."""
@@ -212,8 +212,7 @@ def config(learner: Config, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        options = {"source": "phantom", "image_size": 32, "console": Console(quiet=True)}
-        prepare(films, folder / "prepared", **options)
+        prepare_examples(films, folder / "prepared", source="phantom", image_size=32)
         values = {"training.epochs": 4, "data.path": str(folder / "prepared")}
         yield learner.override(values | {"run.folder": str(folder), "data.validation_images": 1})
 

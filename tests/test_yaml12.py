@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from raymed import yaml12
-from raymed.config import Config, load, load_prepare
+from raymed.config import Config, load
+from raymed.data.sources import load_settings
 from raymed.errors import UsageError
 from raymed.launch.run import located
 
@@ -108,7 +109,7 @@ def test_a_text_is_what_was_written(name: str, tmp_path: Path) -> None:
     # Whoever reads it by YAML 1.1 reads the same.
     assert yaml.safe_load(config.to_yaml())["run"]["name"] == name
     assert located(load(None, [f"data.path={name}"])).data.path == str(Path(name).absolute())
-    settings = load_prepare([f"out={name}", f"columns.report={name}"])
+    settings = load_settings("table", [f"out={name}", f"columns.report={name}"])
     assert (settings.out, settings.columns) == (name, {"report": name})
 
 

@@ -16,12 +16,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from rich.console import Console
 
 from raymed import config as configuration
 from raymed.config import Config
-from raymed.data.prepare import prepare
-from raymed.data.sources.phantom import draw
 from raymed.generation import generate
 from raymed.model.encoder import build_encoder
 from raymed.model.precision import computing_in
@@ -29,6 +26,7 @@ from raymed.training.feeding import fed
 from raymed.training.loop import train_step
 from raymed.training.setup import Setup, set_up
 from raymed.training.worker import Worker
+from tests.support.prepared import prepare_phantom
 from tests.support.recording import Recorder
 
 ON_GPU = torch.cuda.is_available()
@@ -124,13 +122,7 @@ def main() -> None:
     device = torch.device("cuda", 0) if ON_GPU else torch.device("cpu")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepare(
-            draw(STUDIES, image_size=PIXELS),
-            folder / "data",
-            source="phantom",
-            image_size=PIXELS,
-            console=Console(quiet=True),
-        )
+        prepare_phantom(folder / "data", STUDIES, image_size=PIXELS)
         values: dict[str, Any] = {
             "data.path": str(folder / "data"),
             "model.encoder": NETWORK,

@@ -20,8 +20,6 @@ from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 
 from raymed.config import NO_SWEEP, Config
-from raymed.data.prepare import prepare
-from raymed.data.sources.phantom import draw
 from raymed.launch.cluster import connected
 from raymed.launch.trainer import fit
 from raymed.launch.watch import start_watch
@@ -35,6 +33,7 @@ from raymed.tuning.stopping import build_scheduler
 from raymed.tuning.study import make_study, objectives, open_study
 from raymed.tuning.sweep import run_sweep
 from raymed.tuning.trial import DECIDED, NUMBER, with_best
+from tests.support.prepared import prepare_phantom
 from tests.support.recording import Recorder
 
 STUDIES, PIXELS, EPOCHS = 120, 32, 2
@@ -157,13 +156,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepare(
-            draw(STUDIES, image_size=PIXELS),
-            folder / "data",
-            source="phantom",
-            image_size=PIXELS,
-            console=Console(quiet=True),
-        )
+        prepare_phantom(folder / "data", STUDIES, image_size=PIXELS)
         config = Config().override(
             {
                 "data.path": str(folder / "data"),

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
-from raymed.data import dataset, prepare, shards
+from raymed.data import dataset
 from raymed.data.dataset import PreparedDataset
 from raymed.data.examples import Example, Finding
 from raymed.errors import UsageError
+from tests.support.prepared import prepare_examples
 
 SIZE = 8
 
@@ -41,19 +41,13 @@ def example(number: int) -> Example:
 def _small_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(dataset, "_BATCH_ROWS", 8)
-    monkeypatch.setattr(shards, "PART_ROWS", 11)
+    monkeypatch.setattr(parts, "PART_ROWS", 11)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     path = tmp_path / "prepared"
-    prepare.prepare(
-        [example(number) for number in range(60)],
-        path,
-        source="x",
-        image_size=SIZE,
-        console=Console(quiet=True),
-    )
+    prepare_examples([example(number) for number in range(60)], path, image_size=SIZE)
     return path
 
 

@@ -15,7 +15,7 @@ from pydicom.uid import JPEG2000Lossless
 from rich.console import Console
 
 from raymed.data.examples import Example, Rejected
-from raymed.data.prepare_source import prepare_source
+from raymed.data.prepare import prepare_source
 from raymed.data.sources import iu_xray
 from raymed.errors import UsageError
 from raymed.sections import PrepareConfig

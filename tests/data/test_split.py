@@ -60,7 +60,7 @@ def test_paper_protocol_and_its_leakage() -> None:
     for number, side in enumerate(sides):
         leaked += side == "test" and sides[number ^ 1] == "train"
     found = split.leakage(studies, sides)
-    assert (found.images, found.test_images) == (leaked, 500)
+    assert (found.leaked, found.test_images) == (leaked, 500)
     assert found.share == leaked / 500 > 0.4
     with pytest.raises(UsageError, match="only 1000 images: use protocol `study`"):
         split.by_image(1000, 0)
@@ -158,7 +158,7 @@ def test_the_protocols_on_the_official_archive() -> None:
     assert round(expected, 2) == 0.82
 
     sides = split.by_study(studies, 0)
-    assert split.leakage(studies, sides).images == 0
+    assert split.leakage(studies, sides).leaked == 0
     assert all(
         abs(count - total / 10) < 5 for side, count in Counter(sides).items() if side != "train"
     )
@@ -167,4 +167,4 @@ def test_the_protocols_on_the_official_archive() -> None:
     given = split.by_file([pair.image_id for pair in pairs], [pair.study for pair in pairs], listed)
     published = dict(zip((pair.study for pair in pairs), given, strict=True))
     assert Counter(published.values()) == {"train": 2069, "val": 296, "test": 590, None: 896}
-    assert split.leakage([pair.study for pair in pairs], given).images == 0
+    assert split.leakage([pair.study for pair in pairs], given).leaked == 0

@@ -9,16 +9,15 @@ from typing import Any
 
 import pyarrow.fs as pafs
 import pytest
-from rich.console import Console
 
 from raymed.data.dataset import PreparedDataset
 from raymed.data.examples import Example
-from raymed.data.prepare import prepare
+from raymed.data.parts import write_part
 from raymed.data.schema import DatasetInfo
-from raymed.data.shards import write_part
 from raymed.data.sources.phantom import draw
 from raymed.data.target import Target, new_dataset
 from raymed.errors import UsageError
+from tests.support.prepared import prepare_examples, prepare_phantom
 
 
 @pytest.fixture
@@ -42,8 +41,7 @@ def files_of(uri: str) -> dict[str, bytes]:
 
 
 def prepared(out: str | Path, studies: int = 12, **options: object) -> DatasetInfo:
-    options = {"source": "phantom", "image_size": 32, "console": Console(quiet=True), **options}
-    return prepare(draw(studies, image_size=32), out, **options)  # type: ignore[arg-type]
+    return prepare_phantom(out, studies, **options)
 
 
 def begin(out: str | Path, overwrite: bool = False) -> Target:
@@ -94,18 +92,17 @@ def one_part_is_written(do: Callable[[Any], Any], pieces: Iterable[Any]) -> Iter
 
 
 def test_a_failed_attempt_below_a_uri_leaves_nothing(uri: str) -> None:
-    options = {"source": "x", "image_size": 32, "console": Console(quiet=True)}
     with pytest.raises(UsageError, match="broke"):
-        prepare(failing(200), uri, **options)  # type: ignore[arg-type]
+        prepare_examples(failing(200), uri, image_size=32)
     assert files_of(uri) == {}
     first = prepared(uri)
     before = files_of(uri)
     with pytest.raises(UsageError, match="broke"):
-        prepare(failing(200), uri, overwrite=True, **options)  # type: ignore[arg-type]
+        prepare_examples(failing(200), uri, overwrite=True, image_size=32)
     assert files_of(uri) == before
     assert PreparedDataset.open(uri).info == first
     with pytest.raises(UsageError, match="cannot be written: the network is gone"):
-        prepared(uri, overwrite=True, spread=one_part_is_written)
+        prepared(uri, overwrite=True, executor=one_part_is_written)
     assert files_of(uri) == {}, "the old one is gone, and no half of the new one is there"
 
 

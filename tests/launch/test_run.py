@@ -18,8 +18,6 @@ from rich.console import Console
 from raymed import config as configuration
 from raymed.cli import main
 from raymed.config import Config
-from raymed.data.prepare import prepare
-from raymed.data.sources.phantom import draw
 from raymed.errors import UsageError
 from raymed.launch import run as run_module
 from raymed.launch.run import CONFIG_FILE, located, run_training
@@ -30,6 +28,7 @@ from raymed.training.observer import Observer, Row
 from raymed.training.saving import TrainingStopped
 from raymed.training.worker import Worker
 from tests.support.metric_rows import rows_of
+from tests.support.prepared import prepare_phantom
 from tests.support.recording import Recorder
 
 EPOCHS = 10
@@ -285,13 +284,7 @@ def test_other_data_under_a_runs_name_are_refused(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     other = tmp_path / "other"
-    prepare(
-        draw(30, seed=1, image_size=32),
-        other,
-        source="phantom",
-        image_size=32,
-        console=Console(quiet=True),
-    )
+    prepare_phantom(other, 30, seed=1)
     with pytest.raises(UsageError, match=f"{other}: its content is not what .*alone was trained"):
         run(settings.override({"run.name": "alone", "data.path": str(other)}))
     assert len(rows_of(alone[0])) == EPOCHS

@@ -10,6 +10,7 @@ from raymed.data.examples import Example, Rejected
 from raymed.data.prepare import prepare
 from raymed.data.schema import DatasetInfo
 from raymed.data.sources.phantom import draw
+from raymed.data.work import Executor, in_process
 from raymed.sections import PrepareConfig
 
 
@@ -19,11 +20,13 @@ def prepare_examples(
     *,
     source: str = "x",
     console: Console | None = None,
+    executor: Executor = in_process,
     **settings: Any,
 ) -> DatasetInfo:
     """Prepare examples with settings of `PrepareConfig`, without printing unless to ``console``."""
     config = PrepareConfig.model_validate({"out": str(out), **settings})
-    return prepare(examples, source, config, console or Console(quiet=True))
+    console = console or Console(quiet=True)
+    return prepare(examples, source, config, console, executor=executor)
 
 
 def prepare_phantom(

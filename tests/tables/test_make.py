@@ -16,12 +16,12 @@ from rich.console import Console
 
 from raymed import config as configuration
 from raymed.config import Config
-from raymed.data.prepare import prepare
 from raymed.data.sources.phantom import draw
 from raymed.errors import UsageError
 from raymed.launch.lock import LOCK_FILE
 from raymed.launch.run import CONFIG_FILE, run_training
 from raymed.tables.make import make_table
+from tests.support.prepared import prepare_examples
 
 pytestmark = pytest.mark.ray
 
@@ -314,8 +314,7 @@ def unplaced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     films = [replace(film, findings=()) for film in draw(20, seed=9, image_size=32)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        options = {"source": "phantom", "image_size": 32, "console": Console(quiet=True)}
-        prepare(films, folder / "prepared", **options)
+        prepare_examples(films, folder / "prepared", source="phantom", image_size=32)
         yield str(folder / "prepared")
 
 

@@ -4,15 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
-from raymed.data.prepare import prepare
-from raymed.data.sources.phantom import draw
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.loop import train
 from raymed.training.worker import Worker
+from tests.support.prepared import prepare_phantom
 from tests.support.recording import Recorder
 
 ALONE = Worker(torch.device("cpu"))
@@ -22,13 +20,7 @@ def test_where_no_score_tells_epochs_apart_it_is_said_once_and_the_loss_decides(
     tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    prepare(
-        draw(12, image_size=32),
-        tmp_path / "few",
-        source="x",
-        image_size=32,
-        console=Console(quiet=True),
-    )
+    prepare_phantom(tmp_path / "few", 12)
     assert PreparedDataset.open(tmp_path / "few").info.counts["val"] == 1
     config = tiny.override({"data.path": str(tmp_path / "few")})
     recorder = Recorder()

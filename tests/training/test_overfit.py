@@ -6,14 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from raymed.config import Config
 from raymed.data.batches import Batch, TokenisedSplit
 from raymed.data.dataset import PreparedDataset
-from raymed.data.prepare import prepare
-from raymed.data.sources.phantom import draw
 from raymed.data.vocabulary import Vocabulary
 from raymed.generation import generate
 from raymed.model.encoder import Encoder, build_encoder
@@ -22,6 +19,7 @@ from raymed.model.systems import build_system
 from raymed.sections import SYSTEMS
 from raymed.training.loss import terms
 from raymed.training.setup import build_optimizer
+from tests.support.prepared import prepare_phantom
 
 STUDIES = 8
 
@@ -130,7 +128,7 @@ def test_default_shapes_learn_eight_reports_by_heart(
     """VGG-19 stays frozen, and is learned from by its features: a step takes no ten seconds."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     # More than are learned, so that there are more tags than the ten that are attended to.
-    prepare(draw(60), tmp_path / "prepared", source="phantom", console=Console(quiet=True))
+    prepare_phantom(tmp_path / "prepared", 60, image_size=224)
     lesson = Lesson.of(
         Config().override(
             {

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
-from raymed.data.prepare import prepare
-from raymed.data.sources.phantom import draw
 from raymed.errors import UsageError
 from raymed.generation import generate
 from raymed.launch.run import located, run_training
@@ -28,6 +26,7 @@ from raymed.training.observer import Row
 from raymed.training.setup import check
 from raymed.training.worker import Worker
 from tests.support.metric_rows import untimed
+from tests.support.prepared import prepare_phantom
 from tests.support.recording import Recorder
 
 ALONE = Worker(torch.device("cpu"))
@@ -256,13 +255,7 @@ def test_bad_starts_are_refused_before_anything_is_loaded(
             check(frozen.override(settings))
         assert "\n" not in str(raised.value)
     # Other tags, of a dataset whose images find other things.
-    prepare(
-        draw(4, image_size=32),
-        tmp_path / "few",
-        source="phantom",
-        image_size=32,
-        console=Console(quiet=True),
-    )
+    prepare_phantom(tmp_path / "few", 4)
     few = {"data.path": str(tmp_path / "few"), "model.top_tags": 1, "training.start_from": folder}
     with pytest.raises(UsageError, match=r"training.start_from: .* are not the \d+ of"):
         check(frozen.override(few))

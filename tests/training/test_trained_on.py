@@ -14,12 +14,12 @@ from raymed.data import fingerprints as module
 from raymed.data.dataset import PreparedDataset
 from raymed.data.examples import Example
 from raymed.data.fingerprints import Fingerprints, fingerprints_file
-from raymed.data.prepare import prepare
 from raymed.data.sources.phantom import draw
 from raymed.errors import UsageError
 from raymed.launch.run import run_training
 from raymed.training.checkpoint import TRAINED_ON_FILE, Checkpoint, whole_checkpoints
 from raymed.training.trained_on import Overlap, overlap, trained_on
+from tests.support.prepared import prepare_examples
 
 QUIET = Console(quiet=True)
 
@@ -30,7 +30,7 @@ def films() -> list[Example]:
 
 
 def dataset(films: list[Example], folder: Path, seed: int = 0) -> PreparedDataset:
-    prepare(films, folder, source="x", image_size=32, seed=seed, console=QUIET)
+    prepare_examples(films, folder, image_size=32, seed=seed)
     return PreparedDataset.open(folder)
 
 

@@ -12,12 +12,9 @@ import safetensors.torch
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from rich.console import Console
 
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
-from raymed.data.prepare import prepare
-from raymed.data.sources.phantom import draw
 from raymed.errors import UsageError
 from raymed.training import features, loop
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest
@@ -27,6 +24,7 @@ from raymed.training.saving import TrainingEnded, TrainingStopped
 from raymed.training.setup import set_up
 from raymed.training.worker import Worker
 from tests.support.metric_rows import TIMES
+from tests.support.prepared import prepare_phantom
 from tests.support.recording import Recorder
 
 
@@ -123,13 +121,7 @@ def test_more_workers_than_studies(
     tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    prepare(
-        draw(5, image_size=32),
-        tmp_path / "few",
-        source="phantom",
-        image_size=32,
-        console=Console(quiet=True),
-    )
+    prepare_phantom(tmp_path / "few", 5)
     few = tiny.override({"data.path": str(tmp_path / "few"), "training.clip_norm": 1e9})
     assert PreparedDataset.open(few.data.path).info.counts == {"train": 3, "val": 1, "test": 1}
     # Three images among five workers: some have none at any step.

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from raymed.config import load_prepare
-from raymed.data.prepare_source import prepare_source
+from raymed.data.prepare import prepare_source
+from raymed.data.sources import load_settings
 from raymed.errors import UsageError
 
 REPORTS = ["Heart normal. Lungs clear.", "Left effusion.", "Right opacity. No effusion."]
@@ -47,7 +47,7 @@ class Prepared:
             self.info = prepare_source(
                 "table",
                 str(path),
-                load_prepare([f"out={out}", "image_size=8", "overwrite=true", *settings]),
+                load_settings("table", [f"out={out}", "image_size=8", "overwrite=true", *settings]),
                 console,
             )
         self.said = capture.get().splitlines()

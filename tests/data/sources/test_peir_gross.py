@@ -8,7 +8,7 @@ from PIL import Image
 from rich.console import Console
 
 from raymed.data.examples import Example, Rejected
-from raymed.data.prepare_source import prepare_source
+from raymed.data.prepare import prepare_source
 from raymed.data.sources import peir_gross
 from raymed.data.text import sentences
 from raymed.errors import UsageError

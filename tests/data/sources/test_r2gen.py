@@ -8,8 +8,9 @@ from PIL import Image
 from rich.console import Console
 
 from raymed.data.examples import Example, Rejected
-from raymed.data.prepare_source import prepare_source
+from raymed.data.prepare import prepare_source
 from raymed.data.sources import r2gen
+from raymed.data.sources.table_columns import TableSettings
 from raymed.errors import UsageError
 from raymed.sections import PrepareConfig
 
@@ -107,7 +108,7 @@ def test_not_json_and_no_images(tmp_path: Path) -> None:
 
 def test_as_a_table_it_names_the_source(tmp_path: Path) -> None:
     path = annotation(tmp_path, {"train": [record(1, "train")]})
-    settings = PrepareConfig(out=str(tmp_path / "out"))
+    settings = TableSettings(out=str(tmp_path / "out"))
     with pytest.raises(UsageError, match=f"is no table.*raymed prepare r2gen {path}"):
         prepare_source("table", str(path), settings, Console(quiet=True))
 
