@@ -41,7 +41,7 @@ def example(number: int) -> Example:
 def _small_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(dataset, "_BATCH_ROWS", 8)
-    monkeypatch.setattr(parts, "PART_ROWS", 11)
+    monkeypatch.setattr("raymed.data.parts.PART_ROWS", 11)
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def flip_a_byte(folder: Path) -> None:
         (lambda folder: os.remove(folder / "dataset.json"), "not a prepared dataset"),
         (lambda folder: (folder / "dataset.json").write_text("{"), "dataset.json is missing or"),
         (lambda folder: (folder / "dataset.json").write_text('{"schema": 2}'), "is missing or dam"),
-        (change_version, "schema version 99, and this raymed reads version 2"),
+        (change_version, "schema version 99, but this version of raymed reads version 2"),
         (lambda folder: os.remove(folder / "words.json"), "words.json is missing or damaged"),
         (lambda folder: os.remove(folder / "train-00001.parquet"), "train-00001.parquet is miss"),
         (flip_a_byte, "train-00001.parquet is missing or damaged"),

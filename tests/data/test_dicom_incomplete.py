@@ -87,7 +87,7 @@ def test_pixels_that_are_not_there(tmp_path: Path) -> None:
     made = dataset(DEEP)
     whole = saved(tmp_path / "whole", made).read_bytes()
     (tmp_path / "cut").write_bytes(whole[:-100])
-    with pytest.raises(ImageError, match="DICOM image is cut off: 412 of 512 bytes"):
+    with pytest.raises(ImageError, match="DICOM image is truncated: 412 of 512 bytes"):
         read_image(tmp_path / "cut", 16)
     made.PixelData = b""
     with pytest.raises(ImageError, match="DICOM file has no pixels"):

@@ -43,7 +43,7 @@ def corpus(folder: Path) -> tuple[Path, dict[str, str]]:
     compressed.compress(JPEG2000Lossless, generate_instance_uid=False)
     saved(folder / "compressed.dcm", compressed)
     whole = (folder / "compressed.dcm").read_bytes()
-    bad = {"../outside.png": "image path leaves the images folder"}
+    bad = {"../outside.png": "image path is outside the images folder"}
     for name, content, reason in (
         ("cut.dcm", whole[: len(whole) - 200], "DICOM image cannot be decoded"),
         ("head.dcm", whole[:180], "DICOM file has no image"),
@@ -118,7 +118,7 @@ def test_xml_that_expands_or_fetches_is_refused(tmp_path: Path, kind: str) -> No
         assert first == Rejected("", "CXR1", "report has no image")
     else:
         assert isinstance(first, Rejected)
-        assert first.reason.startswith("report file is no valid XML: 1.xml: EntitiesForbidden")
+        assert first.reason.startswith("report file is not valid XML: 1.xml: EntitiesForbidden")
     assert isinstance(second, Example)
 
 

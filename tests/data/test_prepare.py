@@ -59,7 +59,7 @@ def test_every_row_is_written_as_the_source_gave_it(tmp_path: Path) -> None:
             {"tag": "heart", "left": 0.1, "top": 0.2, "right": 0.3, "bottom": 0.4}
         ]
     assert info.counts == Counter(row["side"] for row in rows.values())
-    for part in (part for parts in info.parts.values() for part in parts):
+    for part in (part for of_split in info.parts.values() for part in of_split):
         content = (tmp_path / "out" / part.file).read_bytes()
         assert part.sha256 == hashlib.sha256(content).hexdigest()
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["schema"] == 2

@@ -76,8 +76,8 @@ def test_views_of_what_has_none(tmp_path: Path) -> None:
             UsageError, match=f"views: is a setting of iu-xray and table; {source} would ignore"
         ):
             prepare_source(source, str(tmp_path), frontal, quiet())
+    by_table = table_settings(tmp_path / "out", views="frontal")
     with pytest.raises(UsageError, match=r"t\.jsonl: no column 'view' for field view"):
-        by_table = table_settings(tmp_path / "out", views="frontal")
         prepare_source("table", str(table_of(tmp_path, "position")), by_table, quiet())
     (tmp_path / "ecgen-radiology").mkdir()
     with pytest.raises(UsageError, match=r"indiana_projections\.csv: missing"):

@@ -47,7 +47,7 @@ def test_one_large_study_leaves_something_for_every_side() -> None:
 
 
 def test_two_studies_are_too_few() -> None:
-    with pytest.raises(UsageError, match="at least 3 studies, and there are 2"):
+    with pytest.raises(UsageError, match="at least 3 studies, but there are 2"):
         split.by_study(["a", "b", "b"], 0)
 
 
@@ -70,7 +70,7 @@ def test_given_protocol() -> None:
     given = ["train", " Validation", "valid", "TEST", None, "", "validate", "dev", "Training"]
     expected = ["train", "val", "val", "test", None, None, "val", "val", "train"]
     assert split.as_given(list("abcdefghi"), given) == expected
-    with pytest.raises(UsageError, match=r"image b: split is 'fold 1'.*split=study"):
+    with pytest.raises(UsageError, match=r"image b: unknown split 'fold 1'.*split=study"):
         split.as_given(["a", "b"], ["train", "fold 1"])
     with pytest.raises(UsageError, match="names none"):
         split.as_given(["a"], [None])
@@ -108,7 +108,7 @@ def test_split_file_with_other_names_numbers_and_missing_ids(tmp_path: Path) -> 
         ("[]", "not a split file"),
         ("{", "not a split file"),
         ('{"train": [["a"]], "val": [], "test": []}', "not a split file"),
-        ('{"train": [], "val": [], "dev": [], "test": []}', "split val is there twice.*dev"),
+        ('{"train": [], "val": [], "dev": [], "test": []}', "split val occurs twice.*dev"),
         ('{"train": ["a"], "val": [], "test": ["a"]}', "a is in both train and test"),
     ],
 )
@@ -128,7 +128,7 @@ def test_a_split_file_of_another_data_set(tmp_path: Path) -> None:
     path = tmp_path / "ids.json"
     path.write_text(json.dumps({"train": ["CXR1_IM-1"], "val": ["CXR2"], "test": []}))
     listed = split.read_split_file(path)
-    with pytest.raises(UsageError, match=r"none of the 2 images.*'CXR1'.*'a' of study 's'"):
+    with pytest.raises(UsageError, match=r"none of the 2 usable images.*'CXR1'.*'a' of study 's'"):
         split.by_file(["a", "b"], ["s", "s"], listed)
 
 

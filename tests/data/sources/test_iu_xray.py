@@ -85,8 +85,8 @@ def test_official_reports(tmp_path: Path, packed: bool) -> None:
     rejected = [pair for pair in iu_xray.read(tmp_path) if isinstance(pair, Rejected)]
     assert [(pair.study, pair.reason.partition(":")[0]) for pair in rejected] == [
         ("CXR3", "report has no image"),
-        ("CXR4", "report file is no valid XML"),
-        ("CXR5", "report file is no valid XML"),
+        ("CXR4", "report file is not valid XML"),
+        ("CXR5", "report file is not valid XML"),
     ]
 
 
@@ -151,7 +151,9 @@ def test_damaged_archive(tmp_path: Path) -> None:
 
 
 def test_no_reports_and_no_images(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no reports there: it must hold NLMCXR_reports\.tgz"):
+    with pytest.raises(
+        UsageError, match=r"no reports found: the folder must contain NLMCXR_reports\.tgz"
+    ):
         list(iu_xray.read(tmp_path))
     with pytest.raises(UsageError, match="none: the folder does not exist"):
         iu_xray.read(tmp_path / "none")

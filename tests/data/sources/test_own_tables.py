@@ -89,14 +89,14 @@ def test_a_split_column_is_used(tmp_path: Path, kind: str, name: str) -> None:
     )
     drawn = Prepared(path, "split=study")
     assert (drawn.info.protocol, sum(drawn.info.counts.values())) == ("study", 12)
-    assert f"Columns left alone: {name}" in drawn.said
+    assert f"Columns not used: {name}" in drawn.said
 
 
 def test_a_split_column_of_another_name_is_pointed_out(tmp_path: Path) -> None:
     rows = [{**row, "set": "dev" if n % 3 else "train"} for n, row in enumerate(ROWS)]
     made = Prepared(table(tmp_path, rows))
-    assert "Columns left alone: set" in made.said
-    assert "Column set holds train, dev: columns.split=set would take it" in made.said
+    assert "Columns not used: set" in made.said
+    assert "Column set holds train, dev; to use it: columns.split=set" in made.said
     assert made.info.protocol == "study"
 
 
@@ -108,7 +108,9 @@ def test_an_unknown_split_is_refused_before_an_image_is_read(
     path = table(tmp_path, rows[:12])
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.setattr("raymed.data.shards.read_image", None)
-    with pytest.raises(UsageError, match=r"row 2346, column 'split': split is 'fold 3'.*split=stu"):
+    with pytest.raises(
+        UsageError, match=r"row 2346, column 'split': unknown split 'fold 3'.*split=stu"
+    ):
         Prepared(path)
 
 
@@ -143,7 +145,7 @@ def test_a_column_for_each_label(tmp_path: Path, kind: str, uncertain: str) -> N
         tag for tags in by_row for tag in tags
     }
     names = ", ".join(name for name in LABELS if name != "empty")
-    assert f"Labels, each a tag where it is 1: {names}" in made.said
+    assert f"Label columns, each a tag where it is 1: {names}" in made.said
 
 
 def test_label_columns_joined_by_commas(tmp_path: Path) -> None:
@@ -161,13 +163,13 @@ def test_labels_that_nobody_asked_for_are_pointed_out(tmp_path: Path) -> None:
         for n, r in enumerate(ROWS)
     ]
     made = Prepared(table(tmp_path, rows))
-    assert "If these hold labels, columns.tags=Edema,Mass takes them as tags" in made.said
-    assert "Tags: no column, so the reports' most frequent words" in made.said
+    assert "To use these as labels: columns.tags=Edema,Mass" in made.said
+    assert "Tags: no column found; using the most frequent words of the reports" in made.said
 
 
 def test_a_stray_value_in_a_column_of_labels_is_refused(tmp_path: Path) -> None:
     rows = [{**row, "tags": "unknown" if n == 9 else n % 2} for n, row in enumerate(ROWS)]
-    message = r"row 10: column 'tags' holds 'unknown', and labels in 11 of 12 cells"
+    message = r"row 10: column 'tags' holds 'unknown', but labels in 11 of 12 cells"
     with pytest.raises(UsageError, match=message):
         Prepared(table(tmp_path, rows))
 
@@ -178,7 +180,7 @@ def test_numbers_that_are_no_labels_are_pointed_out(tmp_path: Path) -> None:
     made = Prepared(table(tmp_path, rows))
     assert made.tags()["1.png"] == ["1"]
     (note,) = [line for line in made.said if line.startswith("Column tags: ")]
-    assert note.startswith("Column tags: 5 of 12 cells hold 1, 0 or -1; as others do not")
+    assert note.startswith("Column tags: 5 of 12 cells hold 1, 0 or -1, but others do not")
 
 
 MISSING = [None, "nan", "NaN", "N/A", "NULL", " none", "<NA>", ""]
@@ -214,7 +216,7 @@ def test_missing_numbers_of_parquet(tmp_path: Path) -> None:
     assert set(made.rows) == {str(n) for n in range(12)}
     assert made.rows["3"]["study"] == "3"
     assert made.rows["4"]["study"] == made.rows["5"]["study"] == "2"
-    assert made.rejected == {"": "row names no image: row 13"}
+    assert made.rejected == {"": "row has no image: row 13"}
 
 
 def test_several_tags_in_a_cell(tmp_path: Path) -> None:
@@ -223,7 +225,7 @@ def test_several_tags_in_a_cell(tmp_path: Path) -> None:
     rows[5]["tags"] = "[mass in the lung, edema]"
     made = Prepared(table(tmp_path, rows))
     assert set(map(tuple, made.tags().values())) == {("mass", "edema")}
-    assert made.rejected["5.png"].startswith("tags cannot be read: not a list as Python or JSON")
+    assert made.rejected["5.png"].startswith("tags cannot be read: not a Python or JSON list")
 
 
 def test_commas_between_tags(tmp_path: Path) -> None:
@@ -232,8 +234,8 @@ def test_commas_between_tags(tmp_path: Path) -> None:
     whole = Prepared(path)
     assert whole.tags()["0.png"] == ["mass, normal"]
     (note,) = [line for line in whole.said if line.startswith("Column tags")]
-    assert "12 of 12 cells hold commas" in note
-    assert note.endswith("give tag_separator=,")
+    assert "12 of 12 cells contain commas" in note
+    assert note.endswith("set tag_separator=,")
     divided = Prepared(path, "tag_separator=,")
     assert divided.tags() == {f"{n}.png": ["mass", TAGS[n % 3]] for n in range(12)}
     assert not [line for line in divided.said if line.startswith("Column tags")]
@@ -279,7 +281,7 @@ def test_images_by_absolute_path_id_and_what_is_not_there(tmp_path: Path) -> Non
     assert set(made.rows) == ids
     assert made.rejected == {
         "absent": f"image file not found: {tmp_path}/absent",
-        "/elsewhere/11.png": "image path leaves the images folder: /elsewhere/11.png is not below "
+        "/elsewhere/11.png": "image path is outside the images folder: /elsewhere/11.png is not below "
         f"{tmp_path}",
     }
     assert f"Left out: 1 (image file not found), such as absent: {tmp_path}/absent" in made.said

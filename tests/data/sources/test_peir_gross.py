@@ -49,7 +49,7 @@ def test_the_two_layouts_agree(tmp_path: Path, form: str) -> None:
     pairs = list(peir_gross.read(folder_of(tmp_path, form)))
     outside = f"../outside.jpg is not below {tmp_path}/peir_gross_images"
     assert pairs[-1] == Rejected(
-        "../outside.jpg", "../outside.jpg", f"image path leaves the images folder: {outside}"
+        "../outside.jpg", "../outside.jpg", f"image path is outside the images folder: {outside}"
     )
     words = "heart infarct gross fixed tissue excellent example dr smith"
     for pair, (name, caption) in zip(pairs[:-1], CAPTIONS.items(), strict=False):
@@ -79,7 +79,7 @@ def test_prepared_beside_the_figures_of_the_paper(tmp_path: Path) -> None:
         for name in ("00000001.jpg", "00000002.jpg", "00000005.jpg")
     }
     assert info.rejected == {
-        "image path leaves the images folder": 1,
+        "image path is outside the images folder": 1,
         "image file not found": 1,
         "report has no sentence with a word in it": 1,
         "report is missing": 1,
@@ -138,7 +138,7 @@ def test_a_line_without_a_tab_is_left_out_with_its_place(tmp_path: Path) -> None
     text = "a.jpg\tLiver\r\n\nof a rat\nb.jpg\tHeart\u2028muscle\twall\n"
     (tmp_path / "peir_gross.tsv").write_bytes(text.encode())
     rejected, first, second = peir_gross.read(tmp_path)
-    assert rejected == Rejected("", "", "line has no tab: peir_gross.tsv, line 3")
+    assert rejected == Rejected("", "", "line without a tab: peir_gross.tsv, line 3")
     assert isinstance(first, Example)
     assert isinstance(second, Example)
     assert (first.report, second.report) == ("Liver.", "Heart muscle wall.")
@@ -147,18 +147,22 @@ def test_a_line_without_a_tab_is_left_out_with_its_place(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("other.json", b"{}", r"no captions there: it must hold peir_gross_captions\.json or peir"),
+        (
+            "other.json",
+            b"{}",
+            r"no captions found: the folder must contain peir_gross_captions\.json or peir",
+        ),
         ("peir_gross_captions.json", b"{", "captions.json: not JSON"),
         (
             "peir_gross_captions.json",
             b"[]",
             "must be an object of image name -> caption, not a list",
         ),
-        ("peir_gross_captions.json", b"{}", "not an empty one"),
+        ("peir_gross_captions.json", b"{}", "not an empty object"),
         (
             "peir_gross_captions.json",
             b'{"a": ["b"]}',
-            r"caption of 'a' must be a text, not \['b'\]",
+            r"caption of 'a' must be text, not \['b'\]",
         ),
         ("peir_gross_captions.json", b'{"a": "\xe9"}', "not UTF-8"),
         ("peir_gross.tsv", b"a.jpg liver\n", "no line is an image name, a tab and a caption"),
@@ -177,7 +181,7 @@ def test_folders_that_are_not_there(tmp_path: Path) -> None:
         peir_gross.read(tmp_path / "gone")
     folder_of(tmp_path, "json")
     (tmp_path / "peir_gross_images").rename(tmp_path / "elsewhere")
-    with pytest.raises(UsageError, match="peir_gross_images: the folder of the images does not"):
+    with pytest.raises(UsageError, match="peir_gross_images: the images folder does not"):
         peir_gross.read(tmp_path)
     first = next(peir_gross.read(tmp_path, tmp_path / "elsewhere"))
     assert isinstance(first, Example)

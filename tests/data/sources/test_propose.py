@@ -54,11 +54,11 @@ def test_columns_with_names_of_their_own(
         'columns.tags=["Edema, mild", "Mass"]',
         *("columns.study=StudyID", "columns.split=fold", "columns.view=ViewPosition"),
     ]
-    assert "  report  from Findings: texts of 14 words on average" in said
+    assert "  report  from Findings: text, 14 words per cell on average" in said
     assert "  tags    from Edema, mild: labels, 0, 1" in said
     assert "  split   from fold: train, validate, test" in said
-    assert "  left alone: Age: 40, 41, 42, ..." in said
-    assert f"Images: 12 of the first 12 are found in {tmp_path}/png files" in said
+    assert "  not used: Age: 40, 41, 42, ..." in said
+    assert f"Images: 12 of the first 12 were found in {tmp_path}/png files" in said
     info = follow(command, tmp_path / "out")
     assert info["counts"] == {"train": 8, "val": 2, "test": 2}
     assert (info["prepared"]["unique_tags"], info["prepared"]["studies"]) == (2, 6)
@@ -77,7 +77,7 @@ def test_columns_that_bear_the_fields_names(
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     said, command = proposed(capsys, str(path))
     assert command == [*("raymed", "prepare", "table", str(path), "out=data/t", "tag_separator=,")]
-    assert "  report  from report: texts of 13 words on average" in said
+    assert "  report  from report: text, 13 words per cell on average" in said
     assert follow(command, tmp_path / "out")["prepared"]["unique_tags"] == 3
 
 
@@ -88,11 +88,11 @@ def test_what_is_given_stays_and_what_is_not_found_is_asked_for(
     path = tmp_path / "t.csv"
     path.write_text("picture,words\na,b\n")
     said, command = proposed(capsys, str(path))
-    assert "No column looks like the image: name it as columns.image=COLUMN." in said
+    assert "No column looks like the image: give it as columns.image=COLUMN." in said
     assert {"columns.image=COLUMN", "columns.report=COLUMN"} < set(command)
     given = ["columns.image=picture", "columns.report=words", f"images={tmp_path}"]
     said, command = proposed(capsys, str(path), *given)
-    assert f"'a' is no file below {tmp_path}: give images=FOLDER." in said
+    assert f"'a' was not found below {tmp_path}: give images=FOLDER." in said
     assert {*given} < set(command)
     assert main(["prepare", "table", str(path), "columns.image=pictures"]) == 2
     assert "did you mean 'picture'?" in capsys.readouterr().err

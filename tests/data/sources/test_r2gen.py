@@ -74,7 +74,7 @@ def test_a_record_says_its_split_and_its_study(tmp_path: Path) -> None:
         },
     )
     rejected, first, second = r2gen.read(path)
-    assert rejected == Rejected("", "c", "record names no image")
+    assert rejected == Rejected("", "c", "record has no image")
     assert isinstance(first, Example)
     assert isinstance(second, Example)
     assert (first.study, first.split, first.image) == ("7", "train", tmp_path / "a.png")
@@ -84,7 +84,10 @@ def test_a_record_says_its_split_and_its_study(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "not R2Gen's annotation file: it must be a JSON object with the lists train"),
+        (
+            [],
+            "not an R2Gen annotation file: it must be a JSON object with the lists of records train",
+        ),
         ({}, "not R2Gen's annotation file"),
         ({"a": "b"}, "not R2Gen's annotation file"),
         ({"val": ["CXR1"]}, "record 1 of 'val': must be an object with an `id`"),
@@ -109,7 +112,7 @@ def test_not_json_and_no_images(tmp_path: Path) -> None:
 def test_as_a_table_it_names_the_source(tmp_path: Path) -> None:
     path = annotation(tmp_path, {"train": [record(1, "train")]})
     settings = TableSettings(out=str(tmp_path / "out"))
-    with pytest.raises(UsageError, match=f"is no table.*raymed prepare r2gen {path}"):
+    with pytest.raises(UsageError, match=f"is not a table.*raymed prepare r2gen {path}"):
         prepare_source("table", str(path), settings, Console(quiet=True))
 
 

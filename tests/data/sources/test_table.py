@@ -35,13 +35,13 @@ def write(folder: Path, kind: str, rows: list[dict[str, str]]) -> Path:
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_the_three_formats_agree(tmp_path: Path, kind: str) -> None:
     read = list(table.read(write(tmp_path, kind, ROWS)))
-    outside = "image path leaves the images folder"
+    outside = "image path is outside the images folder"
     assert read == [
         Example("a.png", "s", tmp_path / "a.png", "Heart, normal.", ("One", "two", "three")),
         Example("b.png", "b.png", tmp_path / "b.png", "", ()),
         Rejected("../c.png", "s", f"{outside}: ../c.png is not below {tmp_path}"),
         Rejected("/etc/c.png", "s", f"{outside}: /etc/c.png is not below {tmp_path}"),
-        Rejected("", "s", "row names no image: row 5"),
+        Rejected("", "s", "row has no image: row 5"),
     ]
 
 

@@ -49,8 +49,8 @@ def test_a_tsv(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("image:report\na:b\n", r"single column, 'image:report'; .* comma, a semicolon, a tab"),
-        ('"image,report"\n"a,b"\n', r"single column, 'image,report'"),
+        ("image:report\na:b\n", r"only one column, 'image:report'; .* comma, a semicolon, a tab"),
+        ('"image,report"\n"a,b"\n', r"only one column, 'image,report'"),
         ("a;b\n1;2;3\n", r"line 2: 3 cells, and the header has 2; .* in quotes"),
         ("sep=;\na;b\n1;2;3\n", r"line 3: 3 cells"),
         ('a;"b\n1;2\n', "not CSV"),
