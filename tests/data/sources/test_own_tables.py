@@ -281,8 +281,8 @@ def test_images_by_absolute_path_id_and_what_is_not_there(tmp_path: Path) -> Non
     assert set(made.rows) == ids
     assert made.rejected == {
         "absent": f"image file not found: {tmp_path}/absent",
-        "/elsewhere/11.png": "image path is outside the images folder: /elsewhere/11.png is not below "
-        f"{tmp_path}",
+        "/elsewhere/11.png": "image path is outside the images folder: /elsewhere/11.png is not "
+        f"below {tmp_path}",
     }
     assert f"Left out: 1 (image file not found), such as absent: {tmp_path}/absent" in made.said
     for n in (1, 4):

@@ -86,10 +86,10 @@ def test_a_record_says_its_split_and_its_study(tmp_path: Path) -> None:
     [
         (
             [],
-            "not an R2Gen annotation file: it must be a JSON object with the lists of records train",
+            "not an R2Gen annotation file: it must be a JSON object with the lists of records",
         ),
-        ({}, "not R2Gen's annotation file"),
-        ({"a": "b"}, "not R2Gen's annotation file"),
+        ({}, "not an R2Gen annotation file"),
+        ({"a": "b"}, "not an R2Gen annotation file"),
         ({"val": ["CXR1"]}, "record 1 of 'val': must be an object with an `id`"),
         ({"val": [record(1, "val"), {"report": "x"}]}, "record 2 of 'val': must be an object"),
         ({"val": [{"id": "a", "image_path": [3]}]}, "image_path must be a list of paths, not .3."),
