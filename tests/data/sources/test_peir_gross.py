@@ -165,8 +165,8 @@ def test_a_line_without_a_tab_is_left_out_with_its_place(tmp_path: Path) -> None
             r"caption of 'a' must be text, not \['b'\]",
         ),
         ("peir_gross_captions.json", b'{"a": "\xe9"}', "not UTF-8"),
-        ("peir_gross.tsv", b"a.jpg liver\n", "no line is an image name, a tab and a caption"),
-        ("peir_gross.tsv", b"", "no line is an image name"),
+        ("peir_gross.tsv", b"a.jpg liver\n", "no line has an image name, a tab and a caption"),
+        ("peir_gross.tsv", b"", "no line has an image name"),
     ],
 )
 def test_what_is_not_the_layout(tmp_path: Path, name: str, content: bytes, message: str) -> None:

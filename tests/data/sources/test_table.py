@@ -104,7 +104,7 @@ def test_wrong_columns(tmp_path: Path, columns: dict[str, str], message: str) ->
     ("name", "content", "message"),
     [
         ("t.csv", b"image,text\na,b\n", "no column 'report' for field report"),
-        ("t.csv", b"image,report\na,b,c\n", "line 2: 3 cells, and the header has 2"),
+        ("t.csv", b"image,report\na,b,c\n", "line 2: 3 cells, but the header has 2"),
         ("t.csv", b'image,report\na,"b\n', "not CSV"),
         ("t.csv", b"image,image,report\na,b,c\n", "same name"),
         ("t.csv", b"image,report\n", "no rows"),
@@ -112,7 +112,7 @@ def test_wrong_columns(tmp_path: Path, columns: dict[str, str], message: str) ->
         ("t.jsonl", b'{"image": 1}\n{"a"\n', "line 2: not JSON"),
         ("t.jsonl", b"[1]\n", "line 1: every line must be a JSON object"),
         ("t.parquet", b"PAR", "cannot be read as Parquet"),
-        ("t.xlsx", b"", r"must end in \.csv, \.tsv, \.jsonl, \.parquet"),
+        ("t.xlsx", b"", r"must end in one of \.csv, \.tsv, \.jsonl, \.parquet"),
     ],
 )
 def test_wrong_tables(tmp_path: Path, name: str, content: bytes, message: str) -> None:

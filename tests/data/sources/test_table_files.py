@@ -51,7 +51,7 @@ def test_a_tsv(tmp_path: Path) -> None:
     [
         ("image:report\na:b\n", r"only one column, 'image:report'; .* comma, a semicolon, a tab"),
         ('"image,report"\n"a,b"\n', r"only one column, 'image,report'"),
-        ("a;b\n1;2;3\n", r"line 2: 3 cells, and the header has 2; .* in quotes"),
+        ("a;b\n1;2;3\n", r"line 2: 3 cells, but the header has 2; .* quoted"),
         ("sep=;\na;b\n1;2;3\n", r"line 3: 3 cells"),
         ('a;"b\n1;2\n', "not CSV"),
         ("a,b,a\n1,2,3\n", "same name, 'a'"),
