@@ -279,7 +279,7 @@ def test_a_box_without_length_is_no_endless_loop(tmp_path: Path) -> None:
     made = dcmread(file("JPEG2000.dcm"))
     boxes = b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0\0\0\x08free"
     frame = get_frame(made.PixelData, 0, number_of_frames=1)
-    for length, reason in ((8, "or its pixels are damaged"), (0, "a box of it has no length")):
+    for length, reason in ((8, "or its pixels are damaged"), (0, "a JPEG 2000 box has no length")):
         last = length.to_bytes(4, "big") + b"free" + b"\0\0\0\0jp2c"
         made.PixelData = encapsulate([boxes + last + frame])
         with pytest.raises(ImageError, match=reason):

@@ -17,8 +17,8 @@ from rich.console import Console
 from raymed.data.examples import Example, Rejected
 from raymed.data.prepare import prepare_source
 from raymed.data.sources import iu_xray
+from raymed.data.sources.table_columns import TableSettings
 from raymed.errors import UsageError
-from raymed.sections import PrepareConfig
 from tests.support.dicom_files import IDENTITY, dataset, saved
 
 PIXELS = np.random.default_rng(0).integers(0, 4096, (64, 64)).astype(np.uint16)
@@ -72,7 +72,7 @@ def test_the_rest_is_prepared_and_nobody_is_named(tmp_path: Path) -> None:
     table, bad = corpus(tmp_path / "in")
     out = tmp_path / "out"
     console = Console(width=200, force_terminal=False)
-    settings = PrepareConfig(out=str(out), image_size=16)
+    settings = TableSettings(out=str(out), image_size=16)
     tracemalloc.start()
     with console.capture() as capture:
         info = prepare_source("table", str(table), settings, console)

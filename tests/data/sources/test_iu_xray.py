@@ -159,7 +159,7 @@ def test_no_reports_and_no_images(tmp_path: Path) -> None:
         iu_xray.read(tmp_path / "none")
     unpack(tmp_path)
     pairs: list[Example | Rejected] = []
-    with pytest.raises(UsageError, match=r"none of the images.*CXR1_1_IM-0001-3001\.png"):
+    with pytest.raises(UsageError, match=r"no image of the collection.*CXR1_1_IM-0001-3001\.png"):
         pairs.extend(iu_xray.read(tmp_path))
     assert sum(isinstance(pair, Example) for pair in pairs) == 4
 
