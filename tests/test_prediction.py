@@ -13,6 +13,7 @@ from raymed.data.dataset import PreparedDataset
 from raymed.data.phantom import draw
 from raymed.errors import UsageError
 from raymed.generation import generate
+from raymed.notices import NOT_FOR_CLINICAL_USE
 from raymed.prediction import predict, predict_rows, print_prediction
 from raymed.training.checkpoint import Checkpoint
 
@@ -103,8 +104,8 @@ def test_a_name_is_printed_as_it_is(alone, film, tmp_path, capsys):
     print_prediction(prediction, Console(width=40))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "[bold]$_{$.png"
-    assert lines[-1] == f"  attention: {prediction.figure}"
-    assert lines[2:-1] == [f"  {sentence}".rstrip() for sentence in prediction.report.sentences]
+    assert lines[-2:] == [f"  attention: {prediction.figure}", f"  {NOT_FOR_CLINICAL_USE}"]
+    assert lines[2:-2] == [f"  {sentence}".rstrip() for sentence in prediction.report.sentences]
 
 
 def lines_of(out):
