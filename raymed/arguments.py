@@ -5,81 +5,82 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from raymed import __version__
+from raymed.data.sources import SOURCES
+from raymed.metrics.table import objective_metrics
+from raymed.model.systems import SYSTEMS
 from raymed.notices import NOT_FOR_CLINICAL_USE
-from raymed.prepare_help import SOURCES, prepare_help
+from raymed.prepare_help import prepare_help
 
 SETTINGS = "settings as key=value, e.g. training.epochs=5; before or after the file"
 CHECKPOINT = "folder of a run or of one of its checkpoints"
 
-HELP = {
-    "config": "print the complete configuration with every key explained",
-    "prepare": "build a prepared dataset from images and reports",
-    "train": "train a run, or resume it",
-    "tune": "run or resume a sweep over the keys in tune.space; rank its trials by CIDEr",
-    "report": "write a sweep's page: plots, leaderboard and sample reports",
-    "finetune": "continue training a sweep's best trials with the encoder unfrozen",
-    "evaluate": "score a checkpoint on a split, beside the baselines",
-    "predict": "write reports for image files, with an attention figure for each",
-    "table": "train the runs that one of the paper's tables needs, and print the table",
-    "figure": "draw figure 3 (several runs) or figure 4 (one run) as PNG and HTML",
-    "doctor": "check this machine's software, devices, Ray and disk space",
-    "demo": "run the whole pipeline on phantom studies, in a few minutes",
-}
-"""One line about each command."""
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose help may end with a text that takes time to make."""
+
+    write_epilog: Callable[[], str] | None = None
+
+    def format_help(self) -> str:
+        if self.write_epilog is not None:
+            self.epilog = self.write_epilog()
+        return super().format_help()
 
 
 def build_parser(commands: Mapping[str, Callable[..., Any]]) -> argparse.ArgumentParser:
     """The parser of ``raymed``; a parsed command is in ``command``, its name in ``name``.
 
     Args:
-        commands: What to call for each command in `HELP`.
+        commands: What to call for each command in `COMMANDS`.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="raymed",
         description="Train models that look at a medical image and write its report, on Ray.",
         epilog=NOT_FOR_CLINICAL_USE,
     )
     parser.add_argument("--version", action="version", version=f"raymed {__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, text in HELP.items():
+    for name, (text, add_arguments) in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=text, description=text)
         subparser.set_defaults(command=commands[name], name=name)
-        _ADD_ARGUMENTS[name](subparser)
+        add_arguments(subparser)
     return parser
 
 
-def _config(parser: argparse.ArgumentParser) -> None:
+def _config(parser: _Parser) -> None:
     parser.add_argument("file", nargs="?", metavar="FILE", help="a YAML file; default: none")
     parser.add_argument("settings", nargs="*", metavar="key=value", help=SETTINGS)
 
 
-def _prepare(parser: argparse.ArgumentParser) -> None:
+def _prepare(parser: _Parser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = prepare_help()
+    parser.write_epilog = prepare_help
     parser.add_argument("source", choices=tuple(SOURCES), metavar="SOURCE", help=", ".join(SOURCES))
     parser.add_argument(
         "settings", nargs="*", metavar="PATH|key=value", help="the source's path, and settings"
     )
 
 
-def _train(parser: argparse.ArgumentParser) -> None:
+def _train(parser: _Parser) -> None:
     parser.add_argument("file", metavar="FILE", help="a YAML file, such as those in tune_configs/")
     parser.add_argument("settings", nargs="*", metavar="key=value", help=SETTINGS)
+    parser.epilog = f"model.system is one of {', '.join(SYSTEMS)}"
 
 
-def _tune(parser: argparse.ArgumentParser) -> None:
+def _tune(parser: _Parser) -> None:
     parser.add_argument("file", metavar="FILE", help="a YAML file with a tune section")
     parser.add_argument("settings", nargs="*", metavar="key=value", help=SETTINGS)
+    objectives = ", ".join(metric.key for metric in objective_metrics())
+    parser.epilog = f"tune.objectives may be any of {objectives}"
 
 
-def _report(parser: argparse.ArgumentParser) -> None:
+def _report(parser: _Parser) -> None:
     parser.add_argument("run", metavar="RUN", help="a sweep's folder, finished or not")
     parser.add_argument(
         "settings", nargs="*", metavar="out=FILE", help="page to write; default: RUN/report.html"
     )
 
 
-def _finetune(parser: argparse.ArgumentParser) -> None:
+def _finetune(parser: _Parser) -> None:
     parser.add_argument("sweep", metavar="SWEEP", help="a sweep's folder")
     parser.add_argument(
         "settings",
@@ -89,7 +90,7 @@ def _finetune(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _evaluate(parser: argparse.ArgumentParser) -> None:
+def _evaluate(parser: _Parser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
     parser.add_argument(
         "settings",
@@ -100,7 +101,7 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _predict(parser: argparse.ArgumentParser) -> None:
+def _predict(parser: _Parser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
     parser.add_argument(
         "images",
@@ -111,7 +112,7 @@ def _predict(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _table(parser: argparse.ArgumentParser) -> None:
+def _table(parser: _Parser) -> None:
     parser.add_argument("table", choices=("1", "2", "3", "attention"), help="which table")
     parser.add_argument(
         "files",
@@ -121,7 +122,7 @@ def _table(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _figure(parser: argparse.ArgumentParser) -> None:
+def _figure(parser: _Parser) -> None:
     parser.add_argument("figure", choices=("3", "4"), help="3: reports compared; 4: attention")
     parser.add_argument(
         "runs",
@@ -132,29 +133,30 @@ def _figure(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _doctor(parser: argparse.ArgumentParser) -> None:
+def _doctor(parser: _Parser) -> None:
     parser.add_argument("file", nargs="?", metavar="FILE", help="a YAML file; default: none")
     parser.add_argument(
         "settings", nargs="*", metavar="key=value", help="launch.address, run.folder"
     )
 
 
-def _demo(parser: argparse.ArgumentParser) -> None:
+def _demo(parser: _Parser) -> None:
     parser.add_argument("file", metavar="FILE", help="a sweep's YAML: tune_configs/demo.yaml")
     parser.add_argument("settings", nargs="*", metavar="key=value", help=SETTINGS)
 
 
-_ADD_ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
-    "config": _config,
-    "prepare": _prepare,
-    "train": _train,
-    "tune": _tune,
-    "report": _report,
-    "finetune": _finetune,
-    "evaluate": _evaluate,
-    "predict": _predict,
-    "table": _table,
-    "figure": _figure,
-    "doctor": _doctor,
-    "demo": _demo,
+COMMANDS: dict[str, tuple[str, Callable[[_Parser], None]]] = {
+    "config": ("print the complete configuration with every key explained", _config),
+    "prepare": ("build a prepared dataset from images and reports", _prepare),
+    "train": ("train a run, or resume it", _train),
+    "tune": ("run or resume a sweep over the keys in tune.space; rank its trials by CIDEr", _tune),
+    "report": ("write a sweep's page: plots, leaderboard and sample reports", _report),
+    "finetune": ("continue training a sweep's best trials with the encoder unfrozen", _finetune),
+    "evaluate": ("score a checkpoint on a split, beside the baselines", _evaluate),
+    "predict": ("write reports for image files, with an attention figure for each", _predict),
+    "table": ("train the runs that one of the paper's tables needs, and print the table", _table),
+    "figure": ("draw figure 3 (several runs) or figure 4 (one run) as PNG and HTML", _figure),
+    "doctor": ("check this machine's software, devices, Ray and disk space", _doctor),
+    "demo": ("run the whole pipeline on phantom studies, in a few minutes", _demo),
 }
+"""One line about each command, and what adds its arguments to its parser."""

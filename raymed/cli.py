@@ -14,10 +14,11 @@ from rich.console import Console
 
 from raymed import config as configuration
 from raymed.arguments import build_parser
+from raymed.data.sources import load_settings, load_source
 from raymed.errors import UsageError
-from raymed.launch.termination import STATUS, Terminated, leaving
-from raymed.prepare_help import sources_of
-from raymed.storage import Place, is_uri, place
+from raymed.launch.signals import STATUS, Terminated, raise_on_signals
+from raymed.metrics.table import ranked_score
+from raymed.storage import AnyPath, as_path, is_uri
 
 if TYPE_CHECKING:
     from raymed.training.checkpoint import Checkpoint
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         _require_subject(options)
-        with leaving():
+        with raise_on_signals():
             return options.command(options, rich.get_console()) or 0
     except UsageError as error:
         print(f"raymed: {error}", file=sys.stderr)
@@ -93,33 +94,25 @@ def _load_optional_file(options: argparse.Namespace) -> configuration.Config:
 
 
 def _prepare(options: argparse.Namespace, console: Console) -> None:
+    source = load_source(options.source)
     paths = [text for text in options.settings if not _is_setting(text)]
     given = [text for text in options.settings if _is_setting(text)]
-    if options.source == "table" and len(paths) == 1 and not any(map(_is_out, given)):
-        from raymed.data.propose import propose
-
+    if source.propose and len(paths) == 1 and not any(map(_is_out, given)):
         path = Path(paths[0])
-        settings = configuration.load_prepare([*given, f"out=data/{path.stem}"])
-        return _print(console, "\n".join(propose(path, settings)))
-    settings = configuration.load_prepare(given)
-    wanted = 0 if options.source == "phantom" else 1
-    if len(paths) != wanted:
+        settings = load_settings(source.name, [*given, f"out=data/{path.stem}"])
+        return _print(console, "\n".join(source.propose(path, settings)))
+    settings = load_settings(source.name, given)
+    if len(paths) != bool(source.path):
         raise UsageError(
-            f"prepare {options.source}: takes {wanted or 'no'} path, not {len(paths)} "
-            f"({' '.join(paths) or 'none given'})"
+            f"prepare {source.name}: expected {'one' if source.path else 'no'} path, found "
+            f"{len(paths)} ({' '.join(paths) or 'none'})"
         )
-    for name in sorted(settings.model_fields_set):
-        if options.source not in sources_of(name):
-            raise UsageError(
-                f"{name}: is a setting of {' and '.join(sources_of(name))}, and {options.source} "
-                "would ignore it: leave it out"
-            )
     from raymed.launch.prepare import run_prepare
 
-    run_prepare(options.source, paths[0] if paths else None, settings, console)
+    run_prepare(source.name, paths[0] if paths else None, settings, console)
 
 
-def _quoted(path: Place) -> str:
+def _quoted(path: AnyPath) -> str:
     """A path or URI quoted for the shell, to which a URI's options would mean something else."""
     return shlex.quote(str(path))
 
@@ -129,8 +122,7 @@ def _train(options: argparse.Namespace, console: Console) -> None:
     from raymed.launch.run import run_training
 
     checkpoint = run_training(config, console)
-    best = checkpoint.history[-1]
-    score = f"{'CIDEr' if 'cider' in best else 'recall@5'} {best['score']:.3f}"
+    score = ranked_score(checkpoint.history[-1])
     _print(
         console,
         f"best: epoch {checkpoint.epoch}, validation {score}: {checkpoint.path}\n"
@@ -157,10 +149,10 @@ def _report(options: argparse.Namespace, console: Console) -> None:
     if len(outs) < len(options.settings):
         other = next(s for s in options.settings if not s.startswith("out="))
         raise UsageError(f"{other}: cannot be set here; only out=FILE can")
-    from raymed.tuning.report import write_report
+    from raymed.tuning.page import write_report
 
-    page = place(outs[-1]) if outs else place(options.run) / "report.html"
-    write_report(place(options.run), page)
+    page = as_path(outs[-1]) if outs else as_path(options.run) / "report.html"
+    write_report(as_path(options.run), page)
     _print(console, str(page))
 
 
@@ -172,7 +164,7 @@ def _finetune(options: argparse.Namespace, console: Console) -> None:
         raise UsageError(f"top: must be a number of trials, 1 or more, not {top!r}")
     from raymed.tuning.finetune import fine_tune
 
-    best = max(fine_tune(place(options.sweep), int(top), others, console), key=lambda r: r.score)
+    best = max(fine_tune(as_path(options.sweep), int(top), others, console), key=lambda r: r.score)
     _print(console, f"best: {best.folder}\nnext: raymed evaluate {_quoted(best.folder)} split=test")
 
 
@@ -185,7 +177,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
     allowed = ("split", "out", "data.path", "generation.")
     config = configuration.apply_settings(checkpoint.config, others, allowed)
     split = own.get("split", "test")
-    out = place(own.get("out") or place(options.checkpoint) / split)
+    out = as_path(own.get("out") or as_path(options.checkpoint) / split)
     evaluation = evaluate(checkpoint, config, split, out)
     console.print(evaluation.table())
     for note in evaluation.notes():
@@ -207,7 +199,7 @@ def _predict(options: argparse.Namespace, console: Console) -> None:
 
     checkpoint = _open_checkpoint(options.checkpoint)
     config = configuration.apply_settings(checkpoint.config, others, ("out", "generation."))
-    out = place(own.get("out", "predictions"))
+    out = as_path(own.get("out", "predictions"))
     for prediction in predict(checkpoint, config, images, out, partial(_print, console)):
         print_prediction(prediction, console)
     _print(console, f"predictions: {out / PREDICTIONS_FILE}")
@@ -232,7 +224,7 @@ def _table(options: argparse.Namespace, console: Console) -> None:
     if not files:
         raise UsageError("table: FILE is missing; give one such as tune_configs/table_phantom.yaml")
     configs = [configuration.load(file, settings) for file in files]
-    folders = [place(config.run.folder) / config.run.name for config in configs]
+    folders = [as_path(config.run.folder) / config.run.name for config in configs]
     for folder in folders:
         sharing = [file for file, own in zip(files, folders, strict=True) if own == folder]
         if len(sharing) > 1:
@@ -264,7 +256,7 @@ def _figure(options: argparse.Namespace, console: Console) -> None:
         values["data.path"],
         str(values["split"]),
         str(values["images"]),
-        place(str(values["out"])),
+        as_path(str(values["out"])),
     )
     _print(console, "\n".join(map(str, files)))
 

@@ -6,16 +6,15 @@ nearest valid name.
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
 
 from raymed import yaml12
 from raymed.errors import UsageError
-from raymed.keys import Decides, Locates
+from raymed.keys import Decides
 from raymed.sections import (
-    Column,
     DataConfig,
     GenerationConfig,
     LaunchConfig,
@@ -28,7 +27,9 @@ from raymed.sections import (
     TrainingConfig,
     TuneConfig,
 )
-from raymed.storage import Place, place, reason
+from raymed.storage import AnyPath, as_path, reason
+
+Settings = TypeVar("Settings", bound=PrepareConfig)
 
 SET_BY_THE_TABLE = ("model.system", "training.seed")
 """Keys that a table sets itself for each of its runs."""
@@ -81,21 +82,11 @@ def dotted_keys(section: type[Section] = Config, prefix: str = "") -> Iterator[s
 
 def keys_that_decide(*kinds: Decides) -> list[str]:
     """The dotted keys that affect any of these, in file order."""
-    return [key for key in dotted_keys() if not {*kinds}.isdisjoint(_metadata(key))]
+    return [key for key in dotted_keys() if not {*kinds}.isdisjoint(key_metadata(key))]
 
 
-def with_absolute_paths(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys and values with paths made absolute. Values of unknown keys are unchanged."""
-    known = [*dotted_keys()]
-    located = dict(values)
-    for key in [key for key, value in values.items() if key in known and value is not None]:
-        for mark in _metadata(key):
-            if isinstance(mark, Locates):
-                located[key] = mark.absolute(values[key])
-    return located
-
-
-def _metadata(key: str) -> list[Any]:
+def key_metadata(key: str) -> list[Any]:
+    """What `raymed.keys` says about a dotted key."""
     section, _, name = key.partition(".")
     owner = Config.model_fields[section].annotation
     assert isinstance(owner, type)
@@ -111,7 +102,7 @@ SEARCH_DEFAULTS: dict[str, Any] = {
 """Resets what to search and how, in the configuration of a single trial's run."""
 
 
-def load(path: str | Place | None, overrides: Sequence[str] = ()) -> Config:
+def load(path: str | AnyPath | None, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file (None: the defaults) and apply ``key=value`` overrides.
 
     A file may include others with ``base:``, one path or a list, relative to itself. Later files
@@ -121,7 +112,7 @@ def load(path: str | Place | None, overrides: Sequence[str] = ()) -> Config:
         UsageError: The file cannot be read, or a key or value is not valid.
     """
     origin = str(path) if path is not None else "defaults"
-    tree = _read(place(path)) if path is not None else {}
+    tree = _read(as_path(path)) if path is not None else {}
     for text in overrides:
         key, value = _key_value(text, origin)
         _put(tree, key, value, origin)
@@ -143,33 +134,40 @@ def apply_settings(config: Config, overrides: Sequence[str], allowed: tuple[str,
     return config.override(values, "settings")
 
 
-def load_prepare(overrides: Sequence[str]) -> PrepareConfig:
-    """The settings of `raymed prepare` from ``key=value`` texts.
+def load_prepare(overrides: Sequence[str], settings: type[Settings]) -> Settings:
+    """Parse the settings of `raymed prepare` from ``key=value`` arguments.
+
+    Args:
+        settings: The settings class of the source.
 
     Raises:
-        UsageError: A key or value is not valid; the message names all that are not.
+        UsageError: One or more keys or values are not valid; the message lists them all.
     """
+    fields = settings.model_fields
+    texts = [name for name, field in fields.items() if field.annotation in (str, str | None)]
+    mappings = {
+        name: get_args(get_args(field.annotation)[0])
+        for name, field in fields.items()
+        if get_origin(field.annotation) is dict
+    }
     tree: dict[str, Any] = {}
-    texts = [
-        name
-        for name, field in PrepareConfig.model_fields.items()
-        if field.annotation in (str, str | None)
-    ]
-    for text in overrides:
-        key, _, typed = text.partition("=")
-        # A comma or a number that is a folder's name is a text, whatever YAML would make of it.
-        literal = key in texts or (key.startswith("columns.") and not typed.startswith("["))
-        _put(tree, key, (typed or None) if literal else _key_value(text, "prepare")[1], "prepare")
+    for override in overrides:
+        key, _, value = override.partition("=")
+        in_mapping = key.partition(".")[0] in mappings and not value.startswith("[")
+        # Parsed as YAML, a comma or a folder called 2024 would not stay text.
+        is_text = key in texts or in_mapping
+        parsed = (value or None) if is_text else _key_value(override, "prepare")[1]
+        _put(tree, key, parsed, "prepare")
     try:
-        return PrepareConfig.model_validate(tree)
+        return settings.model_validate(tree)
     except ValidationError as error:
-        known = [k for k in PrepareConfig.model_fields if k != "columns"]
-        known += [f"columns.{field}" for field in get_args(Column)]
+        known = [name for name in fields if name not in mappings]
+        known += [f"{name}.{key}" for name, keys in mappings.items() for key in keys]
         faults = [_fault(dict(item), known) for item in error.errors()]
         raise UsageError(_listed("prepare", faults)) from None
 
 
-def _read(path: Place, seen: tuple[Place, ...] = ()) -> dict[str, Any]:
+def _read(path: AnyPath, seen: tuple[AnyPath, ...] = ()) -> dict[str, Any]:
     if path.absolute() in seen:
         raise UsageError(f"{path}: `base:` is circular; it leads back to a file that is being read")
     try:

@@ -9,16 +9,16 @@ from rich.console import Console
 
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
-from raymed.data.sources import prepare_source
+from raymed.data.prepare import prepare_source
+from raymed.data.sources.phantom import PhantomSettings
 from raymed.errors import UsageError
 from raymed.evaluation import PREDICTIONS_FILE, evaluate
 from raymed.launch.cluster import connected
 from raymed.launch.run import run_training
 from raymed.prediction import predict_rows, print_prediction
-from raymed.sections import PrepareConfig
-from raymed.storage import Place
+from raymed.storage import AnyPath
 from raymed.training.checkpoint import Checkpoint
-from raymed.tuning.report import write_report
+from raymed.tuning.page import write_report
 from raymed.tuning.sweep import Sweep, run_sweep
 from raymed.verdict import verdict
 
@@ -43,7 +43,7 @@ def run_demo(config: Config, console: Console) -> None:
     _empty(folder)
 
     console.rule("1  prepare: draw phantom studies with known findings")
-    settings = PrepareConfig(out=config.data.path, image_size=IMAGE_SIZE, studies=STUDIES)
+    settings = PhantomSettings(out=config.data.path, image_size=IMAGE_SIZE, studies=STUDIES)
     prepare_source("phantom", None, settings, console)
 
     with connected(config.launch.address):
@@ -98,7 +98,7 @@ def _print_results(config: Config, sweep: Sweep, page: Path, console: Console) -
     )
 
 
-def _short(path: Place | str) -> str:
+def _short(path: AnyPath | str) -> str:
     """A path relative to the working directory if it is below it."""
     full, here = os.path.abspath(str(path)), os.getcwd()
     return os.path.relpath(full, here) if full.startswith(here + os.sep) else full

@@ -27,7 +27,7 @@ from packaging.requirements import Requirement
 from raymed.cache import cache_folder
 from raymed.config import Config
 from raymed.errors import UsageError
-from raymed.launch.cluster import see_that_it_answers, see_that_sockets_fit, temporary_folder
+from raymed.launch.cluster import check_address, check_socket_paths, temporary_folder
 
 IMPORT_TIMEOUT_S = 120.0
 """How long an import may take, with a slow disk and a busy machine in mind."""
@@ -179,7 +179,7 @@ def _cluster(config: Config) -> Iterator[Check]:
         yield from _sockets()
         return
     try:
-        see_that_it_answers(address)
+        check_address(address)
     except UsageError as error:
         yield Check("Ray's address", shown, str(error), True)
     else:
@@ -188,7 +188,7 @@ def _cluster(config: Config) -> Iterator[Check]:
 
 def _sockets() -> Iterator[Check]:
     try:
-        see_that_sockets_fit()
+        check_socket_paths()
     except UsageError as error:
         yield Check("Ray's sockets", "cannot be created", str(error), True)
         return

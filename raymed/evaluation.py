@@ -1,17 +1,16 @@
-"""From a checkpoint and a split to predictions and scores, beside the two baselines.
+"""From a checkpoint and a split to predictions and scores, next to those of two baselines.
 
-Decoding is free-running, references are the full preprocessed reports, and a whole split is
-scored at once. Predictions are written as they come, and scored from what was written, so that
-memory holds those of a few hundred images at a time.
+Decoding is free-running, references are the full preprocessed reports, and a whole split is scored
+at once. Predictions are written as they are generated, and scored from the file, so that only those
+of a few hundred images are in memory at a time.
 """
 
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,18 +23,18 @@ from raymed.data.mapped import Column
 from raymed.errors import UsageError
 from raymed.generation import Report
 from raymed.metrics.baselines import NONE, best_constant, nearest
-from raymed.metrics.captions import caption_scores, cider
 from raymed.metrics.ngrams import CHUNK, chunks, distinct
 from raymed.metrics.normality import normality_share
-from raymed.metrics.tags import recall_at
-from raymed.progress import tracked
-from raymed.provenance import Record, made_from, refuse_others, with_record
-from raymed.scores import Evaluation, Scores
-from raymed.storage import Place, fetched, output, reason, write_whole
+from raymed.metrics.scoring import Predictions, Scores, score_split
+from raymed.metrics.table import objective_metrics, scored_metrics
+from raymed.progress import track
+from raymed.provenance import Record, made_from, refuse_to_overwrite, with_record
+from raymed.scores import Evaluation
+from raymed.storage import AnyPath, atomic_write_text, local_copy, reason, user_output
 from raymed.training.checkpoint import Checkpoint
+from raymed.training.split_reports import write_reports
 from raymed.training.trained_on import overlap
-from raymed.training.validation import write_reports
-from raymed.training.worker import Worker, local_device
+from raymed.training.worker import local_device
 
 RANKED_TAGS = 20
 PREDICTIONS_FILE = "predictions.parquet"
@@ -47,7 +46,7 @@ Other = TypeVar("Other")
 
 
 class Stream(Generic[T]):
-    """As many entries as a split has images, made anew each time they are gone through."""
+    """A sized iterable with an entry for each image, computed anew on each iteration."""
 
     def __init__(self, length: int, entries: Callable[[], Iterator[T]]) -> None:
         self._length = length
@@ -64,12 +63,13 @@ class Stream(Generic[T]):
 
 
 @dataclass(frozen=True)
-class Written:
-    """What one way of writing reports gave for every image of a split.
+class SplitReports:
+    """The reports and tags that a model or a baseline gives to each image of a split.
 
     Attributes:
-        sentences: of each image's report; None of a system that writes none.
-        tags: of each image, the likeliest first; 20 of them, or the whole vocabulary if smaller.
+        sentences: The sentences of each image's report; None if it writes none.
+        tags: The `RANKED_TAGS` most probable tags of each image, in order; fewer if the vocabulary
+            is smaller.
     """
 
     sentences: Stream[list[str]] | None
@@ -81,78 +81,83 @@ class Written:
         return self.sentences.map(lambda report: " ".join(filter(None, report)))
 
 
-class Baseline(NamedTuple):
-    """A baseline's scores on the images that a run is validated on."""
-
-    cider: float
-    recall_5: float
-
-
-def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: Place) -> Evaluation:
-    """Write the reports of a split, score them, and leave predictions and scores in ``out``.
+def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: AnyPath) -> Evaluation:
+    """Generate the reports of a split, score them, and write predictions and scores to ``out``.
 
     Args:
-        checkpoint: the model.
-        config: the checkpoint's, with what is to differ (data.path, generation).
+        checkpoint: The model.
+        config: The checkpoint's configuration, with any changes to ``data.path`` and
+            ``generation``.
         split_name: ``train``, ``val`` or ``test``.
-        out: folder for ``predictions.parquet`` and ``scores.json``.
+        out: Folder for ``predictions.parquet`` and ``scores.json``.
 
     Raises:
-        UsageError: the dataset cannot be opened, its images have another size, or ``out`` holds
-            results that were made from something else.
+        UsageError: The dataset cannot be opened, its images have another size, or ``out`` contains
+            results of another checkpoint, dataset or configuration.
     """
-    dataset = PreparedDataset.open(config.data.path)
-    if dataset.info.image_size != checkpoint.image_size:
-        raise UsageError(
-            f"{config.data.path}: its images have {dataset.info.image_size} pixels, and "
-            f"{checkpoint.path} was trained on {checkpoint.image_size}: prepare it again with "
-            f"image_size={checkpoint.image_size}"
-        )
+    dataset = _open_dataset(checkpoint, config)
     record = made_from(checkpoint, config, dataset, split_name)
-    refuse_others(out, (PREDICTIONS_FILE, SCORES_FILE), record)
+    refuse_to_overwrite(out, (PREDICTIONS_FILE, SCORES_FILE), record)
     split = dataset.split(split_name)
     trained_on = overlap(checkpoint, dataset, split_name)
     without_model = baselines(dataset, split_name, None)
-    writes, reports = _by_model(checkpoint, config, split)
+    writes, reports = _generate_reports(checkpoint, config, split)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{out}: cannot be written ({reason(error)})") from error
     _write_predictions(out / PREDICTIONS_FILE, split, writes, reports, without_model, record)
-    rows, meteor_missing = {}, None
-    with fetched(out / PREDICTIONS_FILE) as predictions:
+    rows: dict[str, Scores] = {}
+    unavailable: dict[str, str] = {}
+    with local_copy(out / PREDICTIONS_FILE) as predictions:
         sentences = Stream(len(split), lambda: _column(predictions, "sentences"))
         tags = Stream(len(split), lambda: _column(predictions, "predicted_tags"))
-        system = Written(sentences if writes else None, tags)
+        system = SplitReports(sentences if writes else None, tags)
         for name, written in {config.model.system: system, **without_model}.items():
-            # One lexicon for all: METEOR's table of paraphrases is made once per dataset.
+            # The same lexicon for all, so that METEOR's paraphrase table is built once per dataset.
             lexicon = chain(dataset.words, split.references)
-            rows[name], meteor_missing = _scores(split, written, lexicon)
+            scored = _predictions(split, written, lexicon)
+            rows[name], reasons = score_split(scored, scored_metrics())
+            unavailable |= reasons
     evaluation = Evaluation(
         split=split_name,
         images=len(split),
         rows=rows,
         truth_normality=normality_share(chain.from_iterable(split.sentences)),
         truth_distinct=distinct(split.references),
-        meteor_missing=meteor_missing,
+        unavailable=unavailable,
         trained_on=trained_on,
         made_from=record,
     )
     try:
-        write_whole(out / SCORES_FILE, json.dumps(_jsonable(asdict(evaluation)), indent=1))
+        atomic_write_text(out / SCORES_FILE, json.dumps(evaluation.as_json(), indent=1))
     except OSError as error:
         raise UsageError(f"{out}: cannot be written ({reason(error)})") from error
     return evaluation
 
 
-def baselines(dataset: PreparedDataset, split_name: str, images: int | None) -> dict[str, Written]:
-    """What needs no model, of the first ``images`` images of a split (None: of all).
+def _open_dataset(checkpoint: Checkpoint, config: Config) -> PreparedDataset:
+    """Open the dataset, whose images must have the size of those the model was trained on."""
+    dataset = PreparedDataset.open(config.data.path)
+    if dataset.info.image_size != checkpoint.image_size:
+        raise UsageError(
+            f"{config.data.path}: its images have {dataset.info.image_size} pixels, but "
+            f"{checkpoint.path} was trained on {checkpoint.image_size}: prepare it again with "
+            f"image_size={checkpoint.image_size}"
+        )
+    return dataset
 
-    One fixed report for all of them, and the nearest training image's. The constant report, chosen
-    on the training split, comes with the most frequent tags; the nearest image's tags come before
-    those. For a training image, images of its own study do not count: they would be its report
-    itself, which no image of another split can find where studies are kept together. Where there is
-    no other study, no report is written.
+
+def baselines(
+    dataset: PreparedDataset, split_name: str, images: int | None
+) -> dict[str, SplitReports]:
+    """The two baselines that need no model, on the first ``images`` images of a split (None: all).
+
+    The constant report, the best on the training split, is given to every image, with the most
+    frequent tags. The nearest training image's report is given with that image's tags, followed by
+    the most frequent ones. A training image's own study does not count as near: it has the report
+    itself, which no image of another split could find where studies are kept together. If there is
+    no other study, the report is empty.
     """
     train, split = dataset.split("train"), dataset.split(split_name)
     count = len(split) if images is None else min(images, len(split))
@@ -171,10 +176,10 @@ def baselines(dataset: PreparedDataset, split_name: str, images: int | None) -> 
         )
 
     return {
-        "constant report": Written(
+        "constant report": SplitReports(
             Stream(count, lambda: repeat(fixed)), Stream(count, lambda: repeat(frequent))
         ),
-        "nearest image": Written(
+        "nearest image": SplitReports(
             of_neighbours(train.sentences),
             of_neighbours(train.tags).map(lambda tags: _ranked([*tags, *frequent])),
         ),
@@ -183,75 +188,54 @@ def baselines(dataset: PreparedDataset, split_name: str, images: int | None) -> 
 
 def baseline_scores(
     dataset: PreparedDataset, split_name: str, images: int | None
-) -> dict[str, Baseline]:
-    """Scores of the two baselines on the first ``images`` images of a split (None: on all)."""
+) -> dict[str, Scores]:
+    """Scores of the two baselines, on a split's first ``images`` images (None: all).
+
+    Measured is what a sweep can search for.
+    """
     split = dataset.split(split_name)
-    scores = {}
-    for name, written in baselines(dataset, split_name, images).items():
-        references = Stream(len(written.tags), lambda: iter(split.references))
-        recall_5, *_ = _recalls(islice(split.tags, len(written.tags)), written.tags)
-        scores[name] = Baseline(cider(references, written.texts), recall_5)
-    return scores
+    metrics = [metric for metric in objective_metrics() if metric.module]
+    return {
+        name: score_split(_predictions(split, written), metrics)[0]
+        for name, written in baselines(dataset, split_name, images).items()
+    }
 
 
-def _by_model(
+def _generate_reports(
     checkpoint: Checkpoint, config: Config, split: Split
 ) -> tuple[bool, Iterator[Report]]:
-    """Whether the model writes reports, and what it gives for each image, as it comes.
+    """Whether the model writes reports, and each image's report as it is generated.
 
-    Of a report's tags, those that are ranked are left.
+    Reports are left with their `RANKED_TAGS` most probable tags.
     """
     device = local_device()
     model = checkpoint.build_model(device)
     limits = config.generation.max_sentences, config.generation.max_words
     tokenised = TokenisedSplit(split, checkpoint.vocabulary, *limits)
     rows = np.arange(len(split))
-    written = tracked(
-        write_reports(model, tokenised, rows, checkpoint.vocabulary, config, Worker(device)),
+    written = track(
+        write_reports(model, tokenised, rows, config),
         "writing reports",
         len(rows),
     )
-    # With its probability, every tag of a vocabulary of 1,000 takes 80 KB.
+    # All tags of a vocabulary of 1,000 would take 80 KB per report, with their probabilities.
     return model.writer is not None, (
         replace(report, tags=report.tags[:RANKED_TAGS]) for _, report in written
     )
 
 
-def _scores(split: Split, written: Written, lexicon: Iterable[str]) -> tuple[Scores, str | None]:
-    recalls = _recalls(split.tags, written.tags)
-    if written.sentences is None:
-        return Scores(*recalls), None
-    captions = caption_scores(split.references, written.texts, lexicon)
-    scores = Scores(
-        *recalls,
-        bleu_1=captions.bleu_1,
-        bleu_2=captions.bleu_2,
-        bleu_3=captions.bleu_3,
-        bleu_4=captions.bleu_4,
-        meteor=captions.meteor,
-        rouge_l=captions.rouge_l,
-        cider=captions.cider,
-        normality=normality_share(chain.from_iterable(written.sentences)),
-        distinct=captions.distinct,
+def _predictions(split: Split, written: SplitReports, lexicon: Iterable[str] = ()) -> Predictions:
+    """A writer's predictions for the first images of a split, as many as it has, with the truth."""
+    count = len(written.tags)
+    writes = written.sentences is not None
+    return Predictions(
+        references=Stream(count, lambda: iter(split.references)),
+        reports=written.texts if writes else None,
+        sentences=written.sentences,
+        tags=Stream(count, lambda: iter(split.tags)),
+        predicted_tags=written.tags,
+        lexicon=lexicon,
     )
-    return scores, captions.meteor_missing
-
-
-def _recalls(truth: Iterable[list[str]], ranked: Iterable[list[str]]) -> tuple[float, float, float]:
-    """Tag recall@5, @10 and @20."""
-    sums, images = np.zeros(3), 0
-    for some in chunks(zip(truth, ranked, strict=True)):
-        # Images without tags are left out. Tags by number, so that one outside the ranking's
-        # vocabulary still counts as missed.
-        numbers: dict[str, int] = {}
-        ids = np.array([[numbers.setdefault(t, len(numbers)) for t in tags] for _, tags in some])
-        true_ids = [{numbers.setdefault(t, len(numbers)) for t in tags} for tags, _ in some]
-        tagged = sum(map(bool, true_ids))
-        if tagged:
-            sums += [recall_at(k, ids, true_ids) * tagged for k in (5, 10, 20)]
-        images += tagged
-    at_5, at_10, at_20 = sums / images if images else [math.nan] * 3
-    return float(at_5), float(at_10), float(at_20)
 
 
 def _ranked(tags: list[str]) -> list[str]:
@@ -259,14 +243,14 @@ def _ranked(tags: list[str]) -> list[str]:
 
 
 def _write_predictions(
-    path: Place,
+    path: AnyPath,
     split: Split,
     writes: bool,
     reports: Iterator[Report],
-    without_model: dict[str, Written],
+    without_model: dict[str, SplitReports],
     record: Record,
 ) -> None:
-    """Write predictions in groups of rows as they come."""
+    """Write predictions in chunks as they are generated."""
     text, texts = pa.string(), pa.list_(pa.string())
     own = {"report": text, "sentences": texts} if writes else {}
     names = {"image_id": text, "study": text, "reference": text, **own}
@@ -282,7 +266,7 @@ def _write_predictions(
         *(written.texts for written in without_model.values()),
         strict=True,
     )
-    with output(path) as partial, pq.ParquetWriter(partial, schema) as writer:
+    with user_output(path) as partial, pq.ParquetWriter(partial, schema) as writer:
         for some in chunks(rows):
             image_ids, studies, references, tags, by_model, constant, neighbour = zip(
                 *some, strict=True
@@ -306,10 +290,3 @@ def _column(predictions: Path, name: str) -> Iterator[Any]:
     with pq.ParquetFile(predictions) as file:
         for batch in file.iter_batches(CHUNK, columns=[name]):
             yield from batch.column(0).to_pylist()
-
-
-def _jsonable(value: Any) -> Any:
-    """JSON has no NaN: what could not be measured is null."""
-    if isinstance(value, dict):
-        return {key: _jsonable(item) for key, item in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -9,42 +9,43 @@ import numpy as np
 from raymed.data.dataset import PreparedDataset, Split
 from raymed.errors import UsageError
 from raymed.metrics.normality import describes_normality
-from raymed.prediction import Reporter
-from raymed.provenance import made_from, refuse_others
-from raymed.reports.attention import AttendedStudy, attention_figure, attention_page
+from raymed.prediction import ReportGenerator
+from raymed.provenance import made_from, refuse_to_overwrite
+from raymed.reports.attended import AttendedStudy
+from raymed.reports.attention import attention_figure, attention_page
 from raymed.reports.comparison import ComparedStudy, comparison_figure, comparison_page
-from raymed.storage import Place
+from raymed.storage import AnyPath
 from raymed.training.checkpoint import Checkpoint
 
 SHOWN = 4
-"""Studies in a figure where none are named, as many as in the paper's."""
+"""The number of studies in a figure if none are named, as in the paper."""
 NORMAL = "normal"
-"""The tag of a study without an abnormality, in datasets that have it."""
+"""The tag of a study without abnormalities, in datasets that have one."""
 
 
 def make_figure(
-    figure: str, runs: Sequence[str], data: str | None, split_name: str, names: str, out: Place
-) -> list[Place]:
+    figure: str, runs: Sequence[str], data: str | None, split_name: str, names: str, out: AnyPath
+) -> list[AnyPath]:
     """Draw a figure as PNG and as one HTML page.
+
+    The page records what it was made from in a `meta` element.
 
     Args:
         figure: ``3`` (reports of several systems beside the truth, one PNG) or ``4`` (the
             attention of each sentence, a PNG for each study).
-        runs: folders of runs or checkpoints; figure 4 takes one.
-        data: the prepared dataset; None: the one that the first run was trained on.
+        runs: Folders of runs or checkpoints; figure 4 takes one.
+        data: The prepared dataset; None: the one that the first run was trained on.
         split_name: ``train``, ``val`` or ``test``.
-        names: ids of images, separated by commas; empty: the first ones of the split whose report
-            describes an abnormality.
-        out: folder to write to.
-
-    What they were made from stands in the page, as a `meta` element.
+        names: Ids of images, separated by commas; empty: the split's first images whose reports
+            describe an abnormality.
+        out: The folder to write to.
 
     Returns:
         The files written, the page last.
 
     Raises:
-        UsageError: a run, the dataset or an image is not there, no report describes an
-            abnormality, the runs' images have different sizes, ``out`` holds such a figure of
+        UsageError: A run, the dataset or an image does not exist, no report describes an
+            abnormality, the runs' images differ in size, ``out`` has such a figure made from
             something else, or a file cannot be written.
     """
     checkpoints = [Checkpoint.open(run) for run in runs]
@@ -53,7 +54,7 @@ def make_figure(
     for run, checkpoint in zip(runs, checkpoints, strict=True):
         if checkpoint.image_size != dataset.info.image_size:
             raise UsageError(
-                f"{run}: was trained on images of {checkpoint.image_size} pixels, and those of "
+                f"{run}: was trained on images of {checkpoint.image_size} pixels, but those of "
                 f"{path} have {dataset.info.image_size}"
             )
     split = dataset.split(split_name)
@@ -69,16 +70,18 @@ def make_figure(
     }
     page = f"figure-{figure}.html"
     found = sorted(file.name for file in out.glob(f"figure-{figure}*"))
-    refuse_others(out, (page,) if page in found else found, record)
-    noted = _note(checkpoints, path, split_name), json.dumps(record)
+    refuse_to_overwrite(out, (page,) if page in found else found, record)
+    origin = _note(checkpoints, path, split_name), json.dumps(record)
     if figure == "3":
-        return _figure_3(checkpoints, split, rows, noted, out)
-    return _figure_4(checkpoints[0], split, rows, noted, out)
+        return _figure_3(checkpoints, split, rows, origin, out)
+    return _figure_4(checkpoints[0], split, rows, origin, out)
 
 
 def abnormal_rows(split: Split) -> list[int]:
-    """The images whose report describes an abnormality: not every sentence is one of normality,
-    and `normal` is not their tag (that bones are intact says no word of normality).
+    """The images whose reports describe an abnormality, by row.
+
+    Some sentence describes no normality, and the image is not tagged `normal`: "bones are intact"
+    has no word of normality either.
     """
     return [
         row
@@ -90,9 +93,9 @@ def abnormal_rows(split: Split) -> list[int]:
 def attended_studies(
     checkpoint: Checkpoint, split: Split, rows: Sequence[int]
 ) -> list[AttendedStudy]:
-    """What a checkpoint writes of some images of a split, with its attention, beside the truth."""
+    """A checkpoint's reports of some images of a split, with its attention and the truth."""
     pictures = split.pixels(np.array(rows))
-    reports = Reporter(checkpoint, checkpoint.config.generation)(pictures)
+    reports = ReportGenerator(checkpoint, checkpoint.config.generation)(pictures)
     return [
         AttendedStudy(
             split.image_ids[row], picture, one.sentences, one.report.tags, split.sentences[row]
@@ -125,43 +128,43 @@ def _figure_3(
     checkpoints: Sequence[Checkpoint],
     split: Split,
     rows: list[int],
-    noted: tuple[str, str],
-    out: Place,
-) -> list[Place]:
+    origin: tuple[str, str],
+    out: AnyPath,
+) -> list[AnyPath]:
     pictures = split.pixels(np.array(rows))
     written = {}
     for number, checkpoint in enumerate(checkpoints, start=1):
         name = checkpoint.config.model.system
         if name in written:
             name = f"{name} ({number}: {checkpoint.path.parent.parent.name})"
-        written[name] = Reporter(checkpoint, checkpoint.config.generation)(pictures)
+        written[name] = ReportGenerator(checkpoint, checkpoint.config.generation)(pictures)
     studies = [
         ComparedStudy(
             split.image_ids[row],
             picture,
             split.sentences[row],
-            {name: reports[place].report.sentences for name, reports in written.items()},
+            {name: reports[index].report.sentences for name, reports in written.items()},
         )
-        for place, (row, picture) in enumerate(zip(rows, pictures, strict=True))
+        for index, (row, picture) in enumerate(zip(rows, pictures, strict=True))
     ]
     files = [out / "figure-3.png", out / "figure-3.html"]
-    comparison_figure(files[0], studies, noted[0])
-    comparison_page(files[1], studies, *noted)
+    comparison_figure(files[0], studies, origin[0])
+    comparison_page(files[1], studies, *origin)
     return files
 
 
 def _figure_4(
-    checkpoint: Checkpoint, split: Split, rows: list[int], noted: tuple[str, str], out: Place
-) -> list[Place]:
+    checkpoint: Checkpoint, split: Split, rows: list[int], origin: tuple[str, str], out: AnyPath
+) -> list[AnyPath]:
     studies = attended_studies(checkpoint, split, rows)
-    # An id may be a path, and files of one name may lie in several folders.
+    # An id may be a path, and several folders may have files of the same name.
     names = ["-".join(Path(study.name).with_suffix("").parts) for study in studies]
     files = [out / f"figure-4-{name}.png" for name in names]
     for file, study in zip(files, studies, strict=True):
         truth = ". ".join(study.truth or ())
         attention_figure(file, study.image, study.sentences, study.tags, study.name, truth)
     page = out / "figure-4.html"
-    attention_page(page, studies, *noted)
+    attention_page(page, studies, *origin)
     return [*files, page]
 
 

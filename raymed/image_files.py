@@ -1,36 +1,36 @@
-"""The image files that a user names, by their paths or by folders of them."""
+"""The image files that a user gives, by path or by folder."""
 
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from raymed.storage import Place
+from raymed.storage import AnyPath
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")
 STARTS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
-"""First bytes of PNG, JPEG and the two kinds of TIFF."""
+"""The first bytes of PNG, JPEG and both byte orders of TIFF."""
 DICOM_MARK = slice(128, 132)
 
 
 class ImageFiles:
-    """Paths as they are given, and those of all images in folders and the folders below.
+    """Iterates over the given files, and over all images in the given folders and their subfolders.
 
-    In a folder a file is an image if its name ends like one's, or if it begins like one. What is
-    hidden, and the folder ``apart``, are left out. Files are found anew each time they are gone
-    through, in the order of their names.
+    A file in a folder is an image if it has an image's suffix or an image's first bytes. Hidden
+    files and folders, and the folder ``excluded``, are skipped. Each iteration lists the folders
+    anew, in the order of names.
 
     Args:
-        given: files and folders.
-        apart: where results are written, which may lie in a folder of images.
+        given: Files and folders.
+        excluded: The folder of results, which may lie in a folder of images.
 
     Attributes:
-        passed_over: files of the folders that were no images, the last time.
-        empty: folders that had no image, the last time.
+        passed_over: The number of files in the folders that were not images, in the last iteration.
+        empty: The folders without images, in the last iteration.
     """
 
-    def __init__(self, given: Sequence[str], apart: Place) -> None:
+    def __init__(self, given: Sequence[str], excluded: AnyPath) -> None:
         self.given = given
-        self.apart = os.path.realpath(apart) if isinstance(apart, Path) else None
+        self.excluded = os.path.realpath(excluded) if isinstance(excluded, Path) else None
         self.passed_over = 0
         self.empty: list[str] = []
 
@@ -51,7 +51,7 @@ class ImageFiles:
             folders[:] = sorted(
                 name
                 for name in folders
-                if name[0] != "." and os.path.realpath(Path(where, name)) != self.apart
+                if name[0] != "." and os.path.realpath(Path(where, name)) != self.excluded
             )
             for path in (Path(where, name) for name in sorted(files) if name[0] != "."):
                 if _is_image(path):

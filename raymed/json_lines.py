@@ -1,4 +1,4 @@
-"""A JSON Lines file of predictions, to which lines are added as they come."""
+"""A JSON Lines file of predictions, appended to as they are made."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from raymed.errors import UsageError
-from raymed.storage import Place, fetched, output, reason, written_whole
+from raymed.storage import AnyPath, atomic_path, local_copy, reason, user_output
 
 
 @dataclass(frozen=True)
@@ -16,17 +16,17 @@ class Lines:
     """An open file.
 
     Attributes:
-        figures: that its earlier lines name.
+        figures: The figures that its earlier lines name.
     """
 
     figures: set[str]
     _file: TextIO
 
     def add(self, line: dict[str, Any]) -> None:
-        """Write a line, so that it is there whatever comes after.
+        """Append a line and flush it, so that it outlives the process.
 
         Raises:
-            UsageError: it cannot be written.
+            UsageError: The file cannot be written.
         """
         try:
             self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -36,22 +36,22 @@ class Lines:
 
 
 @contextmanager
-def added_lines(file: Place, images: Iterable[Path]) -> Iterator[Lines]:
-    """Add to a file inside the block; its lines of these images, and half ones, are dropped first.
+def added_lines(file: AnyPath, images: Iterable[Path]) -> Iterator[Lines]:
+    """Append to a file, without its earlier lines of the same images and its incomplete ones.
 
-    At a URI all lines appear at the end of the block.
+    At a URI all lines appear when the context ends.
 
     Raises:
-        UsageError: it cannot be written.
+        UsageError: The file cannot be written.
     """
     with ExitStack() as stack:
         try:
             figures = set()
-            target = file if isinstance(file, Path) else stack.enter_context(output(file))
+            target = file if isinstance(file, Path) else stack.enter_context(user_output(file))
             if file.exists():
-                again = set(map(str, images))
-                with fetched(file) as before, written_whole(target) as kept:
-                    figures = _copy(before, kept, again)
+                replaced = set(map(str, images))
+                with local_copy(file) as before, atomic_path(target) as kept:
+                    figures = _copy(before, kept, replaced)
             opened = stack.enter_context(target.open("a", encoding="utf-8"))
         except OSError as error:
             raise UsageError(f"{file}: cannot be written ({reason(error)})") from error
@@ -59,7 +59,7 @@ def added_lines(file: Place, images: Iterable[Path]) -> Iterator[Lines]:
 
 
 def _copy(before: Path, kept: Path, dropped: set[str]) -> set[str]:
-    """Copy the lines of all images but some; the figures that they name."""
+    """Copy the lines of all images but ``dropped``; returns the figures that they name."""
     figures = set()
     with before.open(encoding="utf-8") as lines, kept.open("w", encoding="utf-8") as copy:
         for line in lines:
@@ -67,7 +67,7 @@ def _copy(before: Path, kept: Path, dropped: set[str]) -> set[str]:
                 content = json.loads(line)
                 known = content["image"] in dropped
             except (ValueError, KeyError, TypeError):
-                # Of a process that was killed while it wrote this line.
+                # The process was killed while it wrote this line.
                 continue
             if not known:
                 copy.write(line)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from raymed.storage import place
+from raymed.storage import as_path
 
 
 class Decides(Enum):
@@ -36,15 +36,8 @@ class Locates:
     absolute: Callable[[Any], Any]
 
 
-class For:
-    """Limits a setting of `raymed prepare` to some sources."""
-
-    def __init__(self, *sources: str) -> None:
-        self.sources = sources
-
-
 def _absolute(path: str) -> str:
-    return str(place(path).absolute())
+    return str(as_path(path).absolute())
 
 
 def _weights(name: str) -> str:

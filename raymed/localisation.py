@@ -1,8 +1,8 @@
-"""Attention measured: does it look at the finding that the sentence is about?
+"""Scores of attention: is it on the finding that the sentence is about?
 
-Where the place of every finding is known, as on the phantom, the strongest region of a sentence
-falls on the finding or beside it (the pointing game of Zhang et al. 2016), and the tag of the
-strongest semantic attention is the finding's or another.
+Where the location of every finding is known, as on the phantom, a sentence's strongest region
+either hits the finding or misses it (the pointing game of Zhang et al. 2016), and the tag of
+strongest semantic attention is either the finding's or another.
 """
 
 import json
@@ -16,11 +16,11 @@ from raymed.data.dataset import PreparedDataset
 from raymed.data.examples import Finding
 from raymed.errors import UsageError
 from raymed.metrics.normality import describes_normality
-from raymed.prediction import Reporter
-from raymed.progress import tracked
-from raymed.provenance import KEY, made_from, refuse_others
-from raymed.reports.attention import AttendedSentence
-from raymed.storage import Place, reason, write_whole
+from raymed.prediction import ReportGenerator
+from raymed.progress import track
+from raymed.provenance import KEY, made_from, refuse_to_overwrite
+from raymed.reports.attended import AttendedSentence
+from raymed.storage import AnyPath, atomic_write_text, reason
 from raymed.training.checkpoint import Checkpoint
 
 ATTENTION_FILE = "attention.json"
@@ -28,16 +28,16 @@ ATTENTION_FILE = "attention.json"
 
 @dataclass(frozen=True)
 class AttentionScores:
-    """Over the abnormal sentences of a split: those that name a finding and no normality.
+    """Over a split's abnormal sentences: those that name a finding and have no word of normality.
 
     Attributes:
-        sentences: how many were written.
-        right: share of them that name a finding which the image has; the rest is over these.
-        region: share whose strongest region falls on the finding; None without visual attention.
-        region_chance: the same share for a region drawn at random.
-        region_fixed: the same share for the one region that scores best for all images alike.
-        tag: share whose strongest tag is the finding's; None without semantic attention.
-        tag_chance: the same share for one of the attended tags drawn at random.
+        sentences: The number of these sentences.
+        right: The share that name a finding of the image; all other shares are over these.
+        region: The share whose strongest region is on the finding; None without visual attention.
+        region_chance: The same for a random region.
+        region_fixed: The same for the single region that scores best over all images.
+        tag: The share whose strongest tag is the finding's; None without semantic attention.
+        tag_chance: The same for a random one of the attended tags.
     """
 
     sentences: int
@@ -50,35 +50,35 @@ class AttentionScores:
 
 
 def measure_attention(
-    checkpoint: Checkpoint, config: Config, split_name: str, out: Place
+    checkpoint: Checkpoint, config: Config, split_name: str, out: AnyPath
 ) -> AttentionScores | None:
-    """Write the reports of a split, score their attention, and leave the scores in ``out``.
+    """Write the reports of a split and save the scores of their attention in ``out``.
 
     Returns:
-        None where the dataset does not know the place of any finding.
+        The scores; None if the dataset has no finding of known location.
 
     Raises:
-        UsageError: ``out`` cannot be written, or holds scores that were made from something else.
+        UsageError: ``out`` cannot be written, or has scores made from something else.
     """
     dataset = PreparedDataset.open(config.data.path)
     split = dataset.split(split_name)
     if not any(split.findings):
         return None
     record = made_from(checkpoint, config, dataset, split_name)
-    refuse_others(out, (ATTENTION_FILE,), record)
-    report = Reporter(checkpoint, config.generation)
+    refuse_to_overwrite(out, (ATTENTION_FILE,), record)
+    report = ReportGenerator(checkpoint, config.generation)
     size = config.training.batch_size
     batches = np.array_split(np.arange(len(split)), -(-len(split) // size))
     reports = [
         written.sentences
-        for rows in tracked(batches, "writing reports with attention, batches", len(batches))
+        for rows in track(batches, "writing reports with attention, batches", len(batches))
         for written in report(split.pixels(rows))
     ]
     scores = attention_scores(reports, split.findings)
     try:
         out.mkdir(parents=True, exist_ok=True)
         content = {**asdict(scores), KEY: record}
-        write_whole(out / ATTENTION_FILE, json.dumps(content, indent=1))
+        atomic_write_text(out / ATTENTION_FILE, json.dumps(content, indent=1))
     except OSError as error:
         raise UsageError(f"{out}: cannot be written ({reason(error)})") from error
     return scores
@@ -90,8 +90,8 @@ def attention_scores(
     """Score the attention of generated reports against the images' findings.
 
     Args:
-        reports: the attended sentences of each image's report.
-        findings: of each image, with their places.
+        reports: The attended sentences of each image's report.
+        findings: Each image's findings, with their locations.
     """
     names = {finding.tag for image in findings for finding in image}
     written, hits, tag_hits, tag_chances = 0, [], [], []
@@ -101,17 +101,17 @@ def attention_scores(
             if describes_normality(sentence.text) or not _named(sentence.text, names):
                 continue
             written += 1
-            there = [one for one in present if _named(sentence.text, {one.tag})]
-            if not there:
+            named = [one for one in present if _named(sentence.text, {one.tag})]
+            if not named:
                 continue
             right += 1
             if sentence.alpha is not None:
-                on_finding = np.any([covered(one, sentence.alpha.shape) for one in there], axis=0)
+                on_finding = np.any([covered(one, sentence.alpha.shape) for one in named], axis=0)
                 hits.append((sentence.alpha.argmax(), on_finding.flatten()))
             if sentence.tags:
                 tags = [tag for tag, _ in sentence.tags]
                 strongest = max(sentence.tags, key=lambda pair: pair[1])[0]
-                wanted = {one.tag for one in there}
+                wanted = {one.tag for one in named}
                 tag_hits.append(strongest in wanted)
                 tag_chances.append(len(wanted.intersection(tags)) / len(tags))
     if not written:
@@ -129,8 +129,8 @@ def attention_scores(
 
 
 def covered(finding: Finding, grid: tuple[int, ...]) -> np.ndarray:
-    """Which regions of a grid [h, w] the finding's box reaches into: bool [h, w]."""
-    # A region's end is the next one's begin to the last bit; a sum of two fractions would not be.
+    """The regions of a grid [h, w] that overlap the finding's box: bool [h, w]."""
+    # A region ends exactly where the next one begins, which sums of fractions would not ensure.
     rows, columns = (np.arange(size + 1) / size for size in grid)
     in_rows = (rows[:-1] < finding.bottom) & (rows[1:] > finding.top)
     in_columns = (columns[:-1] < finding.right) & (columns[1:] > finding.left)

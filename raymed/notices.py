@@ -1,3 +1,3 @@
-"""What every prediction says about its use."""
+"""What every page, figure and prediction says about its use."""
 
 NOT_FOR_CLINICAL_USE = "Research software. Not a medical device; not for clinical use."

@@ -1,4 +1,4 @@
-"""Reports for images on disk: needs a checkpoint and the images, nothing else."""
+"""Reports of image files: needs a checkpoint and the images, nothing else."""
 
 import json
 from collections import Counter
@@ -18,16 +18,16 @@ from raymed.data.dataset import Split
 from raymed.data.images import ImageError, read_image
 from raymed.errors import UsageError
 from raymed.evaluation import RANKED_TAGS
-from raymed.generation import Report, attended, generate
+from raymed.generation import Report, add_attention, generate
 from raymed.image_files import ImageFiles
 from raymed.json_lines import added_lines
 from raymed.model.system import Reading
 from raymed.notices import NOT_FOR_CLINICAL_USE
 from raymed.progress import Progress
-from raymed.provenance import KEY, Record, made_from, refuse_others
-from raymed.reports.attention import AttendedSentence, attention_figure
+from raymed.provenance import KEY, Record, made_from, refuse_to_overwrite
+from raymed.reports.attended import AttendedSentence
 from raymed.sections import GenerationConfig
-from raymed.storage import Place, output
+from raymed.storage import AnyPath, user_output
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.worker import local_device
 
@@ -37,15 +37,21 @@ RECORD_FILE = "made_from.json"
 
 @dataclass(frozen=True)
 class Prediction:
-    """The report of one image and where its attention figure lies."""
+    """The report of one image.
+
+    Attributes:
+        image: The image's name.
+        report: The generated report.
+        figure: The file with its attention figure.
+    """
 
     image: str
     report: Report
-    figure: Place
+    figure: AnyPath
 
 
 def print_prediction(prediction: Prediction, console: Console) -> None:
-    """The five likeliest tags and the report, a sentence to a line."""
+    """Print the five most probable tags and the report, one sentence per line."""
     tags = ", ".join(f"{tag} {share:.2f}" for tag, share in prediction.report.tags[:5])
     console.print(prediction.image, style="bold", highlight=False, markup=False, soft_wrap=True)
     for line in (f"tags: {tags}", *prediction.report.sentences, f"attention: {prediction.figure}"):
@@ -57,78 +63,78 @@ def predict(
     checkpoint: Checkpoint,
     config: Config,
     images: Sequence[str],
-    out: Place,
-    say: Callable[[str], None] = lambda _: None,
+    out: AnyPath,
+    notify: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Prediction]:
-    """Write the report of each image file and draw its attention figure to ``out``.
+    """Write the report of each image file to ``out``, and draw its attention figure there.
 
-    Each is a line of ``predictions.jsonl`` in ``out`` as it comes: ``image`` (its path), ``tags``
-    with their probabilities, ``report``, its ``sentences``, and ``figure``. What they were made
-    from is in ``made_from.json``. Lines of other images by the same checkpoint and settings stay.
+    Each report is appended to ``predictions.jsonl`` as it is generated: ``image`` (its path),
+    ``tags`` with their probabilities, ``report``, its ``sentences``, and ``figure``. The checkpoint
+    and settings behind them are recorded in ``made_from.json``. Earlier lines of other images by
+    the same checkpoint and settings are kept.
 
     Args:
-        checkpoint: the model.
-        config: the checkpoint's, with what is to differ in ``generation``.
-        images: image files, scaled and padded as in training; and folders, as `ImageFiles` reads
+        checkpoint: The model.
+        config: The checkpoint's configuration, with any changes to ``generation``.
+        images: Image files, scaled and padded as in training; and folders, as `ImageFiles` reads
             them.
-        out: folder; figures are ``<image name>-attention.png``, with a number where a name comes
-            again.
-        say: told how many files of the folders were passed over, if any.
+        out: Folder. Figures are ``<image name>-attention.png``, numbered where a name recurs.
+        notify: Receives a message with the number of skipped files in the folders, if any.
 
     Raises:
-        UsageError: ``out`` holds predictions by another checkpoint or with other settings, or
-            cannot be written; or, once all others are written, naming each image that is missing
-            or cannot be read.
+        UsageError: ``out`` contains predictions by another checkpoint or with other settings, or
+            cannot be written; or, once all others are written, some images are missing or cannot
+            be read. The message names each.
     """
     record = made_from(checkpoint, config, None, None)
     figures = sorted(file.name for file in out.glob("*-attention.png"))
     marks = (RECORD_FILE,) if (out / RECORD_FILE).exists() else (PREDICTIONS_FILE, *figures[:1])
-    refuse_others(out, marks, record)
+    refuse_to_overwrite(out, marks, record)
     files = ImageFiles(images, out)
-    bad: list[str] = []
-    pictures = _read(files, checkpoint.image_size, config.training.batch_size, bad)
-    reports = _reports(Reporter(checkpoint, config.generation), pictures)
+    faults: list[str] = []
+    pictures = _read_batches(files, checkpoint.image_size, config.training.batch_size, faults)
+    reports = _reports(ReportGenerator(checkpoint, config.generation), pictures)
     done = 0
-    # Nothing is left where not even the first can be written.
+    # Nothing is left behind if not even the first report can be generated.
     for first in islice(reports, 1):
         _write_record(out, record)
         with added_lines(out / PREDICTIONS_FILE, ImageFiles(images, out)) as lines:
-            draw = _Illustrator(out, lines.figures)
-            for path, pixels, written in chain([first], reports):
-                prediction = draw(path.name, pixels, written)
+            draw = _FigureWriter(out, lines.figures)
+            for path, pixels, attended in chain([first], reports):
+                prediction = draw(path.name, pixels, attended)
                 lines.add(_line(path, prediction))
                 done += 1
                 yield prediction
     if files.passed_over:
-        say(f"passed over: {files.passed_over} file(s), no images by their names or marks")
-    bad += [f"{folder}: there is no image in this folder or below" for folder in files.empty]
-    if bad:
-        listed = "".join(f"\n  {fault}" for fault in bad)
+        notify(f"skipped {files.passed_over} file(s): not images by name or content")
+    faults += [f"{folder}: no image in this folder or its subfolders" for folder in files.empty]
+    if faults:
+        listed = "".join(f"\n  {fault}" for fault in faults)
         raise UsageError(
-            f"{len(bad)} of {done + len(bad)} images could not be used; reports of the other "
-            f"{done} are in {out}{listed}"
+            f"{len(faults)} of {done + len(faults)} images could not be used; the reports of the "
+            f"other {done} are in {out}{listed}"
         )
 
 
 def predict_rows(
-    checkpoint: Checkpoint, config: Config, split: Split, rows: Sequence[int], out: Place
+    checkpoint: Checkpoint, config: Config, split: Split, rows: Sequence[int], out: AnyPath
 ) -> Iterator[Prediction]:
-    """The reports and figures of rows of a prepared dataset's split, the truth in the figures."""
-    report, draw = Reporter(checkpoint, config.generation), _Illustrator(out, ())
+    """The reports and figures of a split's ``rows``; the figures include the true reports."""
+    report, draw = ReportGenerator(checkpoint, config.generation), _FigureWriter(out, ())
     pictures = split.pixels(np.array(rows))
-    for row, picture, written in zip(rows, pictures, report(pictures), strict=True):
-        yield draw(split.image_ids[row], picture, written, ". ".join(split.sentences[row]))
+    for row, picture, attended in zip(rows, pictures, report(pictures), strict=True):
+        yield draw(split.image_ids[row], picture, attended, ". ".join(split.sentences[row]))
 
 
 class AttendedReport(NamedTuple):
-    """A generated report, and its sentences with the attention that the system has."""
+    """A generated report, and its sentences with the attention the system has."""
 
     report: Report
     sentences: list[AttendedSentence]
 
 
-class Reporter:
-    """Writes the reports of pictures by one checkpoint; holds the model between calls."""
+class ReportGenerator:
+    """Generates the reports of pictures with one checkpoint's model."""
 
     def __init__(self, checkpoint: Checkpoint, settings: GenerationConfig) -> None:
         self.device = local_device()
@@ -139,13 +145,15 @@ class Reporter:
     def __call__(self, pictures: np.ndarray) -> list[AttendedReport]:
         """The report of each picture, uint8 [B, H, W]."""
         images = torch.from_numpy(pictures).to(self.device)
-        generated = attended(self.model, generate(self.model, images, self.settings))
+        generated = add_attention(self.model, generate(self.model, images, self.settings))
         return [
-            AttendedReport(report, self._attended(generated.reading, image, report.sentences))
+            AttendedReport(
+                report, self._attended_sentences(generated.reading, image, report.sentences)
+            )
             for image, report in enumerate(generated.reports(self.vocabulary))
         ]
 
-    def _attended(
+    def _attended_sentences(
         self, reading: Reading, image: int, sentences: Sequence[str]
     ) -> list[AttendedSentence]:
         alpha = None if reading.alpha is None else reading.alpha[image]
@@ -155,22 +163,22 @@ class Reporter:
         return [
             AttendedSentence(
                 text,
-                None if alpha is None else _square(alpha[number]),
+                None if alpha is None else _as_grid(alpha[number]),
                 [] if beta is None else list(zip(tags, beta[number], strict=True)),
             )
             for number, text in enumerate(sentences)
         ]
 
 
-class _Illustrator:
-    """Draws the attention figure of one image's report, under a name of its own.
+class _FigureWriter:
+    """Draws the attention figures of reports, each to a file of its own.
 
     Args:
-        out: the figures' folder.
-        taken: names of figures that stay.
+        out: The figures' folder.
+        taken: File names of earlier figures to keep.
     """
 
-    def __init__(self, out: Place, taken: Iterable[str]) -> None:
+    def __init__(self, out: AnyPath, taken: Iterable[str]) -> None:
         self.out = out
         self.taken = set(taken)
         self.numbers: Counter[str] = Counter()
@@ -179,14 +187,17 @@ class _Illustrator:
         self,
         name: str,
         picture: np.ndarray,
-        written: AttendedReport,
+        attended: AttendedReport,
         truth: str | None = None,
     ) -> Prediction:
-        figure = self.out / self._free(Path(name).stem)
-        attention_figure(figure, picture, written.sentences, written.report.tags, name, truth)
-        return Prediction(name, written.report, figure)
+        # Ray's workers import this module, and need not load matplotlib at their start.
+        from raymed.reports.attention import attention_figure
 
-    def _free(self, stem: str) -> str:
+        figure = self.out / self._unused_name(Path(name).stem)
+        attention_figure(figure, picture, attended.sentences, attended.report.tags, name, truth)
+        return Prediction(name, attended.report, figure)
+
+    def _unused_name(self, stem: str) -> str:
         while True:
             self.numbers[stem] += 1
             number = f"-{self.numbers[stem]}" if self.numbers[stem] > 1 else ""
@@ -196,35 +207,36 @@ class _Illustrator:
                 return name
 
 
-def _square(alpha: Tensor) -> np.ndarray:
+def _as_grid(alpha: Tensor) -> np.ndarray:
+    """Attention over regions, [N] -> [h, w]."""
     side = round(len(alpha) ** 0.5)
     return alpha.float().reshape(side, side).cpu().numpy()
 
 
-def _read(
-    files: Iterable[Path], size: int, batch: int, bad: list[str]
+def _read_batches(
+    files: Iterable[Path], size: int, batch_size: int, faults: list[str]
 ) -> Iterator[list[tuple[Path, np.ndarray]]]:
-    """Images in batches of those that can be read; what is wrong with the others goes to ``bad``.
+    """Read images in batches; a message for each that cannot be read is added to ``faults``.
 
     Yields:
-        paths and pixels, uint8 [size, size].
+        Paths and pixels, uint8 [size, size].
     """
-    waiting = []
+    pictures: list[tuple[Path, np.ndarray]] = []
     for path in files:
         try:
-            waiting.append((path, read_image(path, size)))
+            pictures.append((path, read_image(path, size)))
         except ImageError as error:
-            missing = "no such image file" if not path.exists() else str(error)
-            bad.append(f"{path}: {missing}; give a PNG, JPEG, TIFF or DICOM image")
-        if len(waiting) == batch:
-            yield waiting
-            waiting = []
-    if waiting:
-        yield waiting
+            problem = "no such image file" if not path.exists() else str(error)
+            faults.append(f"{path}: {problem}; give a PNG, JPEG, TIFF or DICOM image")
+        if len(pictures) == batch_size:
+            yield pictures
+            pictures = []
+    if pictures:
+        yield pictures
 
 
 def _reports(
-    report: Reporter, batches: Iterable[list[tuple[Path, np.ndarray]]]
+    report: ReportGenerator, batches: Iterable[list[tuple[Path, np.ndarray]]]
 ) -> Iterator[tuple[Path, np.ndarray, AttendedReport]]:
     with Progress("writing reports", None) as progress:
         for pictures in batches:
@@ -234,8 +246,8 @@ def _reports(
                 progress.advance()
 
 
-def _write_record(out: Place, record: Record) -> None:
-    with output(out / RECORD_FILE) as file:
+def _write_record(out: AnyPath, record: Record) -> None:
+    with user_output(out / RECORD_FILE) as file:
         file.write_text(json.dumps({KEY: record}, indent=1), encoding="utf-8")
 
 

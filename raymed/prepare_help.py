@@ -1,65 +1,69 @@
-"""What `raymed prepare --help` lists: the sources, and every setting with its type and default."""
+"""The lists in `raymed prepare --help`: the sources, and the settings with types and defaults."""
 
 import textwrap
 from typing import Any
 
-from raymed.keys import For
-from raymed.sections import LANGUAGES, PrepareConfig
+from pydantic.fields import FieldInfo
 
-SOURCES = {
-    "iu-xray": ("FOLDER", "the archives of Open-i as downloaded, or the Kaggle copy"),
-    "peir-gross": ("FOLDER", "what the public downloader of PEIR Gross writes"),
-    "r2gen": ("FILE", "R2Gen's annotation.json; its lists train, val and test are the split"),
-    "table": ("FILE", "your own: CSV, TSV, JSONL or Parquet; without out=, proposes the settings"),
-    "phantom": ("", "chest films drawn by the program; there is nothing to read"),
-}
-"""Source -> its path, and what it is."""
+from raymed.data.sources import all_sources, sources_accepting
+
+LANGUAGES = (
+    "Reports may be in any script: combining marks stay with their letters, and each Han, Kana, "
+    "Thai, Lao, Khmer, Burmese or Tibetan character counts as a word; French and Italian elisions "
+    "are split in two. Tokens that contain anything but letters (x-ray, 1.5, doesn't) are dropped, "
+    "as in the paper, and their share is printed. METEOR and the normality share are designed for "
+    "English; the other scores do not depend on the language."
+)
 
 _WIDTH = 96
-_TYPES = {"integer": "a whole number", "number": "a number", "boolean": "true or false"}
+_TYPES = {"integer": "an integer", "number": "a number", "boolean": "true or false"}
 
 
 def prepare_help() -> str:
-    """The text below the options: sources first, then settings, each with the sources it is for."""
+    """Return the text below the options: the sources, then the settings, then the languages."""
+    sources = all_sources()
+    settings = {
+        name: (source.settings.model_json_schema()["properties"][name], field)
+        for source in sources.values()
+        for name, field in source.settings.model_fields.items()
+    }
     lines = ["sources:"]
-    for source, (path, what) in SOURCES.items():
-        own = [name for name in PrepareConfig.model_fields if source in sources_of(name)]
-        lines.append(f"  {f'{source} {path}':19}{what}")
-        lines += _wrapped(f"takes {', '.join(own)}", 21)
+    for source in sources.values():
+        own = [name for name in settings if source.accepts_setting(name)]
+        lines.append(f"  {f'{source.name} {source.path}':19}{source.summary}")
+        lines += _wrapped(f"settings: {', '.join(own)}", 21)
     lines += ["", "settings, as key=value:"]
-    properties = PrepareConfig.model_json_schema()["properties"]
-    for name, field in PrepareConfig.model_fields.items():
-        about = _default(field.is_required(), field.default)
-        sources = sources_of(name)
-        if len(sources) < len(SOURCES):
-            about += f"; for {', '.join(sources)}"
-        shown = "columns.FIELD" if name == "columns" else name
-        lines.append(f"  {shown}: {_type(properties[name])} ({about})")
-        lines += _wrapped(field.description or "", 6)
+    for name, (schema, field) in settings.items():
+        lines += _described(name, schema, field)
     return "\n".join([*lines, "", *_wrapped(LANGUAGES, 0)])
 
 
-def sources_of(name: str) -> tuple[str, ...]:
-    """The sources that a setting is for."""
-    marks = [mark for mark in PrepareConfig.model_fields[name].metadata if isinstance(mark, For)]
-    return marks[0].sources if marks else tuple(SOURCES)
+def _described(name: str, schema: dict[str, Any], field: FieldInfo) -> list[str]:
+    """Return the lines about one setting."""
+    note = _default(field)
+    accepting = sources_accepting(name)
+    if len(accepting) < len(all_sources()):
+        note += f"; for {', '.join(accepting)}"
+    key = f"{name}.FIELD" if schema.get("type") == "object" else name
+    return [f"  {key}: {_type(schema)} ({note})", *_wrapped(field.description or "", 6)]
 
 
-def _default(required: bool, default: Any) -> str:
-    if required:
-        return "must be given"
+def _default(field: FieldInfo) -> str:
+    default = field.default
+    if field.is_required():
+        return "required"
     if default in (None, {}):
         return "empty by default"
     return f"default {str(default).lower() if isinstance(default, bool) else default}"
 
 
 def _type(schema: dict[str, Any]) -> str:
-    """A setting's type in words, from its JSON schema."""
+    """Describe a type in words, from its JSON schema."""
     schema = next(iter(schema.get("anyOf", [])), schema)
     if "enum" in schema:
         return " or ".join([", ".join(schema["enum"][:-1]), schema["enum"][-1]])
-    words = _TYPES.get(schema.get("type", ""), "a text")
-    return f"{words} from {schema['minimum']} up" if "minimum" in schema else words
+    words = _TYPES.get(schema.get("type", ""), "text")
+    return f"{words}, at least {schema['minimum']}" if "minimum" in schema else words
 
 
 def _wrapped(text: str, indent: int) -> list[str]:

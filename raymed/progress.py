@@ -1,4 +1,4 @@
-"""How far a long work is: a bar on a terminal; elsewhere a line at least every half minute."""
+"""Progress of long work: a bar on a terminal, elsewhere a line at least every half minute."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +22,7 @@ from rich.progress import Progress as Bar
 INTERVAL_S = 25.0
 """Seconds between two lines."""
 TICK_S = 1.0
-"""How often it is seen, in seconds, whether a line is due of a work that says nothing itself."""
+"""Seconds between two checks whether a line is due for work that does not advance."""
 
 Item = TypeVar("Item")
 Sink = Callable[[str, int, int | None], None]
@@ -30,14 +30,14 @@ Sink = Callable[[str, int, int | None], None]
 _sink: ContextVar[Sink | None] = ContextVar("sink", default=None)
 
 
-class Pulse:
-    """Says when the next line is due."""
+class Throttle:
+    """Limits how often lines are printed."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
 
     def due(self) -> bool:
-        """Whether the last line is so long ago that there must be another."""
+        """Whether the next line is due; the clock then starts anew."""
         if time.monotonic() - self._last < INTERVAL_S:
             return False
         self._last = time.monotonic()
@@ -45,12 +45,12 @@ class Pulse:
 
 
 class Progress:
-    """A work that goes on inside the block.
+    """Shows the progress of the work inside the block.
 
     Args:
-        what: it is, in words.
-        total: of how many; None while that is not known.
-        console: to print on; else rich's own.
+        what: What is being done, as a phrase such as ``writing reports``.
+        total: The number of items; None while unknown.
+        console: Where to print; rich's own by default.
     """
 
     def __init__(self, what: str, total: int | None, console: Console | None = None) -> None:
@@ -59,8 +59,8 @@ class Progress:
         self.total = total
         self._console = console or rich.get_console()
         self._bar: Bar | None = None
-        self._pulse = Pulse()
-        self._over = Event()
+        self._pulse = Throttle()
+        self._finished = Event()
         self._ticker: Thread | None = None
 
     def __enter__(self) -> Self:
@@ -72,7 +72,7 @@ class Progress:
             self._task = self._bar.add_task(self.what, total=self.total)
             self._bar.start()
         else:
-            # A step may take minutes, or wait for another process.
+            # One item may take minutes, or wait for another process.
             self._ticker = Thread(target=self._tick, daemon=True, name="progress")
             self._ticker.start()
         return self
@@ -83,20 +83,20 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._over.set()
+        self._finished.set()
         if self._ticker:
             self._ticker.join()
         if self._bar:
             self._bar.stop()
 
     def advance(self, count: int = 1) -> None:
-        """So many more are done; costs next to nothing."""
+        """Count ``count`` more items as done; costs next to nothing."""
         self.update(self.done + count)
 
     def update(
         self, done: int | None = None, what: str | None = None, total: int | None = None
     ) -> None:
-        """Say how many are done, of how many, and of what."""
+        """Set what is given: the number of items done, the phrase, the number of items."""
         self.done = self.done if done is None else done
         self.what = what or self.what
         self.total = self.total if total is None else total
@@ -107,22 +107,22 @@ class Progress:
                 self._task, completed=self.done, total=self.total, description=self.what
             )
         else:
-            self._say_if_due()
+            self._print_if_due()
 
     def _tick(self) -> None:
-        while not self._over.wait(TICK_S):
-            self._say_if_due()
+        while not self._finished.wait(TICK_S):
+            self._print_if_due()
 
-    def _say_if_due(self) -> None:
+    def _print_if_due(self) -> None:
         if self._pulse.due():
-            line = how_far(self.what, self.done, self.total)
+            line = format_progress(self.what, self.done, self.total)
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def tracked(
+def track(
     items: Iterable[Item], what: str, total: int, console: Console | None = None
 ) -> Iterator[Item]:
-    """The items, saying how many of them are done."""
+    """The items, with their progress shown."""
     with Progress(what, total, console) as progress:
         for item in items:
             yield item
@@ -130,8 +130,8 @@ def tracked(
 
 
 @contextmanager
-def reported_to(sink: Sink) -> Iterator[None]:
-    """What goes on inside the block is reported to a function, and not printed."""
+def report_progress_to(sink: Sink) -> Iterator[None]:
+    """Send all progress inside the block to ``sink`` instead of printing it."""
     token = _sink.set(sink)
     try:
         yield
@@ -139,7 +139,7 @@ def reported_to(sink: Sink) -> Iterator[None]:
         _sink.reset(token)
 
 
-def how_far(what: str, done: int, total: int | None) -> str:
+def format_progress(what: str, done: int, total: int | None) -> str:
     """A line such as ``writing reports: 120 of 500 (24%)``."""
     if total is None:
         return f"{what}: {done:,} so far"
@@ -147,7 +147,7 @@ def how_far(what: str, done: int, total: int | None) -> str:
 
 
 def bar(console: Console) -> Bar:
-    """A bar that leaves no trace; on a terminal only."""
+    """A progress bar that disappears when done; it appears on a terminal only."""
     return Bar(
         TextColumn("{task.description}", markup=False),
         BarColumn(),

@@ -1,4 +1,4 @@
-"""What results were made from: kept beside them, so that no other's replace them unasked."""
+"""What results were made from: recorded with them, so that others do not silently replace them."""
 
 import hashlib
 import html
@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
-from raymed.storage import Place, fetched, place
+from raymed.storage import AnyPath, as_path, local_copy
 from raymed.training.checkpoint import ENCODER_FILE, MODEL_FILE, Checkpoint
 
 KEY = "made_from"
-"""Of the record, in a JSON file, in a Parquet file's metadata and in a page's `meta` element."""
+"""Key of the record in a JSON file, a Parquet file's metadata and a page's `meta` element."""
 IN_PAGE = re.compile(f'<meta name="{KEY}" content="([^"]*)">')
 Record = dict[str, Any]
 
@@ -26,17 +26,17 @@ Record = dict[str, Any]
 def made_from(
     checkpoint: Checkpoint, config: Config, dataset: PreparedDataset | None, split: str | None
 ) -> Record:
-    """The record of results.
+    """The record of what results were made from.
 
     Args:
-        checkpoint: that wrote the reports.
-        config: the checkpoint's, with what was set otherwise.
-        dataset: whose images they are of; None: of image files.
-        split: of the dataset.
+        checkpoint: The checkpoint that wrote the reports.
+        config: The checkpoint's configuration, with the settings of this command applied.
+        dataset: The dataset of the images; None if they are image files.
+        split: The dataset's split.
     """
     generation = config.generation.model_dump(mode="json")
     data = dataset and {
-        "path": str(place(dataset.path).absolute()),
+        "path": str(as_path(dataset.path).absolute()),
         "content_hash": dataset.info.content_hash,
         "split": split,
     }
@@ -57,18 +57,18 @@ def made_from(
     }
 
 
-def refuse_others(out: Place, names: Sequence[str], record: Record) -> None:
-    """See that result files are not there yet, or were made from the same.
+def refuse_to_overwrite(out: AnyPath, names: Sequence[str], record: Record) -> None:
+    """See that result files do not exist yet, or were made from the same things.
 
-    Where a dataset or a checkpoint lies may differ, as long as the content is the same.
+    A dataset or a checkpoint may have been moved, as long as its content is the same.
 
     Args:
-        out: their folder.
-        names: of the files: JSON, Parquet or a page with a record in it.
-        record: of what is to be made.
+        out: The files' folder.
+        names: The files' names: JSON, Parquet or a page, each with a record in it.
+        record: The record of the new results.
 
     Raises:
-        UsageError: naming the file and what differs.
+        UsageError: Names the file and what differs.
     """
     for file in (out / name for name in names):
         if not file.exists():
@@ -79,20 +79,20 @@ def refuse_others(out: Place, names: Sequence[str], record: Record) -> None:
             why = f"was made from something else ({'; '.join(changed)})"
             why = why if changed else "does not say what it was made from"
             raise UsageError(
-                f"{file}: {why}, and is not replaced: give another folder by out=FOLDER, or delete "
-                "what is there"
+                f"{file}: {why} and will not be overwritten: choose another folder with "
+                "out=FOLDER, or delete the file"
             )
 
 
 def with_record(schema: pa.Schema, record: Record) -> pa.Schema:
-    """A Parquet file's schema with the record in its metadata."""
+    """The schema of a Parquet file with the record in its metadata."""
     return schema.with_metadata({KEY: json.dumps(record)})
 
 
-def _record_of(file: Place) -> Record | None:
+def _record_of(file: AnyPath) -> Record | None:
     try:
         if file.name.endswith(".parquet"):
-            with fetched(file) as local:
+            with local_copy(file) as local:
                 metadata = pq.read_schema(local).metadata or {}
             record = json.loads(metadata[KEY.encode()])
         elif file.name.endswith(".html"):
@@ -106,7 +106,7 @@ def _record_of(file: Place) -> Record | None:
 
 
 def _differences(before: Record, now: Record) -> list[str]:
-    """What differs, but for where things lie, as ``key: old -> new``."""
+    """What differs, paths aside, as ``key: old -> new``."""
     old, new = _flat(before), _flat(now)
     return [
         f"{key}: {_shown(old.get(key))} -> {_shown(new.get(key))}"
@@ -119,7 +119,7 @@ def _flat(record: Record, prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in record.items():
         if isinstance(value, dict):
-            # Settings are known to the user by their own keys.
+            # The user knows settings by their own keys.
             below = prefix if key == "settings" else f"{prefix}{key}."
             flat |= _flat(value, below)
         else:
@@ -136,6 +136,6 @@ def _weights_hash(checkpoint: Checkpoint) -> str:
     digest = hashlib.sha256()
     for name in (MODEL_FILE, ENCODER_FILE):
         if (checkpoint.path / name).is_file():
-            with fetched(checkpoint.path / name) as local, local.open("rb") as file:
+            with local_copy(checkpoint.path / name) as local, local.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

@@ -1,51 +1,18 @@
-"""The scores of one split: the model's row and the baselines', and what is to be known of them."""
+"""The scores of one split: the model's, the baselines', and what a reader should know of them."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from raymed.metrics.scoring import Scores
+from raymed.metrics.table import METRICS, scored_metrics
 from raymed.provenance import Record
 from raymed.training.trained_on import Overlap
-from raymed.training.validation import no_cider
-
-
-@dataclass(frozen=True)
-class Scores:
-    """One row of the score table. Shares and scores are from 0 to 1, CIDEr from 0 to 10.
-
-    A system that writes no report has tag recall only.
-    """
-
-    recall_5: float
-    recall_10: float
-    recall_20: float
-    bleu_1: float | None = None
-    bleu_2: float | None = None
-    bleu_3: float | None = None
-    bleu_4: float | None = None
-    meteor: float | None = None
-    rouge_l: float | None = None
-    cider: float | None = None
-    normality: float | None = None
-    distinct: int | None = None
-
-
-MEASURES = {
-    "bleu_1": "BLEU-1",
-    "bleu_2": "BLEU-2",
-    "bleu_3": "BLEU-3",
-    "bleu_4": "BLEU-4",
-    "meteor": "METEOR",
-    "rouge_l": "ROUGE-L",
-    "cider": "CIDEr",
-    "recall_5": "tag recall@5",
-    "recall_10": "tag recall@10",
-    "recall_20": "tag recall@20",
-    "normality": "normality share",
-    "distinct": "distinct reports",
-}
+from raymed.training.validation import why_cider_is_zero
 
 
 @dataclass(frozen=True)
@@ -53,12 +20,12 @@ class Evaluation:
     """Scores of the model and of the baselines on one split.
 
     Attributes:
-        rows: by name: the checkpoint's system, ``constant report`` and ``nearest image``.
-        truth_normality: the normality share of the references.
-        truth_distinct: how many references differ.
-        meteor_missing: why METEOR is absent, if it is.
-        trained_on: how many of the images the run was trained on; None where it is not known.
-        made_from: what the scores were made from, as `raymed.provenance` records it.
+        rows: The scores by name: the checkpoint's system, ``constant report``, ``nearest image``.
+        truth_normality: The normality share of the references.
+        truth_distinct: The number of distinct references.
+        unavailable: The metrics that this machine could not compute, by key, with the reason.
+        trained_on: How many of the images the run was trained on; None if that is not known.
+        made_from: What the scores were made from, as recorded by `raymed.provenance`.
     """
 
     split: str
@@ -66,12 +33,19 @@ class Evaluation:
     rows: dict[str, Scores]
     truth_normality: float
     truth_distinct: int
-    meteor_missing: str | None
+    unavailable: Mapping[str, str]
     trained_on: Overlap | None
     made_from: Record
 
+    def as_json(self) -> dict[str, Any]:
+        """The content of scores.json."""
+        content = asdict(self)
+        unavailable = content.pop("unavailable")
+        reasons = {f"{key}_missing": reason for key, reason in unavailable.items()}
+        return _without_nan({**content, "meteor_missing": None, **reasons})
+
     def table(self) -> Table:
-        """The scores for the terminal, a measure to a line, with the ground truth's own figures."""
+        """The scores for the terminal, a metric to a line, beside the ground truth's own."""
         table = Table(
             title=f"{self.split} split, {self.images} images",
             box=SIMPLE_HEAD,
@@ -79,26 +53,27 @@ class Evaluation:
         )
         for head in ("", *self.rows, "ground truth"):
             table.add_column(head, justify="right" if head else "left", no_wrap=True)
-        for field, name in MEASURES.items():
-            values = [getattr(row, field) for row in self.rows.values()]
-            truth = {"normality": self.truth_normality, "distinct": self.truth_distinct}.get(field)
-            table.add_row(name, *map(_shown, values), "" if truth is None else _shown(truth))
+        truth = {"normality": self.truth_normality, "distinct": self.truth_distinct}
+        for metric in scored_metrics():
+            values = [metric.format(row[metric.key]) for row in self.rows.values()]
+            of_truth = metric.format(truth[metric.key]) if metric.key in truth else ""
+            table.add_row(metric.label, *values, of_truth)
         return table
 
     def notes(self) -> list[str]:
-        """What is to be known of the scores, a line each, the gravest first."""
+        """What a reader of the scores should know, a line each, the most serious first."""
         notes, found = [], self.trained_on
         trained, scored = self.made_from["checkpoint"]["trained_on"], self.made_from["data"]
         if found is None:
             notes.append(
                 "How many of these images the run was trained on is not known: its checkpoint, or "
-                "that of a run it started from, was written by a raymed that did not record it."
+                "that of a run it started from, was written by a version that did not record it."
             )
         elif found.images and self.split != "train":
             notes.append(
                 f"WARNING: the run was trained on {found.images:,} of these {self.images:,} images "
                 f"({found.by_id:,} by id, {found.by_pixels:,} by pixels): these scores do not show "
-                "what it does with images that it never saw."
+                "how it performs on unseen images."
             )
         else:
             notes.append(
@@ -106,17 +81,18 @@ class Evaluation:
             )
         if trained != scored["content_hash"]:
             notes.append(
-                f"{scored['path']}: its content ({scored['content_hash'][:12]}) is not what the "
-                f"run was trained on ({trained[:12]})."
+                f"{scored['path']}: its content ({scored['content_hash'][:12]}) is not that of the "
+                f"dataset the run was trained on ({trained[:12]})."
             )
-        if self.truth_distinct == 1 and any(row.cider is not None for row in self.rows.values()):
-            notes.append(f"{no_cider(self.images, self.split)}.")
-        if self.meteor_missing:
-            notes.append(f"METEOR is absent: {self.meteor_missing}")
+        if self.truth_distinct == 1 and any(row["cider"] is not None for row in self.rows.values()):
+            notes.append(f"{why_cider_is_zero(self.images, self.split)}.")
+        for key, reason in self.unavailable.items():
+            notes.append(f"{METRICS[key].label} is missing: {reason}")
         return notes
 
 
-def _shown(value: float | None) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "-"
-    return str(value) if isinstance(value, int) else f"{value:.3f}"
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: what could not be measured is null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value

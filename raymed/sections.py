@@ -4,13 +4,11 @@ The defaults are the settings of Jing, Xie and Xing (2018), section 4.2, whereve
 one.
 """
 
-import difflib
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -19,44 +17,22 @@ from pydantic import (
     model_validator,
 )
 
-from raymed.keys import ARE_RUNS, IS_DATABASE, IS_PATH, IS_WEIGHTS, Decides, For
+from raymed.keys import ARE_RUNS, IS_DATABASE, IS_PATH, IS_WEIGHTS, Decides
 from raymed.setting_types import (
     Count,
     Distinct,
     Fraction,
+    Objective,
     Rate,
     RunName,
     Seed,
     Seeds,
+    SystemName,
+    SystemSettings,
     Weight,
     Workers,
 )
 from raymed.yaml12 import literal_text
-
-Objective = Literal["score", "cider", "recall_5", "seconds_per_report"]
-Column = Literal["image", "report", "tags", "study", "split", "view"]
-
-SYSTEMS = tuple(
-    sorted(
-        file.stem
-        for file in (Path(__file__).parent / "model" / "systems").glob("*.py")
-        if file.stem != "__init__"
-    )
-)
-"""The systems there are: each is a file of `raymed.model.systems`."""
-TAGS_ONLY = ("vgg19_tags",)
-"""Those that write no report: they have no CIDEr, and their score is the tag recall@5."""
-
-
-def _known_system(name: str) -> str:
-    if name not in SYSTEMS:
-        close = difflib.get_close_matches(name, SYSTEMS, n=1, cutoff=0.4)
-        meant = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"must be one of {', '.join(SYSTEMS)}{meant}")
-    return name
-
-
-SystemName = Annotated[str, AfterValidator(_known_system)]
 
 
 def _is_text_only(kind: Any) -> bool:
@@ -314,8 +290,9 @@ class TableConfig(Section):
     """Train each system once with each of these seeds."""
     paper: Annotated[Literal["iu_xray", "peir_gross"], Decides.NOTHING] = "iu_xray"
     """Which half of the paper's tables to compare with: paragraphs, or single sentences."""
-    systems: Annotated[dict[SystemName, dict[str, Any]], Decides.NOTHING] = {}
-    """Settings for single systems only: dotted keys and values, by system."""
+    systems: Annotated[SystemSettings, Decides.NOTHING] = {}
+    """Systems besides the paper's, as a list; or settings for single systems only, the paper's or
+    others: dotted keys and values, by system."""
     runs: Annotated[
         dict[SystemName, Annotated[tuple[str, ...], Distinct]],
         Decides.NOTHING,
@@ -324,54 +301,41 @@ class TableConfig(Section):
     """Folders of finished runs to use for a system instead of training it."""
 
 
-LANGUAGES = (
-    "Reports may be in any script: letters keep their combining marks, and each character of Han, "
-    "Kana, Thai, Lao, Khmer, Burmese and Tibetan is a word; French and Italian elisions are two "
-    "words. Tokens that are not of letters alone (x-ray, 1.5, doesn't) are dropped, as in the "
-    "paper, and their share is printed. METEOR and the normality share are made for English; the "
-    "other scores are not."
-)
-"""Which texts `raymed prepare` reads."""
-
-
 class PrepareConfig(Section):
-    """The settings of `raymed prepare`, besides the source and its path."""
+    """Settings of `raymed prepare`: those that all sources share, and those that several accept.
+
+    A source with settings of its own extends this class; see `raymed.data.sources.source`.
+    """
 
     out: str
-    """Folder of the prepared dataset to write, or a URI such as s3://bucket/folder."""
+    """Folder to write the prepared dataset to, or a URI such as s3://bucket/folder."""
     image_size: Annotated[int, Field(ge=8)] = 224
-    """Side of the square images, in pixels: the longer side is scaled to it, the rest padded."""
+    """Side of the square images in pixels. The longer side is scaled to it, the shorter padded."""
     split: Literal["auto", "study", "paper", "given", "r2gen"] = "auto"
-    """Split protocol: `given` takes the names of the source (a table's split column, r2gen's
-    lists), `study` draws by study, `paper` by image, `r2gen` takes `split_file`; `auto`: that file
-    where it is given, else the names where the source gives any, else `study`. Names are train or
-    training; val, valid, validate, validation or dev; test or testing, in any case."""
+    """Split protocol. `given` uses the splits that the source names (a table's split column, the
+    lists of r2gen), `study` samples studies, `paper` samples images, `r2gen` reads `split_file`.
+    `auto` is r2gen if there is a `split_file`, else given if the source names splits, else study.
+    Split names, in any case: train or training; val, valid, validate, validation or dev; test or
+    testing."""
     seed: Seed = 0
-    """Decides the random split, and the phantom's studies."""
-    views: Annotated[Literal["all", "frontal", "lateral"], For("iu-xray", "table")] = "all"
-    """Views to keep, of iu-xray and of a table with a view column; PA and AP count as frontal."""
+    """Seed of the random splits and of the phantom studies."""
+    views: Literal["all", "frontal", "lateral"] = "all"
+    """Views to keep. For a table, this needs a view column. PA and AP are frontal."""
     overwrite: bool = False
-    """Replace a prepared dataset that is already there."""
-    images: Annotated[str | None, For("iu-xray", "peir-gross", "r2gen", "table")] = None
-    """Folder of the images; empty: where the reports, the table or the captions lie, or `images`
-    beside r2gen's file. A name in a table is a path relative to it, or an absolute one below it;
-    the file's suffix may be absent."""
-    split_file: Annotated[str | None, For("iu-xray", "peir-gross", "table")] = None
-    """Ids of studies or images per split, for the protocol `r2gen`."""
-    studies: Annotated[Count, For("phantom")] = 1200
-    """How many phantom studies to draw."""
+    """Replace an existing prepared dataset."""
+    images: str | None = None
+    """Folder of the images; by default, the folder of the reports, table or captions, or `images`
+    beside the file of r2gen. Image names in a table are paths relative to this folder or absolute
+    paths below it; the file extension may be omitted."""
+    split_file: str | None = None
+    """File with the study or image ids of each split, for split=r2gen."""
     workers: Annotated[int, Field(ge=0)] | None = None
-    """Images decoded at a time; empty: one on each of Ray's processors; 0: here, without Ray."""
+    """Number of parallel workers; by default, one for each CPU of the Ray cluster; 0: prepare in
+    this process, without Ray."""
     address: str | None = None
-    """Of a running Ray cluster; empty: RAY_ADDRESS, or else Ray is started on this machine."""
-    columns: Annotated[dict[Column, str | tuple[str, ...]], For("table")] = {}
-    """A table's columns, where they bear other names than image, report, tags, study, split and
-    view, as columns.image=NAME. Several columns of reports (joined in that order) or tags are
-    joined by commas: columns.report=findings,impression; where a name has a comma, they are
-    written columns.tags=["Edema, mild", Mass]. A tag column of nothing but 1, 0, -1 (or true,
-    false) and empty cells holds labels: its name is a tag where it is 1."""
-    tag_separator: Annotated[str | None, For("table")] = None
-    """What separates the tags of a cell, such as a comma; empty: a semicolon or |. A cell that is
-    a list, such as ['mass', 'edema'], is read as one in any case."""
-    uncertain: Annotated[Literal["u-zeros", "u-ones"], For("table")] = "u-zeros"
-    """What an uncertain label (-1) is, named as by CheXpert: u-zeros no tag, u-ones a tag."""
+    """Address of a running Ray cluster; by default RAY_ADDRESS, or else Ray starts locally."""
+
+    @property
+    def images_folder(self) -> Path | None:
+        """`images` as a path."""
+        return Path(self.images) if self.images else None

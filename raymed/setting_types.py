@@ -1,9 +1,14 @@
 """The types of settings that several sections share, with their checks."""
 
+import difflib
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
+
+from raymed.metrics.table import objective_metrics
+from raymed.model.systems import SYSTEMS
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -49,6 +54,32 @@ def _run_name(name: str) -> str:
     return name
 
 
+def _one_of(name: str, choices: Sequence[str]) -> str:
+    if name not in choices:
+        close = difflib.get_close_matches(name, choices, n=1, cutoff=0.4)
+        meant = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"must be one of {', '.join(choices)}{meant}")
+    return name
+
+
+def _known_system(name: str) -> str:
+    return _one_of(name, list(SYSTEMS))
+
+
+def _known_objective(name: str) -> str:
+    return _one_of(name, [metric.key for metric in objective_metrics()])
+
+
+def _without_settings(systems: Any) -> Any:
+    """A list of systems as a mapping of each to no settings."""
+    if isinstance(systems, list | tuple) and all(isinstance(name, str) for name in systems):
+        return {name: {} for name in systems}
+    return systems
+
+
 Distinct = AfterValidator(_distinct)
 RunName = Annotated[str, AfterValidator(_run_name)]
 Seeds = Annotated[tuple[Seed, ...], AfterValidator(_seeds)]
+SystemName = Annotated[str, AfterValidator(_known_system)]
+SystemSettings = Annotated[dict[SystemName, dict[str, Any]], BeforeValidator(_without_settings)]
+Objective = Annotated[str, AfterValidator(_known_objective)]

@@ -1,6 +1,6 @@
-"""Ids of the special word tokens: the contract between the data, the models and generation.
+"""Ids of the special tokens: the contract between data, models and generation.
 
-The word with rank r in the vocabulary (0 is the most frequent) has id ``r + len(SPECIAL)``.
+The word of rank r in the vocabulary (0 is the most frequent) has id ``r + len(SPECIAL)``.
 """
 
 PAD, START, END, UNKNOWN = range(4)

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Mapping
 
-from raymed.scores import MEASURES, Scores
+from raymed.metrics.scoring import Scores
+from raymed.metrics.table import ranking
 
 FEWEST_DIGITS, MOST_DIGITS = 2, 4
 
@@ -12,24 +13,29 @@ def verdict(rows: Mapping[str, Scores]) -> str:
     """Compare the model's score with those of the baselines, in words.
 
     Args:
-        rows: The model's scores, then those of the baselines, each by its name. The score is the
-            CIDEr, or the tag recall@5 of a system that writes no report.
+        rows: The model's scores, then those of the baselines, each by its name. They are compared
+            by the metric that ranks the model: CIDEr, or the tag recall@5 of a system that writes
+            no reports.
     """
     model, *baselines = rows
-    key = "recall_5" if rows[model].cider is None else "cider"
-    scores = {name: float(getattr(row, key)) for name, row in rows.items()}
+    metric = ranking(rows[model])
+    scores = {name: _number(row[metric.key]) for name, row in rows.items()}
     if any(math.isnan(score) for score in scores.values()):
-        return f"{MEASURES[key]} is undefined on this split, so nothing can be said of the model."
+        return f"{metric.label} is undefined on this split, so nothing can be said of the model."
     shown = _distinguishable(scores)
     named = {name: f"the {name} ({shown[name]})" for name in baselines}
     beaten = [named[name] for name in baselines if scores[model] > scores[name]]
     unbeaten = [named[name] for name in baselines if not scores[model] > scores[name]]
-    text = f"{MEASURES[key]} {shown[model]}"
+    text = f"{metric.label} {shown[model]}"
     if not beaten:
         return f"{text} does not beat {' or '.join(unbeaten)}."
     if not unbeaten:
         return f"{text}: beats {' and '.join(beaten)}."
     return f"{text}: beats {' and '.join(beaten)}, but not {' or '.join(unbeaten)}."
+
+
+def _number(score: float | None) -> float:
+    return math.nan if score is None else score
 
 
 def _distinguishable(scores: Mapping[str, float]) -> dict[str, str]:

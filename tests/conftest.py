@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +15,11 @@ from rich.console import Console
 
 from raymed import progress
 from raymed.config import Config
-from raymed.data.phantom import draw
-from raymed.data.prepare import prepare
 from raymed.launch.run import run_training
 from raymed.training.loop import train
 from raymed.training.observer import Row
 from raymed.training.worker import Worker
+from tests.support.prepared import prepare_phantom
 from tests.support.recording import Recorder
 
 # Of the S3 server on loopback; set here, so that Ray's workers have them too.
@@ -56,6 +56,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)
 
 
+@pytest.fixture
+def ray_files() -> Iterator[Path]:
+    """A folder for Ray's files; its sockets must have shorter names than `tmp_path` gives."""
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """As in the processes that tests start; here torch was imported before the variable was set."""
@@ -76,13 +83,7 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("phantom")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        prepare(
-            draw(30, image_size=32),
-            folder / "prepared",
-            source="phantom",
-            image_size=32,
-            console=Console(quiet=True),
-        )
+        prepare_phantom(folder / "prepared", 30)
         yield folder / "prepared"
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from raymed.generation import beam_search, write
-from raymed.model.system import Context, Writer
+from raymed.generation import beam_search, decode_passages
+from raymed.model.system import Context, Decoder
 from raymed.model.systems.att_rk import SemanticLSTM
 from raymed.model.systems.cnn_rnn import ImageThenWords
 from raymed.model.systems.lrcn import FactoredLSTM
@@ -23,12 +23,12 @@ WORDS, SIZE, HIDDEN, PASSAGES = 7, 5, 6, 5
 Ids = list[int]
 
 
-def build(kind: str, seed: int) -> tuple[Writer, Context]:
+def build(kind: str, seed: int) -> tuple[Decoder, Context]:
     """A writer of random weights and what five passages are written from."""
     torch.manual_seed(seed)
     match kind:
         case "word_lstm":
-            writer: Writer = WordLSTM(WORDS, SIZE, HIDDEN)
+            writer: Decoder = WordLSTM(WORDS, SIZE, HIDDEN)
             shapes = [(SIZE,)]
         case "cnn_rnn":
             writer, shapes = ImageThenWords(WORDS, SIZE, HIDDEN), [(SIZE,)]
@@ -79,7 +79,7 @@ def passages(written: Tensor) -> list[Ids]:
 
 @torch.no_grad()
 def scores(
-    writer: Writer, context: Context, found: list[Ids], limit: int, penalty: float
+    writer: Decoder, context: Context, found: list[Ids], limit: int, penalty: float
 ) -> list[float]:
     """log p / length^penalty of passages of one context, read in full; END counts if it is there.
 
@@ -103,8 +103,8 @@ def repeats(words: Ids, n: int) -> bool:
 
 
 @torch.no_grad()
-def greedy(kind: str, writer: Writer, context: Context, limit: int, block: int = 0) -> Ids:
-    """The likeliest word after another, the whole prefix read again for each."""
+def greedy(kind: str, writer: Decoder, context: Context, limit: int, block: int = 0) -> Ids:
+    """One most probable word after the other, with the whole prefix read again for each."""
     words: Ids = []
     while len(words) < limit:
         # A word has to stand behind the prefix for its logits to be given: any but PAD.
@@ -124,7 +124,7 @@ def test_width_one_is_greedy(kind: str, block: int) -> None:
     lengths = set()
     for seed in range(3):
         writer, context = build(kind, seed)
-        found = passages(write(writer, context, 9, settings(1, block=block)))
+        found = passages(decode_passages(writer, context, 9, settings(1, block=block)))
         expected = [greedy(kind, writer, row(context, k), 9, block) for k in range(PASSAGES)]
         assert found == expected
         lengths |= set(map(len, found))
@@ -138,7 +138,7 @@ def test_never_worse_than_greedy(kind: str, penalty: float) -> None:
     for seed in range(8):
         writer, context = build(kind, seed)
         for width in (2, 4):
-            found = passages(write(writer, context, 7, settings(width, penalty)))
+            found = passages(decode_passages(writer, context, 7, settings(width, penalty)))
             for k, words in enumerate(found):
                 of_one = row(context, k)
                 of_greedy = greedy(kind, writer, of_one, 7)
@@ -177,7 +177,7 @@ def test_a_wide_beam_finds_the_best_of_all_passages(kind: str, penalty: float, b
         writer, context = build(kind, 100 + seed)
         # As many as there are passages: none is ever dropped.
         width = settings(len(everything(kind, limit, 0)), penalty, block)
-        found = passages(write(writer, context, limit, width))
+        found = passages(decode_passages(writer, context, limit, width))
         for k, words in enumerate(found):
             of_all = scores(writer, row(context, k), candidates, limit, penalty)
             assert words == max(zip(of_all, candidates, strict=True))[1]
@@ -191,7 +191,9 @@ def test_a_length_penalty_favours_longer_passages() -> None:
         written = [
             words
             for seed in range(10)
-            for words in passages(write(*build("word_lstm", seed), 8, settings(4, penalty)))
+            for words in passages(
+                decode_passages(*build("word_lstm", seed), 8, settings(4, penalty))
+            )
         ]
         lengths.append(sum(map(len, written)))
     assert lengths[0] < lengths[1] < lengths[2]
@@ -199,15 +201,17 @@ def test_a_length_penalty_favours_longer_passages() -> None:
 
 @each_kind
 @pytest.mark.parametrize("width", [1, 3])
-def test_no_blocked_sequence_is_written_twice(kind: str, width: int) -> None:
+def test_no_blocked_sequence_is_generated_twice(kind: str, width: int) -> None:
     for n in (1, 2, 3):
         repeated = 0
         for seed in range(6):
             writer, context = build(kind, seed)
             # Long passages, which without blocking run in circles.
-            for words in passages(write(writer, context, 14, settings(width, 2.0, block=n))):
+            for words in passages(
+                decode_passages(writer, context, 14, settings(width, 2.0, block=n))
+            ):
                 assert not repeats(words, n)
-            free = passages(write(writer, context, 14, settings(width, 2.0)))
+            free = passages(decode_passages(writer, context, 14, settings(width, 2.0)))
             repeated += sum(repeats(words, n) for words in free)
         assert repeated > 0, "nothing was blocked, so nothing was tested"
 
@@ -220,23 +224,25 @@ def test_all_passages_at_once_equal_one_at_a_time(
     for seed in range(4):
         writer, context = build(kind, seed)
         how = settings(width, penalty, block)
-        together = write(writer, context, 10, how)
+        together = decode_passages(writer, context, 10, how)
         assert together.shape == (PASSAGES, 10)
         for k in range(PASSAGES):
-            assert torch.equal(write(writer, row(context, k), 10, how), together[k : k + 1])
+            assert torch.equal(
+                decode_passages(writer, row(context, k), 10, how), together[k : k + 1]
+            )
         order = torch.tensor([3, 0, 4, 2, 1])
-        shuffled = write(writer, tuple(each[order] for each in context), 10, how)
+        shuffled = decode_passages(writer, tuple(each[order] for each in context), 10, how)
         assert torch.equal(shuffled, together[order])
 
 
 @pytest.mark.parametrize("width", [1, 3])
-def test_no_contexts_make_no_passages(width: int) -> None:
+def test_no_contexts_give_no_passages(width: int) -> None:
     writer, context = build("word_lstm", 0)
-    assert write(writer, (context[0][:0],), 3, settings(width)).shape == (0, 3)
+    assert decode_passages(writer, (context[0][:0],), 3, settings(width)).shape == (0, 3)
 
 
-def test_a_shorter_limit_only_cuts_what_greedy_writes() -> None:
+def test_a_shorter_limit_only_truncates_the_greedy_passage() -> None:
     writer, context = build("word_lstm", 5)
-    whole = write(writer, context, 8, settings(1))
+    whole = decode_passages(writer, context, 8, settings(1))
     for cut in (1, 3):
-        assert torch.equal(write(writer, context, cut, settings(1)), whole[:, :cut])
+        assert torch.equal(decode_passages(writer, context, cut, settings(1)), whole[:, :cut])

@@ -279,8 +279,8 @@ def test_settings_shared_by_all_trials_cannot_be_searched(key, capsys):
         (["data.path=gone"], ["gone", "prepare"]),
         (["launch.workers=0"], ["launch.workers", "1 or more"]),
         (["model.top_tags=99"], ["model.top_tags", "99"]),
-        (["run.name=table.yaml"], ["table.yaml", "no table's", "run.name"]),
-        (["run.name=mine"], ["mine", "no table's", "run.name"]),
+        (["run.name=table.yaml"], ["table.yaml", "is not a table folder", "run.name"]),
+        (["run.name=mine"], ["mine", "is not a table folder", "run.name"]),
     ],
 )
 def test_a_table_that_cannot_be_made_is_refused_before_anything_is_trained(
@@ -323,7 +323,7 @@ def test_tables_of_two_files_and_their_figures(trained, tmp_path, capsys):
         )
         files.append(str(file))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("raymed.tables.make.TABLE_SYSTEMS", {"3": ["co_attention"]})
+        patch.setattr("raymed.tables.paper.TABLE_SYSTEMS", {"3": ["co_attention"]})
         assert main(["table", "3", *files]) == 0
     out = capsys.readouterr().out
     for name in ("one", "two"):
@@ -371,7 +371,11 @@ def test_files_and_settings_come_in_any_order(trained, phantom, tmp_path, capsys
         refused(capsys, code, "gone: not a prepared dataset")
     code = main(["table", "1", "data.path=gone", "launch.workers=1", str(file)])
     refused(capsys, code, "gone: not a prepared dataset")
-    refused(capsys, main(["report", f"out={tmp_path}/x", str(tmp_path)]), "not a sweep: it has no")
-    refused(capsys, main(["finetune", "top=2", str(tmp_path)]), "no sweep's folder")
+    refused(
+        capsys,
+        main(["report", f"out={tmp_path}/x", str(tmp_path)]),
+        "is not a sweep folder: it has no",
+    )
+    refused(capsys, main(["finetune", "top=2", str(tmp_path)]), "is not a sweep folder")
     assert main(["evaluate", "split=val", f"data.path={phantom}", str(trained)]) == 0
     assert "val/predictions.parquet" in capsys.readouterr().out.replace("\n", "")

@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 import yaml
 
-from raymed.config import Config, apply_settings, dotted_keys, load, load_prepare
+from raymed.config import Config, apply_settings, dotted_keys, load
+from raymed.data.sources import load_settings
 from raymed.errors import UsageError
-from raymed.sections import SYSTEMS, Section
+from raymed.sections import Section
+from tests.support.config_faults import faults
 
 
 @pytest.fixture
@@ -18,20 +20,6 @@ def write(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return _write
-
-
-def faults(path: Path | None, *overrides: str) -> list[str]:
-    """The errors that loading reports, without the file name."""
-    with pytest.raises(UsageError) as raised:
-        load(path, overrides)
-    origin = str(path) if path else "defaults"
-    text = str(raised.value)
-    assert text.startswith(origin)
-    first, *rest = text.removeprefix(f"{origin}: ").split("\n")
-    if not rest:
-        return [first]
-    assert first == f"{len(rest)} faults"
-    return [line.strip() for line in rest]
 
 
 def test_defaults_are_the_papers_settings() -> None:
@@ -301,18 +289,20 @@ def test_only_allowed_settings_apply_to_a_checkpoints_configuration() -> None:
 
 
 def test_settings_of_prepare() -> None:
-    settings = load_prepare(["out=x", "columns.report=text", "image_size=64", "views=frontal"])
+    settings = load_settings(
+        "table", ["out=x", "columns.report=text", "image_size=64", "views=frontal"]
+    )
     assert (settings.out, settings.image_size, settings.columns) == ("x", 64, {"report": "text"})
-    assert (settings.views, load_prepare(["out=x"]).views) == ("frontal", "all")
+    assert (settings.views, load_settings("table", ["out=x"]).views) == ("frontal", "all")
     texts = ["out=2024", "tag_separator=,", "images=0x1f", "columns.study=1e3", "address="]
-    settings = load_prepare([*texts, 'columns.tags=["Edema, mild", 3D]'])
+    settings = load_settings("table", [*texts, 'columns.tags=["Edema, mild", 3D]'])
     assert (settings.out, settings.tag_separator, settings.images) == ("2024", ",", "0x1f")
     assert settings.columns == {"study": "1e3", "tags": ("Edema, mild", "3D")}
     assert settings.address is None
     with pytest.raises(UsageError, match=r"views: .*'frontal'.*\(found 'pa'\)"):
-        load_prepare(["out=x", "views=pa"])
+        load_settings("table", ["out=x", "views=pa"])
     with pytest.raises(UsageError) as raised:
-        load_prepare(["image_sise=64", "split=random", "columns.raport=text"])
+        load_settings("table", ["image_sise=64", "split=random", "columns.raport=text"])
     text = str(raised.value)
     for fault in ("out: must be given", "did you mean image_size?", "(found 'random')", "raport"):
         assert fault in text
@@ -327,98 +317,3 @@ def test_sections_are_frozen_and_keys_are_dotted_names_of_them() -> None:
         owner = getattr(config, section)
         assert isinstance(owner, Section)
         assert name in type(owner).model_fields
-
-
-@pytest.mark.parametrize(
-    ("overrides", "expected"),
-    [
-        (["table.seeds=[]"], ["table.seeds: must have at least one (found [])"]),
-        (
-            ["table.seeds=[0, 1, 0, 1, 2]"],
-            ["table.seeds: must be distinct, but 0, 1 is repeated (found [0, 1, 0, 1, 2])"],
-        ),
-        (
-            ["table.seeds=[3, -1]"],
-            ["table.seeds.1: input should be greater than or equal to 0 (found -1)"],
-        ),
-        (["table.seeds=3"], ["table.seeds: input should be a valid list (found 3)"]),
-        (
-            ["table.runs.lrcn=[runs/a, runs/a]"],
-            [
-                "table.runs.lrcn: must be distinct, but runs/a is repeated "
-                "(found ['runs/a', 'runs/a'])"
-            ],
-        ),
-        (
-            ["table.systems.lrcn.loss.tga=2"],
-            ["table.systems.lrcn: loss.tga: no such key; did you mean loss.tag?"],
-        ),
-        (
-            ["table.systems.lrcn.loss.tag=-2"],
-            ["table.systems.lrcn: loss.tag: input should be greater than or equal to 0 (found -2)"],
-        ),
-        (
-            ["table.systems={lrcn: {training: {epochs: 3, batch_size: 2}}}"],
-            [
-                "table.systems.lrcn: training: is a section; write its keys as training.epochs, "
-                "training.batch_size"
-            ],
-        ),
-        (
-            ["table.systems.lrcn={training.seed: 3, data.path: x}", "table.systems.soft_att.q=1"],
-            [
-                "table.systems.lrcn: training.seed: cannot differ between the systems of a table",
-                "table.systems.lrcn: data.path: cannot differ between the systems of a table",
-                "table.systems.soft_att: q: no such key",
-            ],
-        ),
-        (["tune.seed=4294967296"], ["tune.seed: input should be less than 4294967296"]),
-    ],
-)
-def test_faults_of_the_table_section_and_of_seeds(
-    overrides: list[str], expected: list[str]
-) -> None:
-    found = faults(None, *overrides)
-    assert len(found) == len(expected)
-    for fault, message in zip(found, expected, strict=True):
-        assert fault.startswith(message)
-
-
-@pytest.mark.parametrize(
-    ("override", "key"),
-    [
-        ("model.system=co_atention", "model.system"),
-        ("table.systems.co_atention.loss.tag=2", "table.systems.co_atention"),
-        ("table.runs.co_atention=[x]", "table.runs.co_atention"),
-        ("tune.space.model.system={choice: [lrcn, co_atention]}", "tune.space: model.system"),
-    ],
-)
-def test_an_unknown_system_is_refused_with_the_nearest(override: str, key: str) -> None:
-    (fault,) = faults(None, override)
-    assert fault == (
-        f"{key}: must be one of att_rk, cnn_rnn, co_attention, lrcn, no_attention, semantic_only, "
-        "soft_att, vgg19_tags, visual_only; did you mean co_attention? (found 'co_atention')"
-    )
-
-
-def test_the_systems_are_the_papers_nine() -> None:
-    assert len(SYSTEMS) == 9
-    for system in SYSTEMS:
-        assert load(None, [f"model.system={system}"]).model.system == system
-    # For a name unlike any other there is no suggestion.
-    (fault,) = faults(None, "model.system=transformer-xxl")
-    assert "did you mean" not in fault
-
-
-def test_settings_of_single_systems_round_trip(write: Callable[..., Path]) -> None:
-    file = write({"table": {"systems": {"lrcn": {"loss.tag": 2, "model.dropout": 0.1}}}})
-    overrides = ["table.systems.lrcn.loss.tag=3", "table.systems.soft_att.training.epochs=4"]
-    config = load(file, [*overrides, "table.runs.att_rk=[runs/a]", "table.seeds=[5]"])
-    assert config.table.systems == {
-        "lrcn": {"loss.tag": 3, "model.dropout": 0.1},
-        "soft_att": {"training.epochs": 4},
-    }
-    assert (config.table.runs, config.table.seeds) == ({"att_rk": ("runs/a",)}, (5,))
-    assert load(write(config.to_yaml(comments=True), "again.yaml")) == config
-    over = write({"base": "run.yaml", "table": {"systems": {"lrcn": {"loss.tag": 9}}}}, "over.yaml")
-    assert load(over).table.systems["lrcn"] == {"loss.tag": 9, "model.dropout": 0.1}

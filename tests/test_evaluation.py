@@ -14,18 +14,17 @@ import pyarrow.parquet as pq
 import pytest
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
-from rich.console import Console
 
 from raymed import evaluation as evaluation_module
 from raymed.data.dataset import PreparedDataset, Split
-from raymed.data.phantom import draw
-from raymed.data.prepare import prepare
+from raymed.data.sources.phantom import draw
 from raymed.errors import UsageError
 from raymed.evaluation import baseline_scores, baselines, evaluate
 from raymed.generation import Report
 from raymed.metrics import ngrams
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.trained_on import Overlap
+from tests.support.prepared import prepare_examples
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +57,11 @@ def test_scores_are_those_of_the_predictions(evaluated):
     ):
         written = {i: [text] for i, text in enumerate(rows[column])}
         scores = evaluation.rows[name]
-        assert scores.cider == pytest.approx(Cider().compute_score(truth, written)[0])
-        assert scores.rouge_l == pytest.approx(Rouge().compute_score(truth, written)[0])
-        assert scores.distinct == len(set(rows[column]))
-    assert evaluation.meteor_missing is None
-    assert 0 < evaluation.rows["co_attention"].meteor < 1
+        assert scores["cider"] == pytest.approx(Cider().compute_score(truth, written)[0])
+        assert scores["rouge_l"] == pytest.approx(Rouge().compute_score(truth, written)[0])
+        assert scores["distinct"] == len(set(rows[column]))
+    assert evaluation.unavailable == {}
+    assert 0 < evaluation.rows["co_attention"]["meteor"] < 1
 
 
 def test_the_predictions_are_the_split_in_order(evaluated, phantom):
@@ -79,7 +78,7 @@ def test_recall_counts_the_tags_by_name(evaluated):
         len(set(predicted[:5]) & set(truth)) / len(truth)
         for predicted, truth in zip(rows["predicted_tags"], rows["tags"], strict=True)
     ]
-    assert evaluated[0].rows["co_attention"].recall_5 == pytest.approx(np.mean(shares))
+    assert evaluated[0].rows["co_attention"]["recall_5"] == pytest.approx(np.mean(shares))
 
 
 def test_the_baselines_come_from_the_training_split(evaluated, phantom):
@@ -110,7 +109,7 @@ def test_a_training_image_finds_no_other_view_of_its_own_study(tmp_path, monkeyp
         for one in drawn
         for name, dark in (("a", 1), ("b", 2))
     ]
-    prepare(views, tmp_path / "data", source="x", image_size=32, console=Console(quiet=True))
+    prepare_examples(views, tmp_path / "data", image_size=32)
     dataset = PreparedDataset.open(tmp_path / "data")
     train = dataset.split("train")
     found = baselines(dataset, "train", None)["nearest image"]
@@ -119,7 +118,7 @@ def test_a_training_image_finds_no_other_view_of_its_own_study(tmp_path, monkeyp
     assert [next(iter(tags)) for tags in found.tags] == [train.tags[row][0] for row in wanted]
 
 
-def test_predictions_are_written_as_they_come(checkpoint, tmp_path, monkeypatch):
+def test_predictions_are_written_as_they_are_generated(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(ngrams, "CHUNK", 4)
     alive, most = weakref.WeakSet(), [0]
     real = evaluation_module.write_reports
@@ -151,7 +150,7 @@ def test_without_another_study_the_nearest_image_has_no_report(phantom, monkeypa
     assert list(found.tags) == [dataset.tags[:20]] * count
 
 
-def test_baselines_are_of_no_more_images_than_are_scored(phantom, monkeypatch):
+def test_baselines_cover_no_more_images_than_are_scored(phantom, monkeypatch):
     dataset = PreparedDataset.open(phantom)
     count = dataset.info.counts["val"]
     asked, read = [], Split.pixels
@@ -169,18 +168,18 @@ def test_baselines_are_of_no_more_images_than_are_scored(phantom, monkeypatch):
     texts = list(baselines(dataset, "val", None)["nearest image"].texts)
     truth = {i: [split.references[i]] for i in (0, 1)}
     expected = Cider().compute_score(truth, {i: [texts[i]] for i in (0, 1)})[0]
-    assert found["nearest image"].cider == pytest.approx(expected)
+    assert found["nearest image"]["cider"] == pytest.approx(expected)
     assert baseline_scores(dataset, "val", 99) == whole
 
 
-def test_the_scores_are_left_as_json(evaluated):
+def test_the_scores_are_written_as_json(evaluated):
     evaluation, out = evaluated
     left = json.loads((out / "scores.json").read_text())
-    assert left["rows"]["nearest image"]["cider"] == evaluation.rows["nearest image"].cider
+    assert left["rows"]["nearest image"]["cider"] == evaluation.rows["nearest image"]["cider"]
     assert left["images"] == evaluation.images
 
 
-def test_a_data_set_of_another_image_size_is_refused(checkpoint, phantom, tmp_path):
+def test_a_dataset_of_another_image_size_is_rejected(checkpoint, phantom, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(phantom, other)
     info = json.loads((other / "dataset.json").read_text())
@@ -194,7 +193,7 @@ def changed(files):
     return {path.name: path.stat().st_mtime_ns for path in files.iterdir()}
 
 
-def test_results_say_what_they_were_made_from(evaluated, checkpoint, phantom):
+def test_results_record_what_they_were_made_from(evaluated, checkpoint, phantom):
     evaluation, out = evaluated
     record = json.loads((out / "scores.json").read_text())["made_from"]
     schema = pq.read_schema(out / "predictions.parquet")
@@ -224,7 +223,7 @@ def test_results_say_what_they_were_made_from(evaluated, checkpoint, phantom):
 
 def test_the_same_evaluation_may_be_run_again(evaluated, checkpoint, phantom, tmp_path):
     shutil.copytree(evaluated[1], tmp_path / "out")
-    # Where the same data and the same run lie decides nothing.
+    # The location of the same data and the same run does not matter.
     shutil.copytree(phantom, tmp_path / "moved")
     shutil.copytree(checkpoint.path, tmp_path / "checkpoint")
     config = checkpoint.config.override({"data.path": str(tmp_path / "moved")})
@@ -276,8 +275,7 @@ def test_images_that_the_run_was_trained_on_are_counted(checkpoint, phantom, tmp
     assert own.trained_on == Overlap(0, 0, 0)
     assert own.notes() == [f"The run was trained on 0 of these {own.images} images."]
     films = list(draw(30, image_size=32))
-    quiet = Console(quiet=True)
-    prepare(films, tmp_path / "again", source="x", image_size=32, seed=1, console=quiet)
+    prepare_examples(films, tmp_path / "again", image_size=32, seed=1)
     again = PreparedDataset.open(tmp_path / "again")
     known = set(PreparedDataset.open(phantom).split("train").image_ids)
     count = len(known.intersection(again.split("test").image_ids))
@@ -295,7 +293,7 @@ def test_images_that_the_run_was_trained_on_are_counted(checkpoint, phantom, tmp
     assert checkpoint.content_hash[:12] in second
 
 
-def test_a_run_that_does_not_know_its_images_says_so(checkpoint, tmp_path):
+def test_a_run_without_a_record_of_its_images_is_noted(checkpoint, tmp_path):
     shutil.copytree(checkpoint.path, tmp_path / "checkpoint")
     (tmp_path / "checkpoint" / "trained-on.safetensors").unlink()
     old = Checkpoint.open(tmp_path / "checkpoint")
@@ -309,18 +307,17 @@ def test_the_training_split_is_no_warning(evaluated):
     assert evaluated[0].notes() == ["The run was trained on 24 of these 24 images."]
 
 
-def test_where_no_text_can_score_it_is_said(checkpoint, tmp_path, monkeypatch):
+def test_a_split_on_which_nothing_can_score_is_noted(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     # Three studies, one in each split; the test split's two images have one report.
     splits = ("train", "val", "test", "test")
     drawn = zip(draw(4, image_size=32), splits, strict=True)
     films = [replace(one, split=split) for one, split in drawn]
     films[3] = replace(films[3], report=films[2].report)
-    options = {"source": "x", "image_size": 32, "protocol": "given", "console": Console(quiet=True)}
-    prepare(films, tmp_path / "few", **options)
+    prepare_examples(films, tmp_path / "few", image_size=32, split="given")
     config = checkpoint.config.override({"data.path": str(tmp_path / "few")})
     found = evaluate(checkpoint, config, "test", tmp_path / "out")
-    assert found.rows["nearest image"].cider == 0
+    assert found.rows["nearest image"]["cider"] == 0
     assert any(
         "CIDEr cannot be above 0 on the 2 image(s) of split test" in n for n in found.notes()
     )

@@ -1,4 +1,4 @@
-"""Figures 3 and 4 of runs: what stands in the pages, and what is refused."""
+"""Figures 3 and 4 of runs: the content of the pages, and what is refused."""
 
 import json
 import shutil
@@ -14,14 +14,14 @@ from rich.console import Console
 
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset, Split
-from raymed.data.phantom import draw
-from raymed.data.prepare import prepare
+from raymed.data.sources.phantom import draw
 from raymed.errors import UsageError
 from raymed.figures import make_figure
 from raymed.generation import generate
 from raymed.launch.run import run_training
 from raymed.training.checkpoint import Checkpoint
 from tests.support.pages import Page
+from tests.support.prepared import prepare_examples
 
 NORMAL = {"no", "normal", "clear", "stable"}
 
@@ -37,8 +37,7 @@ def runs(tiny: Config, trained: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def data(films: list[object], folder: Path, size: int) -> str:
-    options = {"source": "phantom", "image_size": size, "console": Console(quiet=True)}
-    prepare(films, folder, **options)  # type: ignore[arg-type]
+    prepare_examples(films, folder, source="phantom", image_size=size)
     return str(folder)
 
 
@@ -87,7 +86,7 @@ def test_figure_3_shows_the_truth_beside_what_each_system_wrote(
     assert files == [cache / "out" / name for name in ("figure-3.png", "figure-3.html")]
     assert_png(files[0])
     page = Page(files[1])
-    page.assert_alone()
+    page.assert_self_contained()
     assert page.within("h2") == [split.image_ids[row] for row in rows]
     systems = ["co_attention", "soft_att", "no_attention", "vgg19_tags"]
     assert page.within("h3") == ["image", "ground truth", *systems] * 4
@@ -134,7 +133,7 @@ def test_figure_4_shows_each_sentence_with_its_attention(
     assert [path.name for path in pictures] == [f"figure-4-{name}.png"]
     assert_png(pictures[0])
     page = Page(file)
-    page.assert_alone()
+    page.assert_self_contained()
     written = sentences_of(runs[0], split.pixels(np.array([row]))[0])
     assert written
     assert page.within("figcaption") == [sentence for sentence in written if sentence]
@@ -186,7 +185,7 @@ def refused(*arguments: object) -> str:
     return str(raised.value)
 
 
-def test_what_is_not_there_is_named(runs: list[str], phantom: Path, tmp_path: Path) -> None:
+def test_missing_runs_and_images_are_named(runs: list[str], phantom: Path, tmp_path: Path) -> None:
     first = PreparedDataset.open(phantom).split("test").image_ids[0]
     assert refused("3", runs, None, "test", f"{first},CXR9", tmp_path) == (
         f"images: no image 'CXR9' in split test; its first is {first!r}"
@@ -238,11 +237,11 @@ def test_a_figure_of_something_else_is_not_replaced(
 def test_images_of_another_size_are_refused(runs: list[str], cache: Path) -> None:
     prepared = data(list(draw(20, image_size=40)), cache / "prepared", 40)
     assert refused("3", runs, prepared, "test", "", cache / "out") == (
-        f"{runs[0]}: was trained on images of 32 pixels, and those of {prepared} have 40"
+        f"{runs[0]}: was trained on images of 32 pixels, but those of {prepared} have 40"
     )
 
 
-def test_where_every_report_is_normal_images_are_to_be_named(runs: list[str], cache: Path) -> None:
+def test_if_every_report_is_normal_images_must_be_named(runs: list[str], cache: Path) -> None:
     films = [
         replace(film, report="The lungs are clear. No nodule.", findings=())
         for film in draw(20, image_size=32)

@@ -9,18 +9,18 @@ from torch import Tensor
 from raymed.data.vocabulary import Vocabulary
 from raymed.generation import (
     Generated,
-    attended,
-    attending_to,
+    add_attention,
+    find_semantic_features,
     generate,
+    override_top_tags,
     report_lengths,
-    semantic_features,
 )
 from raymed.model.encoder import build_encoder
 from raymed.model.hierarchical import Hierarchical
 from raymed.model.single_lstm import SingleLSTM
 from raymed.model.system import Reading, System
-from raymed.model.systems import build_system
-from raymed.sections import SYSTEMS, GenerationConfig, ModelConfig
+from raymed.model.systems import SYSTEMS, build_system
+from raymed.sections import GenerationConfig, ModelConfig
 from raymed.tokens import END, PAD, SPECIAL, START, UNKNOWN
 from tests.support.passages import passages_of
 
@@ -76,7 +76,7 @@ def images() -> Tensor:
 
 
 def passage(model: System, context: tuple[Tensor, ...], limit: int, never: set[int]) -> list[int]:
-    """The likeliest word after another, the whole prefix read again for each."""
+    """One most probable word after the other, with the whole prefix read again for each."""
     words: list[int] = []
     while len(words) < limit:
         # A word has to stand behind the prefix for its logits to be given: any but PAD.
@@ -120,7 +120,7 @@ def stop_probability(generated: Generated) -> Tensor:
 
 
 def settings_that_stop(model: System, images: Tensor, share: float) -> GenerationConfig:
-    """With a threshold that about this share of all sentences' p(STOP) lies below."""
+    """With a threshold that exceeds about this share of all sentences' p(STOP)."""
     generated = generate(model, images, SETTINGS)
     if generated.reading.stop_logits is None:
         return SETTINGS
@@ -162,7 +162,7 @@ def test_a_report_does_not_depend_on_its_batch(system: str, width: int, images: 
         assert generate(model, images[i : i + 1], settings).sentences == [written[i]]
 
 
-def test_nothing_is_written_after_the_stop(model: Hierarchical, images: Tensor) -> None:
+def test_nothing_is_generated_after_the_stop(model: Hierarchical, images: Tensor) -> None:
     settings = settings_that_stop(model, images, 0.5)
     generated = generate(model, images, settings)
     lengths = [len(sentences) for sentences in generated.sentences]
@@ -206,33 +206,33 @@ def test_one_generation_gives_the_reports_at_every_threshold(
 
 
 @pytest.mark.parametrize("system", ["att_rk", "cnn_rnn", "vgg19_tags"])
-def test_no_threshold_ends_what_its_words_end(system: str, images: Tensor) -> None:
+def test_a_threshold_does_not_end_a_report_that_its_words_end(system: str, images: Tensor) -> None:
     generated = generate(build(system), images, SETTINGS)
     for threshold in (0.0, 1.0):
         assert generated.lengths(threshold) == [len(report) for report in generated.sentences]
 
 
 @pytest.mark.parametrize("system", ["att_rk", "co_attention", "semantic_only"])
-def test_another_m_is_that_of_a_model_built_with_it(system: str, images: Tensor) -> None:
+def test_overriding_m_equals_a_model_built_with_it(system: str, images: Tensor) -> None:
     model = build(system)
     before = generate(model, images, SETTINGS).sentences
     for top in (1, 2, TAGS):
         other = build(system, top_tags=top)
-        with attending_to(model, top):
+        with override_top_tags(model, top):
             written = generate(model, images, SETTINGS)
         assert written.sentences == generate(other, images, SETTINGS).sentences
         assert written.sentences != before
         assert written.reading.tag_ids is not None
         assert written.reading.tag_ids.shape == (len(images), top)
-    with pytest.raises(KeyError), attending_to(model, 1):
+    with pytest.raises(KeyError), override_top_tags(model, 1):
         raise KeyError
     assert generate(model, images, SETTINGS).sentences == before
 
 
 def test_a_system_that_attends_to_no_tags_has_no_m(images: Tensor) -> None:
     model = build("visual_only")
-    assert semantic_features(model) is None
-    with attending_to(model, 1):
+    assert find_semantic_features(model) is None
+    with override_top_tags(model, 1):
         written = generate(model, images, SETTINGS).sentences
     assert written == generate(model, images, SETTINGS).sentences
 
@@ -240,7 +240,7 @@ def test_a_system_that_attends_to_no_tags_has_no_m(images: Tensor) -> None:
 @pytest.mark.parametrize("width", [1, 2])
 @pytest.mark.parametrize("favourite", [PAD, START, UNKNOWN])
 @pytest.mark.parametrize("system", ["co_attention", "lrcn"])
-def test_special_words_are_never_written(
+def test_special_words_are_never_generated(
     system: str, favourite: int, width: int, images: Tensor
 ) -> None:
     model = build(system)
@@ -283,11 +283,11 @@ def test_a_report_stays_within_its_limits(system: str, images: Tensor) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("system", ["soft_att", "att_rk"])
-def test_attention_of_what_was_written(system: str, images: Tensor) -> None:
+def test_attention_of_generated_reports(system: str, images: Tensor) -> None:
     """Each sentence's is the mean over its words, each attending before it is written."""
     model = build(system)
     generated = generate(model, images, SETTINGS)
-    found = attended(model, generated)
+    found = add_attention(model, generated)
     assert found.sentences == generated.sentences
     name, width = ("alpha", 4) if system == "soft_att" else ("beta", 3)
     attention = getattr(found.reading, name)
@@ -311,13 +311,13 @@ def test_attention_of_what_was_written(system: str, images: Tensor) -> None:
 
 
 @pytest.mark.parametrize("system", WRITING)
-def test_attended_adds_attention_only_where_a_system_attends(system: str, images: Tensor) -> None:
+def test_attention_is_added_only_where_a_system_attends(system: str, images: Tensor) -> None:
     model = build(system)
     generated = generate(model, images, SETTINGS)
     assert any(generated.sentences[1:])
     # A report of no words may stand beside others.
     generated = replace(generated, sentences=[[], *generated.sentences[1:]])
-    reading, before = attended(model, generated).reading, generated.reading
+    reading, before = add_attention(model, generated).reading, generated.reading
     assert (reading.alpha is not None) == (system in ("co_attention", "visual_only", "soft_att"))
     assert (reading.beta is not None) == (system in ("co_attention", "semantic_only", "att_rk"))
     if isinstance(model, Hierarchical):
@@ -326,11 +326,11 @@ def test_attended_adds_attention_only_where_a_system_attends(system: str, images
     assert reading.tag_ids is before.tag_ids
 
 
-def test_a_system_of_tags_alone_writes_nothing(images: Tensor) -> None:
+def test_a_system_of_tags_alone_generates_nothing(images: Tensor) -> None:
     model = build("vgg19_tags")
     generated = generate(model, images, SETTINGS)
     assert generated.sentences == [[]] * len(images)
-    assert attended(model, generated) is generated
+    assert add_attention(model, generated) is generated
     words = Vocabulary(tuple("abcdefghij"), tuple("uvwxyz"))
     for report, logits in zip(
         generated.reports(words), generated.reading.tag_logits.tolist(), strict=True

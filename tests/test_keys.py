@@ -7,15 +7,16 @@ import pytest
 from rich.console import Console
 
 from raymed import config as configuration
+from raymed.absolute_paths import with_absolute_paths
 from raymed.config import SEARCH_DEFAULTS, Config, dotted_keys, keys_that_decide
 from raymed.errors import UsageError
 from raymed.keys import Decides, Locates
-from raymed.launch.run import located, run_training
+from raymed.launch.run import run_training
+from raymed.run_folder import SWEEP_FILE
 from raymed.training.checkpoint import Checkpoint
-from raymed.tuning.study import SWEEP_FILE
 from raymed.tuning.sweep import run_sweep
 
-NO_PATHS = {"run.name", "model.system", "launch.address"}
+NO_PATHS = {"run.name", "model.system", "launch.address", "tune.objectives"}
 """Keys that take any text but are not paths."""
 SETTINGS = {"tune.space", "tune.points_to_evaluate", "table.systems"}
 """Keys whose values contain settings of other keys."""
@@ -105,7 +106,7 @@ def test_the_kind_of_score_cannot_change_within_a_run(
         file.write_text(config.to_yaml())
     with pytest.raises(UsageError) as raised:
         run_training(config.override({key: not before}), Console(quiet=True))
-    assert f"another configuration ({key}: {before} -> {not before})" in str(raised.value)
+    assert f"a different configuration ({key}: {before} -> {not before})" in str(raised.value)
     free = {
         "tune.trials": 9,
         "tune.seed": 5,
@@ -136,7 +137,7 @@ def test_what_decides_a_sweep_cannot_change_within_it(
     (tmp_path / "run" / SWEEP_FILE).write_text(config.to_yaml())
     with pytest.raises(UsageError) as raised:
         run_sweep(config.override(changes), Console(quiet=True))
-    assert f"a sweep of another configuration ({words})" in str(raised.value)
+    assert f"a sweep with a different configuration ({words})" in str(raised.value)
 
 
 RELATIVE: dict[str, Any] = {
@@ -162,7 +163,7 @@ def test_all_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyP
     }
     assert paths | SETTINGS == RELATIVE.keys()
     monkeypatch.chdir(tmp_path)
-    config = located(Config().override(RELATIVE))
+    config = with_absolute_paths(Config().override(RELATIVE))
     here = str(tmp_path)
     assert config.run.folder == f"{here}/runs"
     assert config.data.path == f"{here}/data/phantom"
@@ -182,8 +183,8 @@ def test_all_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert config.table.systems == {"lrcn": own}
     # From anywhere else they are the same.
     monkeypatch.chdir("/")
-    assert located(config) == config
-    assert located(configuration.load(None)).tune.storage is None
+    assert with_absolute_paths(config) == config
+    assert with_absolute_paths(configuration.load(None)).tune.storage is None
 
 
 @pytest.mark.parametrize(
@@ -191,4 +192,4 @@ def test_all_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ["sqlite://", "sqlite:///:memory:", "sqlite:////a/b.db", "postgresql://u:p@host/study"],
 )
 def test_other_databases_stay_where_they_are(url: str) -> None:
-    assert located(Config().override({"tune.storage": url})).tune.storage == url
+    assert with_absolute_paths(Config().override({"tune.storage": url})).tune.storage == url

@@ -1,4 +1,4 @@
-"""Attention measured: against plain loops over pixels, and on runs of every kind of attention."""
+"""Attention scores against plain loops over pixels, and on runs with every kind of attention."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -14,8 +14,7 @@ from rich.console import Console
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.data.examples import Finding
-from raymed.data.phantom import draw
-from raymed.data.prepare import prepare
+from raymed.data.sources.phantom import draw
 from raymed.errors import UsageError
 from raymed.generation import generate
 from raymed.launch.run import run_training
@@ -26,9 +25,10 @@ from raymed.localisation import (
     covered,
     measure_attention,
 )
-from raymed.reports.attention import AttendedSentence
+from raymed.reports.attended import AttendedSentence
 from raymed.tokens import END, START
 from raymed.training.checkpoint import Checkpoint, latest
+from tests.support.prepared import prepare_examples
 
 PIXELS = 6
 """To a side of a region, where boxes are drawn pixel by pixel."""
@@ -71,14 +71,14 @@ def regions_of(pixels: np.ndarray) -> list[list[bool]]:
 
 
 @pytest.mark.parametrize("grid", [(1, 1), (2, 2), (3, 7), (14, 14), (49, 10)])
-def test_covered_is_what_a_drawn_box_reaches_into(grid: tuple[int, int]) -> None:
+def test_covered_regions_overlap_the_drawn_box(grid: tuple[int, int]) -> None:
     rng = np.random.default_rng(sum(grid))
     for _ in range(50):
         finding, pixels = box(rng, "nodule", *grid)
         assert covered(finding, grid).tolist() == regions_of(pixels)
 
 
-def test_a_box_that_ends_where_a_region_begins_does_not_reach_into_it() -> None:
+def test_a_box_that_ends_where_a_region_begins_does_not_cover_it() -> None:
     for size in range(1, 60):
         for cell in range(size):
             edges = cell / size, (cell + 1) / size
@@ -183,7 +183,7 @@ NODULE = Finding("nodule", 0.0, 0.0, 0.5, 0.5)
 CORNER = np.array([[0.7, 0.1], [0.1, 0.1]])
 
 
-def test_what_cannot_be_measured_is_none_and_what_is_not_written_counts_nothing() -> None:
+def test_what_cannot_be_measured_is_none() -> None:
     here = [[NODULE]]
     assert attention_scores([[]], here) == AttentionScores(0)
     assert attention_scores([[AttendedSentence("no nodule", CORNER, [])]], here).sentences == 0
@@ -212,8 +212,7 @@ def config(learner: Config, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        options = {"source": "phantom", "image_size": 32, "console": Console(quiet=True)}
-        prepare(films, folder / "prepared", **options)
+        prepare_examples(films, folder / "prepared", source="phantom", image_size=32)
         values = {"training.epochs": 4, "data.path": str(folder / "prepared")}
         yield learner.override(values | {"run.folder": str(folder), "data.validation_images": 1})
 
@@ -232,7 +231,7 @@ def by_hand(
     pairs: list[list[tuple[str, float]]] = [[] for _ in ids]
     if checkpoint.config.model.system == "soft_att":
         context = tuple(each[:, 0] for each in reading.context)
-        state = model.writer.begin(context)
+        state = model.writer.initial_state(context)
         for number, words in enumerate(ids):
             steps = []
             for word in [START, *words]:
@@ -321,7 +320,7 @@ def inside(cell: int, cells: int, marks: np.ndarray) -> np.ndarray:
     return within
 
 
-def test_scores_that_cannot_be_written_are_said(trained: Path, tmp_path: Path) -> None:
+def test_scores_that_cannot_be_written_are_refused(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     checkpoint = Checkpoint.open(trained)
     with pytest.raises(UsageError, match=r"file/test: cannot be written \(Not a directory\)"):

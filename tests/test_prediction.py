@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from raymed.data.dataset import PreparedDataset
-from raymed.data.phantom import draw
+from raymed.data.sources.phantom import draw
 from raymed.errors import UsageError
 from raymed.generation import generate
 from raymed.notices import NOT_FOR_CLINICAL_USE
@@ -69,7 +69,7 @@ def test_rows_of_a_split_give_the_same_reports_as_their_images(alone, phantom, t
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n half"])
-def test_what_is_no_image_is_refused_by_name(alone, tmp_path, content):
+def test_a_file_that_is_not_an_image_is_named(alone, tmp_path, content):
     checkpoint, config = alone
     bad = tmp_path / "bad.png"
     bad.write_bytes(content)
@@ -77,13 +77,13 @@ def test_what_is_no_image_is_refused_by_name(alone, tmp_path, content):
         list(predict(checkpoint, config, [str(bad)], tmp_path))
 
 
-def test_a_missing_image_is_refused_by_name(alone, tmp_path):
+def test_a_missing_image_is_named(alone, tmp_path):
     checkpoint, config = alone
     with pytest.raises(UsageError, match=r"gone\.png: no such image file"):
         list(predict(checkpoint, config, [str(tmp_path / "gone.png")], tmp_path))
 
 
-def test_two_images_of_one_name_get_a_figure_each(alone, film, tmp_path):
+def test_two_images_of_the_same_name_get_a_figure_each(alone, film, tmp_path):
     checkpoint, config = alone
     files = []
     for case in ("a", "b"):
@@ -119,31 +119,31 @@ def films_in(folder, names, seed=7):
         Image.fromarray(example.image).save(folder / name, "PNG")
 
 
-def test_a_folder_stands_for_all_images_in_it_and_below(alone, tmp_path):
+def test_a_folder_stands_for_all_images_in_it_and_its_subfolders(alone, tmp_path):
     checkpoint, config = alone
     folder = tmp_path / "films"
     names = ["b.png", "a.PNG", "below/deeper/c.png", "no-ending"]
     films_in(folder, [*names, ".hidden.png", "out/earlier.png"])
     (folder / "notes.txt").write_text("no image")
     (folder / "empty").touch()
-    said = []
-    found = list(predict(checkpoint, config, [str(folder)], folder / "out", said.append))
+    messages = []
+    found = list(predict(checkpoint, config, [str(folder)], folder / "out", messages.append))
     wanted = ["a.PNG", "b.png", "no-ending", "below/deeper/c.png"]
     assert [one["image"] for one in lines_of(folder / "out")] == [str(folder / n) for n in wanted]
     assert [one.image for one in found] == [name.rpartition("/")[2] for name in wanted]
-    assert said == ["passed over: 2 file(s), no images by their names or marks"]
+    assert messages == ["skipped 2 file(s): not images by name or content"]
 
 
 def test_a_folder_without_an_image_is_named(alone, film, tmp_path):
     checkpoint, config = alone
     (tmp_path / "empty" / "below").mkdir(parents=True)
     (tmp_path / "empty" / "notes.txt").write_text("no image")
-    with pytest.raises(UsageError, match=r"empty: there is no image in this folder or below$"):
+    with pytest.raises(UsageError, match=r"empty: no image in this folder or its subfolders$"):
         list(predict(checkpoint, config, [str(tmp_path / "empty"), str(film[0])], tmp_path / "out"))
     assert [one["image"] for one in lines_of(tmp_path / "out")] == [str(film[0])]
 
 
-def test_a_line_holds_what_the_report_is(alone, tmp_path):
+def test_a_line_contains_the_report(alone, tmp_path):
     checkpoint, config = alone
     films_in(tmp_path, ["a.png", "b.png", "c.png"])
     files = [str(tmp_path / name) for name in ("a.png", "b.png", "c.png")]
@@ -177,28 +177,28 @@ def test_bad_images_are_named_and_the_others_are_written(alone, tmp_path, batch)
         found.extend(predict(checkpoint, config, files, tmp_path / "out"))
     head, gone, half = str(raised.value).splitlines()
     assert head == (
-        f"2 of 5 images could not be used; reports of the other 3 are in {tmp_path / 'out'}"
+        f"2 of 5 images could not be used; the reports of the other 3 are in {tmp_path / 'out'}"
     )
     assert gone.startswith(f"  {files[0]}: no such image file; give a PNG, JPEG")
     assert half.startswith(f"  {files[2]}: image ")
     assert [one["image"] for one in lines_of(tmp_path / "out")] == [files[i] for i in (1, 3, 4)]
 
 
-def test_lines_are_there_as_soon_as_they_come(alone, tmp_path):
+def test_lines_are_written_as_they_are_generated(alone, tmp_path):
     checkpoint, config = alone
     films_in(tmp_path / "films", ["a.png", "b.png"])
     predicting = predict(checkpoint, config, [str(tmp_path / "films")], tmp_path / "out")
     next(predicting)
     assert len(lines_of(tmp_path / "out")) == 1
     predicting.close()
-    # What was interrupted, in the middle of a line here, is taken up by the same command.
+    # After an interruption, here in the middle of a line, the same command resumes.
     with (tmp_path / "out" / "predictions.jsonl").open("a") as file:
         file.write('{"image": "half')
     again = list(predict(checkpoint, config, [str(tmp_path / "films")], tmp_path / "out"))
     assert len(again) == len(lines_of(tmp_path / "out")) == 2
 
 
-def test_lines_and_figures_of_other_images_stay(alone, tmp_path):
+def test_lines_and_figures_of_other_images_are_kept(alone, tmp_path):
     checkpoint, config = alone
     for case, seed in (("one", 1), ("other", 2)):
         films_in(tmp_path / case, ["film.png"], seed)

@@ -1,4 +1,4 @@
-"""Long work off a terminal: a line as often as it is due, whether the work itself says anything."""
+"""Progress off a terminal: lines at regular intervals, even if the work does not advance."""
 
 import io
 from threading import Event
@@ -10,14 +10,14 @@ from rich.console import Console
 from raymed import progress as module
 from raymed.config import Config
 from raymed.launch.printer import Printer
-from raymed.progress import Progress, how_far, reported_to, tracked
+from raymed.progress import Progress, format_progress, report_progress_to, track
 from raymed.training.observer import FEATURES, Status
 
 
 @pytest.fixture
 def always_due(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "INTERVAL_S", 0)
-    # The work itself says how far it is; the ticker has nothing to do.
+    # The work itself advances; the ticker has nothing to do.
     monkeypatch.setattr(module, "TICK_S", 3600)
 
 
@@ -32,35 +32,35 @@ def log() -> Console:
 
 
 @pytest.mark.usefixtures("always_due")
-def test_a_line_says_how_many_of_how_many(log: Console) -> None:
-    assert list(tracked("abcd", "writing [b]reports", 4, log)) == [*"abcd"]
+def test_a_line_shows_done_and_total(log: Console) -> None:
+    assert list(track("abcd", "writing [b]reports", 4, log)) == [*"abcd"]
     assert lines_of(log) == [
         "writing [b]reports: 1 of 4 (25%)",
         "writing [b]reports: 2 of 4 (50%)",
         "writing [b]reports: 3 of 4 (75%)",
         "writing [b]reports: 4 of 4 (100%)",
     ]
-    assert how_far("reading images", 12_000, None) == "reading images: 12,000 so far"
+    assert format_progress("reading images", 12_000, None) == "reading images: 12,000 so far"
 
 
 def test_no_line_before_it_is_due(log: Console) -> None:
-    assert len(list(tracked(range(999), "counting", 999, log))) == 999
+    assert len(list(track(range(999), "counting", 999, log))) == 999
     assert lines_of(log) == []
 
 
-def test_a_step_that_says_nothing_is_spoken_for(
+def test_a_step_that_does_not_advance_still_prints_lines(
     log: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "INTERVAL_S", 0)
     monkeypatch.setattr(module, "TICK_S", 0.001)
-    said = Event()
-    monkeypatch.setattr(log, "print", lambda *_, **__: said.set())
+    printed = Event()
+    monkeypatch.setattr(log, "print", lambda *_, **__: printed.set())
     with Progress("waiting for another process", 10, log):
-        assert said.wait(60)
+        assert printed.wait(60)
 
 
 @pytest.mark.usefixtures("always_due")
-def test_a_terminal_gets_a_bar_and_no_lines() -> None:
+def test_a_terminal_shows_a_bar_and_no_lines() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=90)
     with Progress("reading images", None, console) as progress:
         progress.update(total=8)
@@ -72,16 +72,16 @@ def test_a_terminal_gets_a_bar_and_no_lines() -> None:
 
 
 @pytest.mark.usefixtures("always_due")
-def test_what_goes_on_elsewhere_is_reported_and_not_printed(log: Console) -> None:
+def test_progress_sent_to_a_sink_is_not_printed(log: Console) -> None:
     seen = []
-    with reported_to(lambda *state: seen.append(state)):
-        list(tracked("ab", "hashing", 2, log))
+    with report_progress_to(lambda *state: seen.append(state)):
+        list(track("ab", "hashing", 2, log))
     assert seen == [("hashing", 0, 2), ("hashing", 1, 2), ("hashing", 2, 2)]
     assert lines_of(log) == []
 
 
 @pytest.mark.usefixtures("always_due")
-def test_a_run_says_how_far_it_is_within_an_epoch(log: Console) -> None:
+def test_a_run_prints_its_progress_within_an_epoch(log: Console) -> None:
     printer = Printer(Config().override({"training.epochs": 30}), log)
     printer.progress(Status(0, 8, 80, doing=FEATURES))
     printer.progress(Status(2, 5, 20, loss=4.25))
@@ -95,7 +95,7 @@ def test_a_run_says_how_far_it_is_within_an_epoch(log: Console) -> None:
 
 
 @pytest.mark.usefixtures("always_due")
-def test_where_a_bar_says_it_no_line_does(log: Console) -> None:
+def test_no_line_is_printed_beside_a_bar(log: Console) -> None:
     printer = Printer(Config(), log, bar=True)
     printer.progress(Status(2, 5, 20, loss=4.25))
     assert lines_of(log) == []

@@ -18,35 +18,36 @@ import safetensors.torch
 import torch
 from rich.console import Console
 
+from raymed import locks
 from raymed.cache import cache_folder
 from raymed.cli import main
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
 from raymed.evaluation import PREDICTIONS_FILE, SCORES_FILE
-from raymed.launch import lock
-from raymed.launch.lock import LOCK_FILE, alone
-from raymed.launch.run import claim, run_training
+from raymed.launch.run import run_training
+from raymed.locks import LOCK_FILE, folder_lock
+from raymed.run_folder import RunFolder
 from raymed.storage import (
-    Place,
-    Remote,
+    AnyPath,
+    RemotePath,
     Unreachable,
-    fetched,
-    place,
-    remove,
-    stamp,
-    write_whole,
-    written_whole,
+    as_path,
+    atomic_path,
+    atomic_write_text,
+    file_stamp,
+    local_copy,
+    remove_tree,
 )
 from raymed.training import features
 from raymed.training.checkpoint import MODEL_FILE, latest, whole_checkpoints
+from raymed.training.errors import TrainingFailed
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.loop import train
 from raymed.training.observer import Row
-from raymed.training.saving import TrainingStopped
 from raymed.training.worker import Worker
 from raymed.tuning.finetune import fine_tune
-from raymed.tuning.report import write_report
+from raymed.tuning.page import write_report
 from raymed.tuning.study import open_study
 from raymed.tuning.sweep import run_sweep
 from tests.support.metric_rows import untimed
@@ -64,7 +65,7 @@ def server() -> Iterator[S3]:
 
 @pytest.fixture(scope="module", params=["s3", "gcs"])
 def store(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """Each of the stores in turn."""
+    """Each store in turn."""
     with serving_s3() if request.param == "s3" else serving_gcs() as server:
         yield server
 
@@ -75,59 +76,59 @@ def stored(tiny: Config, phantom: Path, server: S3, tmp_path: Path) -> Config:
 
 
 def stored_in(server: Server, tiny: Config, phantom: Path, name: str) -> Config:
-    """The tiny run, with all that it reads and writes in the store, in a folder of the test's."""
+    """The tiny run, reading and writing everything in the store, in a folder of this test."""
     data = server.upload(phantom, f"{name}/data")
     return tiny.override({"data.path": str(data), "run.folder": str(server.root / name / "runs")})
 
 
-def weights(folder: Place) -> dict[str, torch.Tensor]:
+def weights(folder: AnyPath) -> dict[str, torch.Tensor]:
     last = latest(folder)
     assert last is not None
-    with fetched(last / MODEL_FILE) as file:
+    with local_copy(last / MODEL_FILE) as file:
         return {name: tensor.clone() for name, tensor in safetensors.torch.load_file(file).items()}
 
 
-def assert_same_weights(folder: Place, other: Place) -> None:
+def assert_same_weights(folder: AnyPath, other: AnyPath) -> None:
     ours, expected = weights(folder), weights(other)
     assert ours.keys() == expected.keys()
     assert all(torch.equal(ours[name], expected[name]) for name in expected)
 
 
-def test_a_place_in_a_store_has_the_ways_of_a_path(store: Server) -> None:
-    folder = store.root / "ways" / "inner"
+def test_a_remote_path_behaves_like_a_local_one(store: Server) -> None:
+    folder = store.root / "outer" / "inner"
     assert not folder.exists()
     assert list(folder.iterdir()) == []
-    write_whole(folder / "text.txt", "grüße")
-    with written_whole(folder / "deep" / "bytes.bin") as partial:
+    atomic_write_text(folder / "text.txt", "grüße")
+    with atomic_path(folder / "deep" / "bytes.bin") as partial:
         partial.write_bytes(bytes(range(256)) * 40_000)
         assert not (folder / "deep").exists()
     assert (folder / "text.txt").read_text() == "grüße"
-    with fetched(folder / "deep" / "bytes.bin") as local:
+    with local_copy(folder / "deep" / "bytes.bin") as local:
         assert local.read_bytes() == bytes(range(256)) * 40_000
     assert sorted(folder.iterdir()) == [folder / "deep", folder / "text.txt"]
     assert [found.name for found in folder.glob("*.txt")] == ["text.txt"]
     assert ((folder / "deep").is_dir(), (folder / "text.txt").is_file()) == (True, True)
     assert ((folder / "deep").is_file(), (folder / "text.txt").is_dir()) == (False, False)
-    assert place(str(folder)) == folder
+    assert as_path(str(folder)) == folder
     assert (folder / "text.txt").parent == folder
-    first = stamp(folder / "text.txt")
-    assert stamp(folder / "text.txt") == first
-    write_whole(folder / "text.txt", "longer than before")
-    assert stamp(folder / "text.txt") != first
+    first = file_stamp(folder / "text.txt")
+    assert file_stamp(folder / "text.txt") == first
+    atomic_write_text(folder / "text.txt", "longer than before")
+    assert file_stamp(folder / "text.txt") != first
     (folder / "text.txt").unlink()
     (folder / "text.txt").unlink(missing_ok=True)
-    for ask in (Remote.read_text, Remote.unlink, stamp):
+    for ask in (RemotePath.read_text, RemotePath.unlink, file_stamp):
         with pytest.raises(FileNotFoundError):
             ask(folder / "text.txt")
-    remove(folder)
+    remove_tree(folder)
     assert not folder.exists()
 
 
-def test_what_fails_while_it_is_written_is_not_there(store: Server) -> None:
+def test_a_failed_write_leaves_no_file(store: Server) -> None:
     target = store.root / "failed" / "file"
 
     def write_half() -> None:
-        with written_whole(target) as partial:
+        with atomic_path(target) as partial:
             partial.write_text("half")
             raise KeyError
 
@@ -139,18 +140,18 @@ def test_what_fails_while_it_is_written_is_not_there(store: Server) -> None:
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        ("s4://bucket/runs", "is no place that pyarrow can open"),
-        ("s3://a bucket/runs", "is no place that pyarrow can open"),
+        ("s4://bucket/runs", "is not a path or URI that pyarrow supports"),
+        ("s3://a bucket/runs", "is not a path or URI that pyarrow supports"),
     ],
 )
-def test_uris_that_nothing_can_open_are_refused_by_name(tiny: Config, uri: str, words: str) -> None:
+def test_unsupported_uris_are_refused_by_name(tiny: Config, uri: str, words: str) -> None:
     with pytest.raises(UsageError, match=words) as raised:
         run_training(tiny.override({"data.path": uri}), Console(quiet=True))
     assert uri.partition("?")[0] in str(raised.value)
 
 
 @pytest.mark.slow
-def test_a_data_set_is_fetched_once_by_a_node_and_checked(
+def test_a_node_downloads_a_dataset_once_and_checks_it(
     stored: Config, tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -163,7 +164,7 @@ def test_a_data_set_is_fetched_once_by_a_node_and_checked(
     assert [file.name for file in copies] == ["train-00000.parquet"]
     dataset.split("train")
     assert {file: file.stat().st_mtime_ns for file in copies} == copies
-    # A copy that is not what the dataset says is fetched again, one in the store is refused.
+    # A damaged local copy is downloaded again; a damaged part in the store is refused.
     (copy,) = copies
     content = bytearray(copy.read_bytes())
     content[len(content) // 2] ^= 1
@@ -174,12 +175,12 @@ def test_a_data_set_is_fetched_once_by_a_node_and_checked(
     assert np.array_equal(dataset.split("train").pixels(rows), fresh)
     copy.unlink()
     (parts.parent / "train.arrow").unlink()
-    with written_whole(place(stored.data.path) / copy.name) as damaged:
+    with atomic_path(as_path(stored.data.path) / copy.name) as damaged:
         damaged.write_bytes(content)
     with pytest.raises(UsageError, match=r"train-00000.parquet is missing or damaged"):
         PreparedDataset.open(stored.data.path).split("train")
     assert not copy.exists()
-    (place(stored.data.path) / "val-00000.parquet").unlink()
+    (as_path(stored.data.path) / "val-00000.parquet").unlink()
     with pytest.raises(UsageError, match=r"val-00000.parquet is missing or damaged"):
         dataset.split("val")
 
@@ -188,7 +189,7 @@ def references_of(path: str) -> list[str]:
     return list(PreparedDataset.open(path).split("train").references)
 
 
-def test_a_run_in_a_store_is_the_one_on_disk(
+def test_a_run_in_a_store_equals_one_on_disk(
     store: Server,
     tiny: Config,
     phantom: Path,
@@ -204,7 +205,9 @@ def test_a_run_in_a_store_is_the_one_on_disk(
     def interrupt(_: Row) -> None:
         raise Interrupted
 
-    folder = claim(stored)
+    run = RunFolder.of(stored)
+    run.initialise(stored)
+    folder = run.path
     with pytest.raises(Interrupted):
         train(stored, folder, ALONE, Recorder(interrupt))
     assert [path.name for path in whole_checkpoints(folder)] == ["epoch-0001"]
@@ -221,7 +224,7 @@ def test_a_run_in_a_store_is_the_one_on_disk(
     assert main(["evaluate", str(folder), "split=test"]) == 0
     scores = json.loads((folder / "test" / SCORES_FILE).read_text())
     assert scores["rows"]["co_attention"]["cider"] is not None
-    with fetched(folder / "test" / PREDICTIONS_FILE) as file:
+    with local_copy(folder / "test" / PREDICTIONS_FILE) as file:
         assert len(pq.read_table(file)) == 3
     assert main(["figure", "4", str(folder), f"out={folder / 'figures'}"]) == 0
     assert {file.name.rpartition(".")[2] for file in (folder / "figures").iterdir()} == {
@@ -233,7 +236,7 @@ def test_a_run_in_a_store_is_the_one_on_disk(
 def test_the_store_goes_away_and_comes_back(
     stored: Config, server: S3, whole: tuple[Path, list[Row]]
 ) -> None:
-    folder = place(stored.run.folder) / stored.run.name
+    folder = as_path(stored.run.folder) / stored.run.name
 
     def disturb(row: Row) -> None:
         if row["epoch"] == 1:
@@ -258,17 +261,17 @@ def test_the_store_goes_away_and_comes_back(
     (warning,) = failures()
     assert f"{folder / 'checkpoints' / 'epoch-0002'}" in warning
     assert "could not be written" in warning
-    assert "the one before it stays good" in warning
+    assert "the previous one is intact" in warning
     assert untimed(recorder.rows) == untimed(whole[1])
     assert untimed(read_metrics(folder / METRICS_FILE)) == untimed(whole[1])
     assert_same_weights(folder, whole[0])
 
 
 @pytest.mark.slow
-def test_a_run_that_ends_while_the_store_is_away_says_so_and_goes_on_later(
+def test_a_run_that_ends_while_the_store_is_down_fails_and_resumes_later(
     stored: Config, server: S3, whole: tuple[Path, list[Row]]
 ) -> None:
-    folder = place(stored.run.folder) / stored.run.name
+    folder = as_path(stored.run.folder) / stored.run.name
 
     def disturb(row: Row) -> None:
         if row["epoch"] == 2:
@@ -276,7 +279,7 @@ def test_a_run_that_ends_while_the_store_is_away_says_so_and_goes_on_later(
             server.stop()
 
     try:
-        with pytest.raises(TrainingStopped, match=r"epoch-0003.*could not be written"):
+        with pytest.raises(TrainingFailed, match=r"epoch-0003.*could not be written"):
             train(stored, folder, ALONE, Recorder(disturb))
         with pytest.raises(Unreachable, match="cannot be reached"):
             latest(folder)
@@ -289,7 +292,7 @@ def test_a_run_that_ends_while_the_store_is_away_says_so_and_goes_on_later(
     assert_same_weights(folder, whole[0])
 
 
-def saving_is_over(folder: Place, epoch: int) -> None:
+def saving_is_over(folder: AnyPath, epoch: int) -> None:
     """Wait until an epoch's metrics are written, which come after its checkpoint."""
     while len(read_metrics(folder / METRICS_FILE)) < epoch:
         time.sleep(0.01)
@@ -298,40 +301,40 @@ def saving_is_over(folder: Place, epoch: int) -> None:
 def test_two_commands_on_one_folder(
     server: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lock, "BEAT_S", 0.2)
-    monkeypatch.setattr(lock, "SILENCE_S", 2.5)
+    monkeypatch.setattr(locks, "HEARTBEAT_S", 0.2)
+    monkeypatch.setattr(locks, "SILENCE_S", 2.5)
     folder = server.root / tmp_path.name
-    with alone(folder):
-        held = r"another raymed works on it \(process \d+ on "
-        with pytest.raises(UsageError, match=held), alone(folder):
+    with folder_lock(folder):
+        held = r"is in use by another raymed \(process \d+ on "
+        with pytest.raises(UsageError, match=held), folder_lock(folder):
             pass
         assert (folder / LOCK_FILE).exists()
     assert not (folder / LOCK_FILE).exists()
-    # Of a process that was killed, no sign comes any more.
-    write_whole(folder / LOCK_FILE, "process 1 on elsewhere\n0123 4\n")
-    with alone(folder):
+    # A process that was killed sends no heartbeat.
+    atomic_write_text(folder / LOCK_FILE, "process 1 on elsewhere\n0123 4\n")
+    with folder_lock(folder):
         assert "elsewhere" not in (folder / LOCK_FILE).read_text()
 
 
 HOLD = """
 import sys, time
-from raymed.launch import lock
-from raymed.storage import place
-lock.BEAT_S, lock.SILENCE_S = 0.2, 2.5
+from raymed import locks
+from raymed.storage import as_path
+locks.HEARTBEAT_S, locks.SILENCE_S = 0.2, 2.5
 try:
-    with lock.alone(place(sys.argv[1])):
+    with locks.folder_lock(as_path(sys.argv[1])):
         print("held", flush=True)
         time.sleep(600)
-except lock.UsageError as error:
+except locks.UsageError as error:
     print(error, flush=True)
 """
 
 
-def test_a_holder_that_slept_while_another_took_its_folder_ends(
+def test_a_suspended_holder_whose_folder_was_taken_over_ends(
     server: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lock, "BEAT_S", 0.2)
-    monkeypatch.setattr(lock, "SILENCE_S", 2.5)
+    monkeypatch.setattr(locks, "HEARTBEAT_S", 0.2)
+    monkeypatch.setattr(locks, "SILENCE_S", 2.5)
     folder = server.root / tmp_path.name
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True
@@ -340,12 +343,12 @@ def test_a_holder_that_slept_while_another_took_its_folder_ends(
         try:
             assert sleeper.stdout.readline() == "held\n"
             sleeper.send_signal(signal.SIGSTOP)
-            with alone(folder):
+            with folder_lock(folder):
                 sleeper.send_signal(signal.SIGCONT)
                 said, _ = sleeper.communicate(timeout=60)
-                assert f"another raymed works on it now (process {os.getpid()} on " in said
+                assert f"another raymed (process {os.getpid()} on " in said
                 assert said.count("\n") == 1
-                # Neither its sign nor its end has touched what is ours now.
+                # Neither its heartbeat nor its exit has touched our lock file.
                 mark = (folder / LOCK_FILE).read_text().rpartition(" ")[0]
                 assert mark.startswith(f"process {os.getpid()} on ")
                 until = time.monotonic() + 60
@@ -362,9 +365,9 @@ def test_a_holder_that_slept_while_another_took_its_folder_ends(
 def test_features_are_shared_through_the_store(
     stored: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shared = place(stored.run.folder).parent / "features"
+    shared = as_path(stored.run.folder).parent / "features"
     frozen = stored.override({"model.train_encoder": False, "data.features": str(shared)})
-    folder = place(stored.run.folder)
+    folder = as_path(stored.run.folder)
     monkeypatch.setattr(features, "_digests", {})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one"))
     train(frozen, folder / "one", ALONE, Recorder())
@@ -396,13 +399,13 @@ def test_a_sweep_in_the_store(stored: Config) -> None:
     console = Console(quiet=True)
     first = run_sweep(config, console)
     assert len(first.results) == 2
-    # The same command again, with more trials, goes on with what the store knows.
+    # The same command with more trials resumes from the store.
     sweep = run_sweep(config.override({"tune.trials": 3}), console)
     assert len(sweep.results) == 3
     assert {result.trial for result in first.results} < {result.trial for result in sweep.results}
     study = open_study(config, sweep.folder)
     assert [trial.state for trial in study.trials] == [optuna.trial.TrialState.COMPLETE] * 3
-    with fetched(sweep.leaderboard) as file:
+    with local_copy(sweep.leaderboard) as file:
         assert pq.read_table(file)["trial"].to_pylist() == [r.trial for r in sweep.results]
     page = sweep.folder / "report.html"
     write_report(sweep.folder, page)

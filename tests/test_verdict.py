@@ -2,7 +2,7 @@
 
 import pytest
 
-from raymed.scores import Scores
+from raymed.metrics.scoring import Scores
 from raymed.verdict import verdict
 
 RECALL = {"recall_5": 0.5, "recall_10": 0.6, "recall_20": 0.7}
@@ -49,5 +49,5 @@ def test_a_system_that_writes_no_report_is_judged_by_its_tags() -> None:
 
 def test_an_undefined_score_is_not_judged() -> None:
     scores = rows(None, None, None)
-    scores["co_attention"] = Scores(float("nan"), 0.1, 0.1)
+    scores["co_attention"] |= {"recall_5": float("nan")}
     assert verdict(scores).startswith("tag recall@5 is undefined on this split")

@@ -7,9 +7,10 @@ import pytest
 import yaml
 
 from raymed import yaml12
-from raymed.config import Config, load, load_prepare
+from raymed.absolute_paths import with_absolute_paths
+from raymed.config import Config, load
+from raymed.data.sources import load_settings
 from raymed.errors import UsageError
-from raymed.launch.run import located
 
 NUMBERS = {
     "1e-3": 0.001,
@@ -107,8 +108,10 @@ def test_a_text_is_what_was_written(name: str, tmp_path: Path) -> None:
     assert load(file) == config
     # Whoever reads it by YAML 1.1 reads the same.
     assert yaml.safe_load(config.to_yaml())["run"]["name"] == name
-    assert located(load(None, [f"data.path={name}"])).data.path == str(Path(name).absolute())
-    settings = load_prepare([f"out={name}", f"columns.report={name}"])
+    assert with_absolute_paths(load(None, [f"data.path={name}"])).data.path == str(
+        Path(name).absolute()
+    )
+    settings = load_settings("table", [f"out={name}", f"columns.report={name}"])
     assert (settings.out, settings.columns) == (name, {"report": name})
 
 

@@ -1,7 +1,7 @@
-"""Batches of one split, in an order that depends on seed and epoch alone.
+"""Batches of a split, in an order that depends only on seed and epoch.
 
-Every worker computes the same order and takes its share of each batch, so any batch can be
-reached again after a restart and the batches are the same for any number of workers.
+Every worker computes the same order and takes its share of each batch. So training can resume at
+any batch, and the batches are the same for any number of workers.
 """
 
 from collections.abc import Iterator
@@ -12,32 +12,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raymed.data.codes import ImageCodes
 from raymed.data.dataset import Split
 from raymed.data.features import SplitFeatures
-from raymed.data.numbers import Numbers
 from raymed.data.vocabulary import Vocabulary
 from raymed.tokens import END, PAD, START, UNKNOWN
 
 IGNORED = -1
 
 Images = Tensor | tuple[Tensor, Tensor]
-"""B images, uint8 greyscale [B, H, W]; or their features, float16 [B, D, h, w] and [B, F]."""
+"""Pixels of B images, uint8 greyscale [B, H, W], or features, float16 [B, D, h, w] and [B, F]."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A worker's share of one batch, B images.
+    """A worker's share of a batch: B images.
 
     Attributes:
-        images: pixels, or the features of a frozen encoder.
-        reports: word ids [B, S, T + 2] for sentences of up to T words: START, words, END, then PAD;
-            no END where a sentence was cut; all PAD past a report's last sentence. They stay on the
-            host, where a system makes its passages of them.
-        stops: [B, S]: 1 at a report's last sentence, 0 before it, -1 past it.
-        tags: float [B, L], 1 where the image has the tag.
-        weights: float [B]: 1 / images of the whole batch, so that they sum to 1 over all shares;
-            0 for an image that only fills an empty share.
-        seeds: int64 [B], one per image and step, for dropout.
+        images: Pixels, or the features of a frozen encoder.
+        reports: Word ids [B, S, T + 2] for sentences of up to T words: START, words, END, then PAD.
+            There is no END in a truncated sentence, and only PAD after a report's last sentence.
+            Stays on the host, where a system converts it to passages.
+        stops: [B, S]: 1 at a report's last sentence, 0 before it, -1 after it.
+        tags: float [B, L]: 1 where the image has the tag.
+        weights: float [B]: 1 / (size of the whole batch), so that the sum over all shares is 1; 0
+            for an image that only fills an empty share.
+        seeds: int64 [B]: dropout seeds, different for each image and step.
     """
 
     images: Images
@@ -48,7 +48,7 @@ class Batch:
     seeds: Tensor
 
     def to(self, device: torch.device) -> "Batch":
-        """On a device, but for the reports."""
+        """Copy everything but the reports to a device."""
         moved: dict[str, Any] = {
             name: on_device(value, device)
             for name, value in vars(self).items()
@@ -57,11 +57,11 @@ class Batch:
         return replace(self, **moved)
 
     def pin_memory(self) -> "Batch":
-        """In memory that a GPU copies from by itself."""
+        """Pin everything but the reports, for asynchronous copies to a GPU."""
         pinned: dict[str, Any] = {
             name: value.pin_memory()
             if isinstance(value, Tensor)
-            else tuple(each.pin_memory() for each in value)
+            else tuple(part.pin_memory() for part in value)
             for name, value in vars(self).items()
             if name != "reports"
         }
@@ -69,7 +69,7 @@ class Batch:
 
 
 def on_device(images: Images, device: torch.device) -> Images:
-    """Pixels, or features, where the model is."""
+    """Copy pixels or features to a device."""
     if isinstance(images, Tensor):
         return images.to(device, non_blocking=True)
     feature_map, hidden = images
@@ -77,14 +77,14 @@ def on_device(images: Images, device: torch.device) -> Images:
 
 
 class TokenisedSplit:
-    """A split with its reports as word ids, cut to what the model learns from.
+    """A split with its reports as word ids, truncated to what the model learns from.
 
     Args:
-        split: of a prepared dataset.
-        vocabulary: words and tags.
-        max_sentences: later sentences are left out; the report then has no stop among the rest.
-        max_words: later words of a sentence are left out, and its END with them.
-        features: of its images, which batches then hold in place of their pixels.
+        split: A split of a prepared dataset.
+        vocabulary: Words and tags.
+        max_sentences: Further sentences are dropped; such a report has no stop.
+        max_words: Further words of a sentence are dropped, and so is its END.
+        features: Features of its images, which replace the pixels in the batches.
     """
 
     def __init__(
@@ -96,10 +96,11 @@ class TokenisedSplit:
         features: SplitFeatures | None = None,
     ) -> None:
         self.split = split
+        self.vocabulary = vocabulary
         self.features = features
         self.tag_count = len(vocabulary.tags)
         self._max_sentences, self._max_words = max_sentences, max_words
-        words, tags = split.numbers.lists
+        words, tags = split.codes.categories
         self._word_ids = np.array([vocabulary.word_ids.get(word, UNKNOWN) for word in words])
         self._tag_ids = np.array([vocabulary.tag_ids.get(tag, IGNORED) for tag in tags])
         self.tag_ids = split.tags.map(
@@ -110,22 +111,22 @@ class TokenisedSplit:
         return len(self.split)
 
     def cut_share(self) -> float:
-        """Share of all words (0 to 1) that is left out; nothing but lengths is read for it."""
-        return self.split.numbers.share_beyond(self._max_sentences, self._max_words)
+        """Return the share of words (0 to 1) that is dropped; reads only sentence lengths."""
+        return self.split.codes.share_beyond(self._max_sentences, self._max_words)
 
     def images(self, rows: np.ndarray) -> Images:
-        """The pixels of ``rows`` [B], or their features where those are known."""
+        """Return the features of ``rows`` [B] if there are any, else the pixels."""
         if self.features is None:
             return torch.from_numpy(self.split.pixels(rows))
         feature_map, hidden = self.features.rows(rows)
         return torch.from_numpy(feature_map), torch.from_numpy(hidden)
 
     def batch(self, rows: np.ndarray, seeds: np.ndarray, weights: np.ndarray) -> Batch:
-        """The images and reports of ``rows`` [B], padded to the longest of them."""
-        numbers = [self.split.numbers[row] for row in rows.tolist()]
-        ids, stops = self._padded(numbers)
-        tag_ids = self._tag_ids[np.concatenate([one.tags for one in numbers])]
-        image = np.repeat(np.arange(len(rows)), [len(one.tags) for one in numbers])
+        """Return the batch of ``rows`` [B], padded to its longest report and sentence."""
+        codes = [self.split.codes[row] for row in rows.tolist()]
+        ids, stops = self._padded(codes)
+        tag_ids = self._tag_ids[np.concatenate([each.tags for each in codes])]
+        image = np.repeat(np.arange(len(rows)), [len(each.tags) for each in codes])
         known = tag_ids != IGNORED
         tags = np.zeros((len(rows), self.tag_count), dtype=np.float32)
         tags[image[known], tag_ids[known]] = 1
@@ -138,25 +139,25 @@ class TokenisedSplit:
             seeds=torch.from_numpy(seeds),
         )
 
-    def _padded(self, images: list[Numbers]) -> tuple[np.ndarray, np.ndarray]:
-        """The ``reports`` and ``stops`` of a batch."""
-        reports = [(one.words, one.lengths) for one in images]
-        planned = np.array([len(lengths) for _, lengths in reports])
-        counts = np.minimum(planned, self._max_sentences)
-        for i in np.flatnonzero(counts < planned):
-            words, own = reports[i]
-            reports[i] = words[: own[: counts[i]].sum()], own[: counts[i]]
-        stops = np.full((len(images), counts.max()), IGNORED, dtype=np.int64)
+    def _padded(self, codes: list[ImageCodes]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ``reports`` and ``stops`` of a batch."""
+        reports = [(each.words, each.lengths) for each in codes]
+        full = np.array([len(lengths) for _, lengths in reports])
+        counts = np.minimum(full, self._max_sentences)
+        for i in np.flatnonzero(counts < full):
+            words, lengths = reports[i]
+            reports[i] = words[: lengths[: counts[i]].sum()], lengths[: counts[i]]
+        stops = np.full((len(codes), counts.max()), IGNORED, dtype=np.int64)
         present = np.arange(counts.max()) < counts[:, None]  # [B, S]
         stops[present] = 0
-        whole = np.flatnonzero((counts == planned) & (counts > 0))
-        stops[whole, counts[whole] - 1] = 1
+        untruncated = np.flatnonzero((counts == full) & (counts > 0))
+        stops[untruncated, counts[untruncated] - 1] = 1
 
-        lengths = np.full(stops.shape, -1)  # [B, S]: words of each sentence, -1 where there is none
-        lengths[present] = np.concatenate([own for _, own in reports])
+        lengths = np.full(stops.shape, -1)  # [B, S]: words per sentence, -1 past the last
+        lengths[present] = np.concatenate([each for _, each in reports])
         words = np.full((*stops.shape, lengths.max()), PAD, dtype=np.int64)
         words[np.arange(words.shape[2]) < lengths[:, :, None]] = self._word_ids[
-            np.concatenate([own for own, _ in reports])
+            np.concatenate([each for each, _ in reports])
         ]
         cut = np.minimum(lengths, self._max_words)
         has_end = present & (lengths <= self._max_words)
@@ -176,12 +177,18 @@ class TokenisedSplit:
         world: int = 1,
         first: int = 0,
     ) -> Iterator[Batch]:
-        """One epoch: this worker's share of each batch of ``batch_size`` images.
+        """Yield this worker's share of each batch of an epoch.
 
-        The ``first`` so many batches are left out: of an epoch that is taken up again.
+        A batch is divided into ``world`` shares whose sizes differ by at most one. A worker with
+        an empty share gets one image of weight 0, so that it takes part in every step.
 
-        A batch is cut into ``world`` shares whose sizes differ by one at most. A worker whose
-        share is empty gets one image of weight 0, so that it takes part in every step.
+        Args:
+            batch_size: Images per batch, over all workers.
+            seed: Seed of the order and of dropout.
+            epoch: Number of the epoch.
+            rank: Rank of this worker.
+            world: Number of workers.
+            first: Number of batches to skip, to resume within an epoch.
         """
         random = np.random.default_rng([seed, epoch])
         order = random.permutation(len(self))
@@ -195,6 +202,6 @@ class TokenisedSplit:
             yield self.batch(order[share], seeds[share], weights)
 
 
-def steps_per_epoch(images: int, batch_size: int) -> int:
-    """How many optimiser steps one epoch has: the last batch may be smaller."""
-    return -(-images // batch_size)
+def steps_per_epoch(image_count: int, batch_size: int) -> int:
+    """Return the number of optimiser steps per epoch; the last batch may be smaller."""
+    return -(-image_count // batch_size)

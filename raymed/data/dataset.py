@@ -1,7 +1,7 @@
-"""Opening a prepared dataset: its texts and pixels, mapped from a local cache.
+"""Opening a prepared dataset, whose texts and pixels are memory-mapped from a local cache.
 
-The cache holds each split as one Arrow file that all processes of a node map into memory, so a
-process holds next to nothing of its own for an image, and the kernel can drop what it does not use.
+The cache holds each split as one Arrow file that all processes of a node map into memory. A process
+needs almost no memory of its own, and the kernel can evict what is not in use.
 """
 
 import hashlib
@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymed.cache import cache_folder
+from raymed.data.codes import FIELDS, Categories, CodedRows
 from raymed.data.examples import Finding
 from raymed.data.mapped import Column, gather, map_batches, rows_of
-from raymed.data.numbers import FIELDS, Lists, NumberedRows
 from raymed.data.schema import (
     INFO_FILE,
     SCHEMA_VERSION,
@@ -28,20 +28,20 @@ from raymed.data.schema import (
     part_schema,
 )
 from raymed.errors import UsageError
-from raymed.locks import exclusive
+from raymed.locks import file_lock
 from raymed.progress import Progress
-from raymed.storage import download, place, reason, stamp, written_whole
+from raymed.storage import as_path, atomic_path, download, file_stamp, reason
 
 _digests: dict[tuple[str, int, int], str] = {}
-"""Hashes of local copies of parts, by what tells one file from another."""
+"""Hashes of local copies of parts, keyed by path, size and modification time."""
 _BATCH_ROWS = 256
-"""Rows of every record batch of the cache but the last, so a row is found by arithmetic."""
+"""Rows per record batch of the cache (except the last), so that rows are found by division."""
 
 T = TypeVar("T")
 
 
 class PreparedDataset:
-    """A prepared dataset: what it is, its words and tags, and its splits."""
+    """A prepared dataset: its metadata, words, tags and splits."""
 
     def __init__(
         self,
@@ -55,23 +55,23 @@ class PreparedDataset:
         self.words = words
         """Word -> occurrences in the training split, most frequent first."""
         self.tags = tags
-        """Tags of the whole dataset, most frequent in the training split first."""
+        """Tags of the whole dataset, those most frequent in the training split first."""
 
     @classmethod
     def open(cls, path: str | Path) -> "PreparedDataset":
-        """Open a folder, or a URI that pyarrow knows (``s3://``, ``gs://``).
+        """Open a folder, or a URI that pyarrow supports (``s3://``, ``gs://``).
 
         Raises:
-            UsageError: it is not a prepared dataset, or one of another schema version.
+            UsageError: It is not a prepared dataset, or has another schema version.
         """
-        folder, path = place(path), str(path)
+        folder, path = as_path(path), str(path)
         try:
             content = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
         except UsageError:
             raise
         except OSError as error:
             raise UsageError(
-                f"{path}: not a prepared dataset: it has no readable {INFO_FILE}. Make one with "
+                f"{path}: not a prepared dataset: it has no readable {INFO_FILE}. Create one with "
                 "`raymed prepare`"
             ) from error
         except ValueError as error:
@@ -79,8 +79,8 @@ class PreparedDataset:
         version = content.get("schema") if isinstance(content, dict) else None
         if version != SCHEMA_VERSION:
             raise UsageError(
-                f"{path}: prepared dataset of schema version {version}, and this raymed reads "
-                f"version {SCHEMA_VERSION}: prepare it again"
+                f"{path}: prepared dataset of schema version {version}, but this version of raymed "
+                f"reads version {SCHEMA_VERSION}: prepare it again"
             )
         try:
             info = DatasetInfo.from_json(content)
@@ -99,11 +99,10 @@ class PreparedDataset:
     def split(self, name: str) -> "Split":
         """Open the split ``train``, ``val`` or ``test``.
 
-        It is put into the local cache if it is not there yet: by one process of a node, for which
-        the others wait.
+        If it is not in the local cache, one process per node copies it while the others wait.
 
         Raises:
-            UsageError: there is no such split, a part of it is missing or damaged, or the cache
+            UsageError: There is no such split, a part of it is missing or damaged, or the cache
                 cannot be written.
         """
         if name not in self.info.parts:
@@ -117,7 +116,7 @@ class PreparedDataset:
             try:
                 with (
                     Progress(f"copying the {name} images to the cache", rows) as progress,
-                    exclusive(cached.with_suffix(".lock")),
+                    file_lock(cached.with_suffix(".lock")),
                 ):
                     batches = map_batches(cached, schema, lengths)
                     if batches is None:
@@ -128,29 +127,29 @@ class PreparedDataset:
             except OSError as error:
                 raise UsageError(
                     f"{cached.parent}: cannot write the cache of the dataset ({reason(error)}); "
-                    f"its pixels need {rows * size * size / 2**20:,.0f} MiB. Make room, or set "
-                    "XDG_CACHE_HOME to a folder with room, on a disk that has file locks"
+                    f"its pixels need {rows * size * size / 2**20:,.0f} MiB. Free some space, or "
+                    "set XDG_CACHE_HOME to a folder with enough space, on a disk with file locks"
                 ) from error
             assert batches is not None
         return Split(batches, size)
 
     def _fill_cache(self, name: str, cached: Path, schema: pa.Schema, progress: Progress) -> None:
-        # Of a process that was killed while it wrote this file.
-        for left in cached.parent.glob(f".{cached.name}.*.partial"):
-            left.unlink(missing_ok=True)
+        # Left by a process that was killed while writing this file.
+        for leftover in cached.parent.glob(f".{cached.name}.*.partial"):
+            leftover.unlink(missing_ok=True)
         parts, columns = self.info.parts[name], part_schema(self.info.image_size)
         texts = pa.schema([columns.field("sentences"), columns.field("tags")])
-        lists = Lists.of(self._read_part(part, texts) for part in parts)
-        schema = lists.kept_in(schema)
-        with written_whole(cached) as partial, pa.ipc.new_file(str(partial), schema) as writer:
+        categories = Categories.of(self._read_part(part, texts) for part in parts)
+        schema = categories.add_to(schema)
+        with atomic_path(cached) as partial, pa.ipc.new_file(str(partial), schema) as writer:
             waiting = schema.empty_table()
             for part in parts:
                 read = self._read_part(part, columns)
-                read = pa.table([*read.columns, *lists.columns(read)], schema=schema)
+                read = pa.table([*read.columns, *categories.encode(read)], schema=schema)
                 waiting = pa.concat_tables([waiting, read])
-                whole = waiting.num_rows // _BATCH_ROWS * _BATCH_ROWS
-                _write_batches(writer, waiting.slice(0, whole))
-                waiting = waiting.slice(whole)
+                full = waiting.num_rows // _BATCH_ROWS * _BATCH_ROWS
+                _write_batches(writer, waiting.slice(0, full))
+                waiting = waiting.slice(full)
                 progress.advance(part.rows)
             _write_batches(writer, waiting)
 
@@ -167,22 +166,22 @@ class PreparedDataset:
         return table
 
     def _local(self, part: Part) -> Path:
-        """A part as a local file: of a dataset at a URI, one in this node's cache.
+        """Return a part as a local file; if the dataset is at a URI, as a copy in the cache.
 
-        One process of a node fetches it, and the others wait for it and use it too. Whoever opens
-        it first sees that it holds what the dataset says it does.
+        One process per node downloads it, while the others wait. The first to open the copy
+        verifies its hash.
         """
-        source = place(self.path) / part.file
+        source = as_path(self.path) / part.file
         if isinstance(source, Path):
             return source
         cached = cache_folder(self.info.content_hash, "parts") / part.file
         try:
-            with exclusive(cached.with_suffix(".lock")):
-                if cached.exists() and _is(cached, part):
+            with file_lock(cached.with_suffix(".lock")):
+                if cached.exists() and _matches(cached, part):
                     return cached
-                with written_whole(cached) as partial:
+                with atomic_path(cached) as partial:
                     download(source, partial)
-                    if not _is(partial, part):
+                    if not _matches(partial, part):
                         raise _damaged(self.path, part.file)
         except FileNotFoundError as error:
             raise _damaged(self.path, part.file) from error
@@ -190,31 +189,31 @@ class PreparedDataset:
             raise
         except OSError as error:
             raise UsageError(
-                f"{cached.parent}: cannot keep a copy of {source} ({reason(error)}); make room, or "
-                "set XDG_CACHE_HOME to a folder with room"
+                f"{cached.parent}: cannot store a copy of {source} ({reason(error)}); free some "
+                "space, or set XDG_CACHE_HOME to a folder with enough space"
             ) from error
         return cached
 
 
 class Split:
-    """One split: sequences with an entry for each image, decoded when asked for, and its pixels."""
+    """One split: sequences with an entry per image, decoded at each access, and the pixels."""
 
     def __init__(self, batches: Sequence[pa.RecordBatch], size: int) -> None:
         def column(name: str, decode: Callable[[Any], T]) -> Column[T]:
             return Column([batch.column(name) for batch in batches], _BATCH_ROWS, decode)
 
-        self.image_ids: Column[str] = column("image_id", _as_it_is)
-        self.studies: Column[str] = column("study", _as_it_is)
-        self.views: Column[str | None] = column("view", _as_it_is)
-        self.sentences: Column[list[str]] = column("sentences", _as_it_is)
-        self.tags: Column[list[str]] = column("tags", _as_it_is)
+        self.image_ids: Column[str] = column("image_id", _identity)
+        self.studies: Column[str] = column("study", _identity)
+        self.views: Column[str | None] = column("view", _identity)
+        self.sentences: Column[list[str]] = column("sentences", _identity)
+        self.tags: Column[list[str]] = column("tags", _identity)
         self.findings: Column[list[Finding]] = column(
             "findings", lambda findings: [Finding(**finding) for finding in findings]
         )
         self.references: Column[str] = self.sentences.map(" ".join)
         """The full preprocessed text of each image's report."""
-        self.numbers = NumberedRows(batches, _BATCH_ROWS)
-        """The reports and tags as numbers."""
+        self.codes = CodedRows(batches, _BATCH_ROWS)
+        """Reports and tags as integer codes."""
         self._pixels = [
             rows_of(batch.column("pixels"), (size, size), np.uint8) for batch in batches
         ]
@@ -223,40 +222,38 @@ class Split:
         return len(self.image_ids)
 
     def pixels(self, rows: np.ndarray) -> np.ndarray:
-        """Gather the pixels of some rows out of mapped memory.
+        """Copy the pixels of some images out of mapped memory.
 
         Args:
-            rows: row numbers [n], each from 0 to ``len(self) - 1``.
+            rows: Row numbers [n], each from 0 to ``len(self) - 1``.
 
         Returns:
             uint8 greyscale [n, size, size].
 
         Raises:
-            IndexError: a row number is out of range.
+            IndexError: A row number is out of range.
         """
         return gather(self._pixels, _BATCH_ROWS, rows)
 
 
-def _as_it_is(value: Any) -> Any:
+def _identity(value: Any) -> Any:
     return value
 
 
 def _write_batches(writer: pa.ipc.RecordBatchFileWriter, table: pa.Table) -> None:
-    # Chunks are joined first, because a table's batches never span two chunks.
+    # Chunks are joined first, because the batches of a table never span two chunks.
     for batch in table.combine_chunks().to_batches(max_chunksize=_BATCH_ROWS):
         writer.write_batch(batch)
 
 
-def _is(file: Path, part: Part) -> bool:
-    """Whether a local file holds what the dataset says of a part; read once in a process."""
-    known = stamp(file)
-    if known not in _digests:
+def _matches(file: Path, part: Part) -> bool:
+    """Whether a local file has the hash of a part; computed once per process."""
+    key = file_stamp(file)
+    if key not in _digests:
         with file.open("rb") as content:
-            _digests[known] = hashlib.file_digest(content, "sha256").hexdigest()
-    return _digests[known] == part.sha256
+            _digests[key] = hashlib.file_digest(content, "sha256").hexdigest()
+    return _digests[key] == part.sha256
 
 
 def _damaged(path: str, file: str) -> UsageError:
-    return UsageError(
-        f"{path}: {file} is missing or damaged: prepare the dataset again, or copy it again"
-    )
+    return UsageError(f"{path}: {file} is missing or damaged: prepare or copy the dataset again")

@@ -1,7 +1,7 @@
-"""Decoding one DICOM file to greyscale, as a viewer would show it.
+"""Decoding a DICOM file to greyscale, as a viewer would display it.
 
-Of the header only the elements that describe pixels are read, never those that name the patient,
-and no text of the file enters an error's message: a reason is written into the prepared dataset.
+Only the header elements that describe pixels are read, never those that identify the patient. Error
+messages contain no text from the file, because they are stored in the prepared dataset.
 """
 
 import logging
@@ -37,10 +37,10 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from raymed.data.apart import decode_apart
 from raymed.data.limits import ImageError, refuse_bomb
+from raymed.data.subprocess_decoder import decode_in_subprocess
 
-# Real files break the standard's small print; a warning for each would quote what is in them.
+# Real files often violate details of the standard, and pydicom's warnings would quote them.
 config.settings.reading_validation_mode = config.IGNORE
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
@@ -59,9 +59,9 @@ _ELEMENTS = [
     *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
     *_PALETTE,
 ]
-# Not the deflated syntax: pydicom inflates the whole file at once, whatever it grows to.
+# Not the deflated syntax, because pydicom inflates the whole file at once, whatever its size.
 _PLAIN = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
-# Fed damaged files, GDCM crashes and pylibjpeg's RLE decoder panics; these only raise errors.
+# On damaged files, GDCM crashes and pylibjpeg's RLE decoder panics; these only raise errors.
 _PLUGINS = {
     **dict.fromkeys((JPEGBaseline8Bit, JPEGExtended12Bit), "pillow"),
     **dict.fromkeys((JPEGLSLossless, JPEGLSNearLossless), "pyjpegls"),
@@ -81,21 +81,21 @@ _START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 def read_dicom(path: Path) -> Image.Image:
     """Return the image of a DICOM file in mode L, black 0 and white 255.
 
-    Stored values go through the modality's lookup table or rescale slope and intercept, then
-    through the (first) VOI lookup table or window; without one, or with a width that the standard
-    does not allow, the least value is black and the greatest white. MONOCHROME1 is inverted,
-    padding is black. Colours are reduced to their luma.
+    Stored values pass through the modality lookup table or the rescale slope and intercept, then
+    through the first VOI lookup table or window. Without one, or with a window width that the
+    standard does not allow, the minimum is black and the maximum is white. MONOCHROME1 is inverted,
+    padding is black, and colours are reduced to luma.
 
-    What a header lacks is taken as the standard's readers do: no preamble, no transfer syntax
-    (little-endian, or as the first element looks), no photometric interpretation (MONOCHROME2 or
-    RGB), a slope of 0 (1).
+    A deficient header is interpreted as common readers do: a missing preamble, a missing transfer
+    syntax (inferred from the encoding of the first element), a missing photometric interpretation
+    (MONOCHROME2 or RGB), a slope of 0 (read as 1).
 
-    Of several frames the middle one is taken: a series begins and ends at the edge of what is
-    examined, a film loop before and after it, and the middle shows it.
+    Of several frames, the middle one is used: a series begins and ends at the edge of the examined
+    region, and a cine loop before and after the event of interest.
 
     Raises:
-        ImageError: there is no image, it is too large, damaged, or of a kind that is not read.
-        FileNotFoundError: there is no file.
+        ImageError: There is no image, or it is too large, damaged or of an unsupported kind.
+        FileNotFoundError: The file does not exist.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -107,31 +107,31 @@ def _read(path: Path) -> Image.Image:
     try:
         with path.open("rb") as file:
             syntax = _syntax(file)
-            # A name of the standard's list; an unlisted one would be the file's own text.
+            # Only names listed in the standard; any other would be text from the file.
             name = syntax.name if syntax and syntax.is_transfer_syntax else name
             if syntax and syntax not in (*_LOSSLESS_JPEG, *_PLUGINS, *_PLAIN):
-                raise ImageError(f"DICOM transfer syntax is not read: {name}")
+                raise ImageError(f"DICOM transfer syntax is not supported: {name}")
             file.seek(0)
             header = dcmread(
                 file, stop_before_pixels=True, specific_tags=list(_ELEMENTS), force=True
             )
             if "Rows" not in header or "Columns" not in header:
                 raise ImageError("DICOM file has no image")
-            length = _pixel_bytes(header, file, syntax)
-            syntax = syntax or _guessed_syntax(header, length)
-            options = {"transfer_syntax_uid": syntax, **_completed(header)}
+            length = _pixel_length(header, file, syntax)
+            syntax = syntax or _infer_syntax(header, length)
+            options = {"transfer_syntax_uid": syntax, **_fill_in_defaults(header)}
             frames = int(header.get("NumberOfFrames") or 1)
             frame = frames // 2
-            _see_sizes(header, file, syntax, frame, frames)
+            _check_sizes(header, file, syntax, frame, frames)
             if syntax in _LOSSLESS_JPEG:
-                pixels = decode_apart(path, frame, options)
+                pixels = decode_in_subprocess(path, frame, options)
             else:
                 plugin = _PLUGINS[syntax] if syntax.is_encapsulated else ""
                 pixels = pixel_array(file, index=frame, decoding_plugin=plugin, **options)
-        return _shown(pixels, header, frame)
+        return _to_greyscale(pixels, header, frame)
     except (ImageError, FileNotFoundError):
         raise
-    # Damaged files make pydicom and its decoders raise almost anything, with the file's text in it.
+    # On damaged files, pydicom and its decoders raise almost anything, quoting the file.
     except Exception:
         raise ImageError(
             f"DICOM image cannot be decoded: its header or its pixels are damaged ({name})"
@@ -139,7 +139,7 @@ def _read(path: Path) -> Image.Image:
 
 
 def _syntax(file: BinaryIO) -> UID | None:
-    """The transfer syntax that a file names; nothing but its first group of elements is read."""
+    """Return the transfer syntax that a file names; only the first group of elements is read."""
     read_preamble(file, force=True)
     meta = read_dataset(
         file, False, True, stop_when=lambda tag, _type, _length: tag >> 16 != _META_GROUP
@@ -147,18 +147,18 @@ def _syntax(file: BinaryIO) -> UID | None:
     return meta.get("TransferSyntaxUID") or None
 
 
-def _guessed_syntax(header: Dataset, length: int) -> UID:
-    """The syntax of a file that names none, from how its elements are written."""
+def _infer_syntax(header: Dataset, length: int) -> UID:
+    """Infer the transfer syntax of a file that names none, from the encoding of its elements."""
     if length == _UNDEFINED_LENGTH:
-        raise ImageError("DICOM file names no transfer syntax, and its pixels are compressed")
+        raise ImageError("DICOM file names no transfer syntax, but its pixels are compressed")
     implicit, little = header.original_encoding
     if implicit:
         return ImplicitVRLittleEndian
     return ExplicitVRLittleEndian if little else ExplicitVRBigEndian
 
 
-def _pixel_bytes(header: Dataset, file: BinaryIO, syntax: UID | None) -> int:
-    """Length of the pixels as their element says; ``file`` stands before it, and then after."""
+def _pixel_length(header: Dataset, file: BinaryIO, syntax: UID | None) -> int:
+    """Read the declared length of the pixel data; ``file`` is positioned before its element."""
     implicit, little = header.original_encoding
     start = file.read(8 if implicit else 12)
     length = int.from_bytes(start[-4:], "little" if little else "big")
@@ -166,16 +166,14 @@ def _pixel_bytes(header: Dataset, file: BinaryIO, syntax: UID | None) -> int:
         raise ImageError("DICOM file has no pixels")
     left = os.fstat(file.fileno()).st_size - file.tell()
     if left < length and not (length == _UNDEFINED_LENGTH or (syntax and syntax.is_encapsulated)):
-        raise ImageError(
-            f"DICOM image is cut off: {left:,} of {length:,} bytes of pixels are there"
-        )
+        raise ImageError(f"DICOM image is truncated: it has {left:,} of {length:,} bytes of pixels")
     return length
 
 
-def _completed(header: Dataset) -> dict[str, Any]:
-    """Put what readers take for granted into a header; also as pydicom's options."""
+def _fill_in_defaults(header: Dataset) -> dict[str, Any]:
+    """Fill in missing header elements with defaults, and return them as pydicom options."""
     if header.get("BitsAllocated") is None:
-        raise ImageError("DICOM header does not say how many bits a pixel has (BitsAllocated)")
+        raise ImageError("DICOM header lacks the number of bits per pixel (BitsAllocated)")
     samples = header.get("SamplesPerPixel") or 1
     values = {
         "SamplesPerPixel": samples,
@@ -196,24 +194,24 @@ def _snake(name: str) -> str:
     return "".join(f"_{char.lower()}" if char.isupper() else char for char in name)[1:]
 
 
-def _see_sizes(header: Dataset, file: BinaryIO, syntax: UID, frame: int, frames: int) -> None:
-    """Refuse what would decode to too much; ``file`` stands at the pixels.
+def _check_sizes(header: Dataset, file: BinaryIO, syntax: UID, frame: int, frames: int) -> None:
+    """Raise ImageError if the pixels would be too large; ``file`` is positioned at the pixels.
 
-    A compressed frame has a header of its own, and decoders believe that one.
+    A compressed frame has its own header, which is the one that decoders trust.
     """
-    said = header.Columns, header.Rows, header.SamplesPerPixel
-    refuse_bomb(*said)
+    declared = header.Columns, header.Rows, header.SamplesPerPixel
+    refuse_bomb(*declared)
     if syntax.is_encapsulated:
         offsets = None
         if "ExtendedOffsetTable" in header and "ExtendedOffsetTableLengths" in header:
             offsets = (header.ExtendedOffsetTable, header.ExtendedOffsetTableLengths)
         data = get_frame(file, frame, number_of_frames=frames, extended_offsets=offsets)
-        if _declared(data) not in (said, None):
-            raise ImageError("DICOM image is not of the size that the file's header says")
+        if _frame_size(data) not in (declared, None):
+            raise ImageError("DICOM image differs in size from the header of the file")
 
 
-def _declared(frame: bytes) -> tuple[int, int, int] | None:
-    """Width, height and samples that a JPEG, JPEG-LS or JPEG 2000 frame declares, if it is one."""
+def _frame_size(frame: bytes) -> tuple[int, int, int] | None:
+    """Return width, height and samples that a JPEG, JPEG-LS or JPEG 2000 frame declares."""
 
     def number(at: int, length: int) -> int:
         return int.from_bytes(frame[at : at + length], "big")
@@ -222,8 +220,8 @@ def _declared(frame: bytes) -> tuple[int, int, int] | None:
         at = len(_JP2)
         while at < len(frame) and frame[at + 4 : at + 8] != b"jp2c":
             if number(at, 4) < 8:
-                # pydicom would go over the same box for ever.
-                raise ImageError("DICOM image is damaged: a box of it has no length")
+                # pydicom would read the same box forever.
+                raise ImageError("DICOM image is damaged: a JPEG 2000 box has no length")
             at += number(at, 4)
     if frame[:2] != b"\xff\xd8":
         size = frame.find(b"\xff\x4f\xff\x51")
@@ -239,7 +237,7 @@ def _declared(frame: bytes) -> tuple[int, int, int] | None:
     return None
 
 
-def _shown(pixels: np.ndarray, header: Dataset, frame: int) -> Image.Image:
+def _to_greyscale(pixels: np.ndarray, header: Dataset, frame: int) -> Image.Image:
     kind = header.PhotometricInterpretation
     if kind == "PALETTE COLOR" and pixels.ndim == 2:
         colours = apply_color_lut(pixels, header)
@@ -256,7 +254,7 @@ def _luma(colours: np.ndarray, bits: int) -> Image.Image:
 
 
 def _of_frame(header: Dataset, frame: int) -> Dataset:
-    """The header with the values that an enhanced multi-frame file keeps for all or one frame."""
+    """Add the values that an enhanced multi-frame file stores per file or frame to the header."""
     groups = [*header.get("SharedFunctionalGroupsSequence", [])[:1]]
     groups += header.get("PerFrameFunctionalGroupsSequence", [])[frame : frame + 1]
     for group in groups:
@@ -267,26 +265,26 @@ def _of_frame(header: Dataset, frame: int) -> Dataset:
 
 
 def _monochrome(pixels: np.ndarray, header: Dataset) -> np.ndarray:
-    """Stored values [height, width] as uint8 grey."""
+    """Convert stored values [height, width] to uint8 grey."""
     padding = _padding(pixels, header)
-    seen = pixels[~padding]
-    if not np.isfinite(seen).all():
-        raise ImageError("image has values that are not finite")
+    visible = pixels[~padding]
+    if not np.isfinite(visible).all():
+        raise ImageError("image has non-finite values")
     grey = np.zeros(pixels.shape, np.uint8)
-    if seen.size == 0:
+    if visible.size == 0:
         return grey
-    low, high = seen.min(), seen.max()
+    low, high = visible.min(), visible.max()
     if np.issubdtype(pixels.dtype, np.integer) and int(high) - int(low) < 2**16:
-        # Each value that can occur is worked out once, however many pixels have it.
+        # Compute each possible value once, rather than once per pixel.
         levels = _grey(np.arange(int(low), int(high) + 1, dtype=np.float64), header)
-        grey[~padding] = levels[np.subtract(seen, low, dtype=np.int64)]
+        grey[~padding] = levels[np.subtract(visible, low, dtype=np.int64)]
     else:
-        grey[~padding] = _grey(seen.astype(np.float64), header)
+        grey[~padding] = _grey(visible.astype(np.float64), header)
     return grey
 
 
 def _padding(pixels: np.ndarray, header: Dataset) -> np.ndarray:
-    """Where there is no image, only what fills the rectangle up."""
+    """Return which pixels are padding, bool [height, width]."""
     if header.get("PixelPaddingValue") is None:
         return np.zeros(pixels.shape, bool)
     ends = [header.PixelPaddingValue, header.get("PixelPaddingRangeLimit")]
@@ -296,7 +294,7 @@ def _padding(pixels: np.ndarray, header: Dataset) -> np.ndarray:
 
 
 def _grey(values: np.ndarray, header: Dataset) -> np.ndarray:
-    """Stored values (float64, any shape) as uint8 grey, by PS3.3 C.11.1 and C.11.2."""
+    """Convert stored values (float64, any shape) to uint8 grey, by PS3.3 C.11.1 and C.11.2."""
     if header.get("ModalityLUTSequence"):
         values = _look_up(values, header.ModalityLUTSequence[0])[0]
     else:
@@ -318,7 +316,7 @@ def _grey(values: np.ndarray, header: Dataset) -> np.ndarray:
 
 
 def _look_up(values: np.ndarray, item: Dataset) -> tuple[np.ndarray, int]:
-    """Values through a lookup table (ends repeat), float64, and the bits of its entries."""
+    """Apply a lookup table, clamped at its ends; return float64 and the bits per entry."""
     count, first, bits = item.LUTDescriptor
     data: Any = item.LUTData
     if isinstance(data, bytes):
@@ -326,12 +324,12 @@ def _look_up(values: np.ndarray, item: Dataset) -> tuple[np.ndarray, int]:
         count = count or 2**16
         data = np.frombuffer(data, "u1" if len(data) < 2 * count else "<u2" if little else ">u2")
     entries = np.atleast_1d(np.asarray(data, np.float64))[: count or 2**16]
-    places = np.clip(np.rint(values) - first, 0, len(entries) - 1).astype(np.int64)
-    return entries[places], bits
+    indices = np.clip(np.rint(values) - first, 0, len(entries) - 1).astype(np.int64)
+    return entries[indices], bits
 
 
 def _allowed_window(header: Dataset) -> tuple[float, float, str] | None:
-    """Centre, width and function of the first window, if there is one as PS3.3 C.11.2.1 allows."""
+    """Return centre, width and function of the first window, if PS3.3 C.11.2.1 allows it."""
     centre, width = (_first(header, f"Window{name}") for name in ("Center", "Width"))
     function = str(header.get("VOILUTFunction") or "LINEAR").upper()
     if centre is None or width is None or width <= 0 or (function == "LINEAR" and width < 1):
@@ -340,7 +338,7 @@ def _allowed_window(header: Dataset) -> tuple[float, float, str] | None:
 
 
 def _window(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:
-    """Values through a window, 0 to 1."""
+    """Apply a window; return values from 0 to 1."""
     if function == "LINEAR":
         if width == 1:
             return (values > centre - 0.5).astype(np.float64)
@@ -353,7 +351,7 @@ def _window(values: np.ndarray, centre: float, width: float, function: str) -> n
 
 
 def _first(header: Dataset, name: str) -> float | None:
-    """The first number of an element; None if it has none that is finite."""
+    """Return the first number of an element; None if it is missing or not finite."""
     try:
         value = header.get(name)
         number = float(value if isinstance(value, str | int | float) else value[0])

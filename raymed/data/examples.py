@@ -1,4 +1,4 @@
-"""What every source yields: one image and its report, or the reason why there is none."""
+"""What sources yield: an image with its report, or the reason why it cannot be used."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Finding:
-    """The known place of one finding, in fractions of the image's width and height (0 to 1)."""
+    """The bounding box of a finding, as fractions of the image's width and height (0 to 1)."""
 
     tag: str
     left: float
@@ -21,43 +21,43 @@ class Finding:
 
 @dataclass(frozen=True)
 class Example:
-    """One image with the report of its study, as a source read it, not yet preprocessed."""
+    """An image with the report of its study, before any preprocessing."""
 
     image_id: str
     study: str
     image: Path | np.ndarray
-    """A file to decode, or uint8 greyscale pixels [height, width]."""
+    """An image file, or greyscale pixels, uint8 [height, width]."""
     report: str
     tags: tuple[str, ...]
     split: str | None = None
-    """The split the source itself names (train, val or test), if it names one."""
+    """The split that the source names, if it does."""
     view: str | None = None
     findings: tuple[Finding, ...] = field(default=())
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """Something the source had to leave out, with the reason in words."""
+    """An image or report that is left out, and why."""
 
     image_id: str
     study: str
     reason: str
-    """In words; details of this one stand behind a colon."""
+    """A kind of reason, optionally followed by a colon and details."""
 
     @property
     def kind(self) -> str:
-        """The reason without its details."""
+        """The reason without details."""
         return self.reason.partition(": ")[0]
 
 
-def left_out(rejected: Iterable[Rejected]) -> list[str]:
-    """Each kind of reason, the most frequent first, with its count and the first of its images."""
+def rejection_summary(rejected: Iterable[Rejected]) -> list[str]:
+    """Describe each kind of reason, most frequent first, with its count and an example."""
     first: dict[str, str] = {}
     counts: Counter[str] = Counter()
-    for row in rejected:
-        counts[row.kind] += 1
-        name, detail = row.image_id or row.study, row.reason.partition(": ")[2]
-        first.setdefault(row.kind, ": ".join(part for part in (name, detail) if part))
+    for each in rejected:
+        counts[each.kind] += 1
+        name, detail = each.image_id or each.study, each.reason.partition(": ")[2]
+        first.setdefault(each.kind, ": ".join(part for part in (name, detail) if part))
     return [
         f"{count:,} ({kind})" + (f", such as {first[kind]}" if first[kind] else "")
         for kind, count in counts.most_common()

@@ -1,7 +1,7 @@
-"""Features of a split's images, float16, in Arrow files of the local cache.
+"""Image features of a split, float16, in Arrow files of the local cache.
 
-A split lies in files of `FILE_ROWS` images each, `train-00000.arrow` and so on. Each is written
-whole by one process, so many can share the work, and what was done before a kill is not lost.
+A split is divided into files of `FILE_ROWS` images, `train-00000.arrow` and so on. Each is written
+atomically by one process, so processes can share the work, and completed files survive a crash.
 """
 
 from collections.abc import Iterable
@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 
 from raymed.data.mapped import gather, map_batches, rows_of
-from raymed.storage import written_whole
+from raymed.storage import atomic_path
 
 FILE_ROWS = 64
-"""Images of each file but a split's last; with VGG-19 at 224 pixels a file takes 13 MiB."""
+"""Images per file, except the last; a file of VGG-19 features at 224 pixels takes 13 MiB."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class SplitFeatures:
     """The features of one split.
 
     Attributes:
-        folder: of the files.
-        split: its name.
-        count: images of the split.
-        map_shape: (D, h, w).
-        width: F.
+        folder: Folder of the files.
+        split: Name of the split.
+        count: Number of images in the split.
+        map_shape: Shape of a feature map, (D, h, w).
+        width: Size of the hidden layer, F.
     """
 
     folder: Path
@@ -40,42 +40,54 @@ class SplitFeatures:
 
     @property
     def files(self) -> list[Path]:
+        """All files of the split, in order, whether or not they exist."""
         numbers = range(-(-self.count // FILE_ROWS))
         return [self.folder / f"{self.split}-{number:05d}.arrow" for number in numbers]
 
     @property
     def row_bytes(self) -> int:
+        """Bytes per image."""
         return 2 * (int(np.prod(self.map_shape)) + self.width)
 
     def rows_of_file(self, number: int) -> np.ndarray:
-        """The rows of the split that a file holds."""
+        """Return the row numbers of the images in a file."""
         first = number * FILE_ROWS
         return np.arange(first, min(first + FILE_ROWS, self.count))
 
     def is_whole(self, number: int) -> bool:
-        """Whether a file is there and not a part of one."""
+        """Whether a file exists and is complete."""
         return self._map(number) is not None
 
     def write(self, number: int, chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
-        """Write a file of feature maps [n, D, h, w] and hidden layers [n, F], in order.
+        """Write a file.
+
+        Args:
+            number: Number of the file.
+            chunks: Feature maps [n, D, h, w] and hidden layers [n, F], in order.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: The file cannot be written.
         """
         path = self.files[number]
-        # Of a process that was killed while it wrote this file.
-        for left in self.folder.glob(f".{path.name}.*.partial"):
-            left.unlink(missing_ok=True)
-        feature_maps, hidden = (np.concatenate(each) for each in zip(*chunks, strict=True))
+        # Left by a process that was killed while writing this file.
+        for leftover in self.folder.glob(f".{path.name}.*.partial"):
+            leftover.unlink(missing_ok=True)
+        feature_maps, hidden = (np.concatenate(arrays) for arrays in zip(*chunks, strict=True))
         columns = [_column(feature_maps), _column(hidden)]
-        with written_whole(path) as partial, pa.ipc.new_file(str(partial), self._schema) as writer:
+        with atomic_path(path) as partial, pa.ipc.new_file(str(partial), self._schema) as writer:
             writer.write_batch(pa.record_batch(columns, schema=self._schema))
 
     def rows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Copy rows [n] out of mapped memory: float16 [n, D, h, w] and [n, F].
+        """Copy the features of some images out of mapped memory.
+
+        Args:
+            rows: Row numbers [n].
+
+        Returns:
+            Feature maps [n, D, h, w] and hidden layers [n, F], float16.
 
         Raises:
-            IndexError: a row number is out of range.
+            IndexError: A row number is out of range.
         """
         feature_maps, hidden = self._mapped
         return gather(feature_maps, FILE_ROWS, rows), gather(hidden, FILE_ROWS, rows)

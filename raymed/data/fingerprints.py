@@ -1,7 +1,7 @@
-"""Which images a split holds: eight bytes of a hash of each one's id, and of its pixels.
+"""Fingerprints of the images in a split: eight bytes of a hash of the id and of the pixels.
 
-With them it can be said of any image whether a model was trained on it, wherever it lies now: 16
-bytes an image. They are computed once per dataset and kept in the cache, beside the pixels.
+They tell whether a model was trained on an image, wherever the image is stored now, at a cost of 16
+bytes per image. They are computed once per dataset and stored in the cache, beside the pixels.
 """
 
 import hashlib
@@ -17,31 +17,31 @@ import safetensors.numpy
 from raymed.cache import cache_folder
 from raymed.data.dataset import PreparedDataset, Split
 from raymed.errors import UsageError
-from raymed.locks import exclusive
+from raymed.locks import file_lock
 from raymed.progress import Progress
-from raymed.storage import reason, written_whole
+from raymed.storage import atomic_path, reason
 
 CHUNK = 256
-"""Images that are read at a time."""
+"""Images to read at a time."""
 
 
 @dataclass(frozen=True, eq=False)
 class Fingerprints:
-    """Of some images.
+    """Fingerprints of a set of images.
 
     Attributes:
-        ids: uint64 [n], of their ids.
-        pixels: uint64 [n], of their pixels, as prepared.
+        ids: Hashes of the image ids, uint64 [n].
+        pixels: Hashes of the prepared pixels, uint64 [n].
     """
 
     ids: np.ndarray
     pixels: np.ndarray
 
     @classmethod
-    def compute(cls, split: Split, what: str) -> Self:
-        """Those of a split, in its order."""
+    def compute(cls, split: Split, description: str) -> Self:
+        """Compute the fingerprints of a split, in order; ``description`` labels the progress."""
         ids, pixels = (np.empty(len(split), np.uint64) for _ in range(2))
-        with Progress(what, len(split)) as progress:
+        with Progress(description, len(split)) as progress:
             for start in range(0, len(split), CHUNK):
                 rows = np.arange(start, min(start + CHUNK, len(split)))
                 ids[rows] = [
@@ -53,55 +53,55 @@ class Fingerprints:
 
     @classmethod
     def load(cls, file: Path) -> Self:
-        """Read a file; OSError or SafetensorError if it is not there or damaged."""
-        kept = safetensors.numpy.load_file(file)
-        return cls(kept["ids"], kept["pixels"])
+        """Read a file; OSError or SafetensorError if it is missing or damaged."""
+        arrays = safetensors.numpy.load_file(file)
+        return cls(arrays["ids"], arrays["pixels"])
 
     def save(self, file: Path) -> None:
-        """Write a file, whole or not at all; OSError if it cannot be written."""
-        with written_whole(file) as partial:
+        """Write a file atomically; OSError if that fails."""
+        with atomic_path(file) as partial:
             safetensors.numpy.save_file({"ids": self.ids, "pixels": self.pixels}, partial)
 
     def joined(self, others: Sequence["Fingerprints"]) -> "Fingerprints":
-        """Those of all of them, each once."""
-        each = [self, *others]
+        """Return the union of several sets, without duplicates."""
+        sets = [self, *others]
         return Fingerprints(
-            *(
-                np.unique(np.concatenate([getattr(one, name) for one in each]))
-                for name in ("ids", "pixels")
-            )
+            np.unique(np.concatenate([each.ids for each in sets])),
+            np.unique(np.concatenate([each.pixels for each in sets])),
         )
 
 
 def fingerprints_file(dataset: PreparedDataset, split_name: str) -> Path:
-    """The file in the cache with the fingerprints of a split, which one process of a node computes.
+    """Return the cache file with the fingerprints of a split, computing it on first use.
+
+    One process per node computes it, while the others wait.
 
     Raises:
-        UsageError: the split cannot be opened, or the cache not be written.
+        UsageError: The split cannot be opened, or the cache cannot be written.
     """
     split = dataset.split(split_name)
     file = cache_folder(dataset.info.content_hash) / f"{split_name}.safetensors"
     try:
-        if not _is_whole(file, len(split)):
-            with exclusive(file.with_suffix(".hashing")):
-                if not _is_whole(file, len(split)):
+        if not _is_complete(file, len(split)):
+            with file_lock(file.with_suffix(".hashing")):
+                if not _is_complete(file, len(split)):
                     Fingerprints.compute(split, f"hashing the {split_name} images").save(file)
     except OSError as error:
         raise UsageError(
-            f"{file}: cannot be written ({reason(error)}); make room, or set XDG_CACHE_HOME to a "
-            "folder with room, on a disk that has file locks"
+            f"{file}: cannot be written ({reason(error)}); free some space, or set XDG_CACHE_HOME "
+            "to a folder with enough space, on a disk with file locks"
         ) from error
     return file
 
 
-def _is_whole(file: Path, images: int) -> bool:
+def _is_complete(file: Path, count: int) -> bool:
     try:
-        with safetensors.safe_open(file, "numpy") as kept:
-            return all(kept.get_slice(name).get_shape() == [images] for name in ("ids", "pixels"))
+        with safetensors.safe_open(file, "numpy") as arrays:
+            return all(arrays.get_slice(name).get_shape() == [count] for name in ("ids", "pixels"))
     except (OSError, safetensors.SafetensorError):
         return False
 
 
 def _hash(content: bytes | memoryview) -> int:
-    # Where the processor computes SHA-256 it is the quickest of those in hashlib.
+    # With hardware support, SHA-256 is the fastest hash in hashlib.
     return int.from_bytes(hashlib.sha256(content).digest()[:8])

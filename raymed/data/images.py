@@ -1,4 +1,4 @@
-"""Decoding one image to square greyscale pixels."""
+"""Decoding an image to square greyscale pixels."""
 
 import re
 from pathlib import Path
@@ -7,11 +7,11 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from raymed.data.limits import ImageError, refuse_bomb
+from raymed.image_files import DICOM_MARK
 
 _FORMATS = ("PNG", "JPEG", "TIFF")
-_DICOM_MARK = slice(128, 132)
-# Without a preamble it begins with an element of group 2 or 8: tag, then its type in two letters
-# or its length.
+# Without a preamble, the file begins with an element of group 2 or 8: its tag, then its type in
+# two letters or its length.
 _BARE_DICOM = re.compile(
     rb"[\x02\x08]\0.\0(?:[A-Z]{2}|.[\0-\x03]\0\0)|\0[\x02\x08]\0.[A-Z]{2}", re.DOTALL
 )
@@ -22,32 +22,32 @@ _TIFF_WHITE_IS_ZERO = 0
 def read_image(image: Path | np.ndarray, size: int) -> np.ndarray:
     """Return an image as uint8 greyscale [size, size], black 0 and white 255.
 
-    The aspect ratio is kept: the longer side is scaled to ``size`` (antialiased), the shorter
-    one is padded with black on both sides, so that nothing is cut off. Sixteen-bit, integer and
-    floating-point images are scaled so that their least value is black and their greatest is
-    white; transparent places are black. DICOM is shown as its header says (`raymed.data.dicom`).
-    The format is judged by content, not by the file's name.
+    The aspect ratio is preserved: the longer side is scaled to ``size`` (antialiased) and the
+    shorter one is padded with black on both sides, so nothing is cropped. The values of 16-bit,
+    integer and floating-point images are scaled so that the minimum is black and the maximum is
+    white. Transparent pixels are black. DICOM is rendered as its header specifies (see
+    `raymed.data.dicom`). The format is detected from the content, not from the file name.
 
     Args:
-        image: a PNG, JPEG, TIFF or DICOM file, or uint8 greyscale pixels [height, width].
-        size: side of the result in pixels.
+        image: A PNG, JPEG, TIFF or DICOM file, or greyscale pixels, uint8 [height, width].
+        size: Side of the result in pixels.
 
     Raises:
-        ImageError: the file is missing, unreadable, no image, truncated or too large.
+        ImageError: The file is missing, unreadable, not an image, truncated or too large.
     """
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 2 or 0 in image.shape:
             raise ImageError(
-                f"pixels are not uint8 [height, width]: they are {image.dtype} {list(image.shape)}"
+                f"pixels are not uint8 [height, width]: found {image.dtype} {list(image.shape)}"
             )
         if image.shape == (size, size):
             return image
         return _fit(Image.fromarray(image), size)
     try:
         with image.open("rb") as file:
-            start = file.read(_DICOM_MARK.stop)
-        if start[_DICOM_MARK] == b"DICM" or _BARE_DICOM.match(start):
-            # Here, for pydicom takes most of a second to load and only DICOM needs it.
+            start = file.read(DICOM_MARK.stop)
+        if start[DICOM_MARK] == b"DICM" or _BARE_DICOM.match(start):
+            # Imported here because pydicom is slow to import, and only DICOM needs it.
             from raymed.data.dicom import read_dicom
 
             return _fit(read_dicom(image), size)
@@ -63,14 +63,14 @@ def read_image(image: Path | np.ndarray, size: int) -> np.ndarray:
         raise ImageError(f"image is too large: {error}") from error
     except Image.UnidentifiedImageError as error:
         raise ImageError("not a PNG, JPEG, TIFF or DICOM image") from error
-    # Damaged data make Pillow's decoders raise almost anything (OSError, SyntaxError,
-    # struct.error, IndexError, ...), and one bad file must not end the preparing of all.
+    # On damaged data, Pillow's decoders raise almost anything (OSError, SyntaxError, struct.error,
+    # IndexError, ...), and one bad file must not stop the preparation of all others.
     except Exception as error:
         raise ImageError(f"image cannot be decoded: {error or type(error).__name__}") from error
 
 
 def _greyscale(image: Image.Image) -> Image.Image:
-    """Return a decoded image in mode L."""
+    """Convert a decoded image to mode L."""
     if image.mode[0] in "IF":
         return _full_range(image)
     if image.mode in ("1", "L"):
@@ -83,22 +83,22 @@ def _greyscale(image: Image.Image) -> Image.Image:
 
 
 def _full_range(image: Image.Image) -> Image.Image:
-    """Return a 16-bit, integer or floating-point image in mode L, scaled by its min and max."""
+    """Convert a 16-bit, integer or floating-point image to mode L, scaled by its range."""
     values = np.asarray(image, dtype=np.float64)
     if not np.isfinite(values).all():
-        raise ImageError("image has values that are not finite")
+        raise ImageError("image has non-finite values")
     low, high = values.min(), values.max()
     if low == high:
         return Image.new("L", image.size)
     scaled = (values - low) / (high - low)
-    # Pillow inverts white-is-zero TIFFs of 8 bits by itself, deeper ones it does not.
+    # Pillow itself inverts white-is-zero TIFFs of 8 bits, but not deeper ones.
     if getattr(image, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO:
         scaled = 1 - scaled
     return Image.fromarray(np.rint(scaled * 255).astype(np.uint8))
 
 
 def _fit(image: Image.Image, size: int) -> np.ndarray:
-    """Return a mode L image scaled to fit [size, size], centred on black."""
+    """Scale a mode L image to fit [size, size], centred on black."""
     scale = size / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     canvas = Image.new("L", (size, size))

@@ -1,4 +1,4 @@
-"""Columns and fixed-size rows in Arrow files of the local cache, mapped into memory."""
+"""Memory-mapped Arrow files of the local cache: columns and fixed-size rows."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,12 +12,12 @@ Other = TypeVar("Other")
 
 
 class Column(Sequence[T]):
-    """A column of a mapped file as a sequence; an entry is decoded each time it is asked for.
+    """A column of a memory-mapped file as a sequence. Entries are decoded at each access.
 
     Args:
-        blocks: the column's arrays, one of each record batch.
-        block_rows: entries of every block but the last, which may have fewer.
-        decode: makes an entry from its Python value.
+        blocks: The column's arrays, one per record batch.
+        block_rows: Number of entries in every block but the last, which may have fewer.
+        decode: Converts the Python value of an entry.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Column(Sequence[T]):
             yield from map(self._decode, block.to_pylist())
 
     def map(self, function: Callable[[T], Other]) -> "Column[Other]":
-        """The column of what a function makes of each entry, each time it is asked for."""
+        """Return a column that applies a function to each entry at each access."""
         decode = self._decode
         return Column(self._blocks, self._block_rows, lambda value: function(decode(value)))
 
@@ -55,9 +55,9 @@ class Column(Sequence[T]):
 def map_batches(
     path: Path, schema: pa.Schema, lengths: Sequence[int]
 ) -> list[pa.RecordBatch] | None:
-    """Map an Arrow file; None unless it is whole and has record batches of these lengths."""
+    """Map an Arrow file; None unless it is complete, with record batches of these lengths."""
     try:
-        # Closing gives the file descriptor back; what was mapped stays.
+        # Closing releases the file descriptor; the mapping stays valid.
         with pa.memory_map(str(path)) as file:
             reader = pa.ipc.open_file(file)
             batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
@@ -68,23 +68,31 @@ def map_batches(
 
 
 def rows_of(column: pa.Array, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """A mapped column of fixed-size rows as an array [rows, *shape]; nothing is copied."""
+    """View a mapped column of fixed-size rows as an array [rows, *shape], without copying."""
     return np.frombuffer(column.buffers()[-1], dtype, len(column) * int(np.prod(shape))).reshape(
         -1, *shape
     )
 
 
 def gather(blocks: Sequence[np.ndarray], block_rows: int, rows: np.ndarray) -> np.ndarray:
-    """Copy rows out of blocks that each hold ``block_rows``, the last one perhaps fewer.
+    """Copy rows out of blocks of ``block_rows`` rows, of which the last may have fewer.
+
+    Args:
+        blocks: Arrays [block_rows, ...].
+        block_rows: Rows per block.
+        rows: Row numbers [n].
+
+    Returns:
+        Array [n, ...].
 
     Raises:
-        IndexError: a row number is out of range.
+        IndexError: A row number is out of range.
     """
     rows = np.asarray(rows)
     count = (len(blocks) - 1) * block_rows + len(blocks[-1])
     if rows.size and not 0 <= rows.min() <= rows.max() < count:
         raise IndexError(f"row numbers must be from 0 to {count - 1}")
     gathered = np.empty((len(rows), *blocks[0].shape[1:]), blocks[0].dtype)
-    for place, row in enumerate(rows):
-        gathered[place] = blocks[row // block_rows][row % block_rows]
+    for index, row in enumerate(rows):
+        gathered[index] = blocks[row // block_rows][row % block_rows]
     return gathered

@@ -1,4 +1,4 @@
-"""What a prepared dataset holds: the contract between preparing it and opening it."""
+"""The format of a prepared dataset: the contract between preparing and opening it."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ REJECTED = pa.schema([("image_id", pa.string()), ("study", pa.string()), ("reaso
 
 
 def part_schema(image_size: int) -> pa.Schema:
-    """Return the columns of a Parquet part; pixels are uint8 greyscale, row after row."""
+    """Return the columns of a Parquet part; pixels are uint8 greyscale in row-major order."""
     return pa.schema(
         [
             ("image_id", pa.string()),
@@ -49,12 +49,12 @@ class Part:
     file: str
     rows: int
     sha256: str
-    """Of the file's bytes, in hex."""
+    """SHA-256 of the file, in hex."""
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """``dataset.json``: what a prepared dataset is and how it was made."""
+    """``dataset.json``: what a prepared dataset contains and how it was made."""
 
     schema: int
     source: str
@@ -62,32 +62,32 @@ class DatasetInfo:
     """Split protocol: study, paper, given or r2gen."""
     seed: int
     image_size: int
-    """Side of the square images, in pixels."""
+    """Side of the square images in pixels."""
     counts: dict[str, int]
     """Images per split."""
     leaked: int
     """Test images whose study also has an image in training."""
     rejected: dict[str, int]
-    """Reason (without its details) -> how many were left out."""
+    """Reason without details -> number of images and reports left out."""
     found: Statistics
-    """Over every image-report pair of the source, whether or not its image could be read."""
+    """Statistics of every image-report pair in the source, whether or not the image is usable."""
     prepared: Statistics
-    """Over the images of the prepared dataset."""
+    """Statistics of the prepared dataset."""
     parts: dict[str, list[Part]]
     content_hash: str
-    """SHA-256 over the rows of each split, the words and the tags; nothing else goes in."""
+    """SHA-256 of the image size, words, tags and the rows of each split, and of nothing else."""
     views: str = "all"
-    """Views that were kept: all, frontal or lateral."""
+    """The views kept: all, frontal or lateral."""
     left_out: LeftOut | None = None
-    """Of every report found; None of a dataset that was prepared before this was counted."""
+    """For all reports in the source; None if the dataset was prepared by an older version."""
 
     def to_json(self) -> str:
-        """Return the text of ``dataset.json``."""
+        """Return the content of ``dataset.json``."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "DatasetInfo":
-        """Return what a parsed ``dataset.json`` says; KeyError or TypeError if it is damaged."""
+        """Convert a parsed ``dataset.json``; KeyError or TypeError if it is damaged."""
         left_out = content.get("left_out")
         return cls(
             **{

@@ -1,201 +1,127 @@
-"""The two kinds of work that preparing spreads: decoding images, and writing Parquet parts.
+"""Shards: files of decoded pixels, which wait there until the split of every image is known.
 
-Which split an image belongs to is known only when all are read. So pixels wait in shards, files
-of `shard_rows` images each in the order of the source, and the parts are gathered from them. Each
-piece of work reads and writes files by itself and returns only a few words, so no process ever
-holds more than one piece, and any process can do any piece again: it writes the same bytes.
+A shard holds `shard_rows` images in the order of the source. The Parquet parts of the dataset are
+gathered from shards in `raymed.data.parts`.
 """
 
-import hashlib
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raymed.data.images import read_image
 from raymed.data.limits import ImageError
-from raymed.data.schema import Part, part_schema
-from raymed.data.target import Folder
 from raymed.errors import UsageError
+from raymed.storage import AnyPath, read_range
 
-PART_ROWS = 1024
-_PART_BYTES = 64 * 2**20
 _SHARD_ROWS = 128
 _SHARD_BYTES = 16 * 2**20
 
-Work = TypeVar("Work")
-Result = TypeVar("Result")
-
-
-class Spread(Protocol):
-    """How pieces of work are done; the results may come in any order."""
-
-    def __call__(
-        self, do: Callable[[Work], Result], pieces: Iterable[Work]
-    ) -> Iterator[Result]: ...
-
-
-def in_process(do: Callable[[Work], Result], pieces: Iterable[Work]) -> Iterator[Result]:
-    """One piece after the other in the calling process."""
-    return map(do, pieces)
-
-
-def part_rows(image_size: int) -> int:
-    """Rows of a part: `PART_ROWS`, or fewer where the images are so large that memory matters."""
-    return max(1, min(PART_ROWS, _PART_BYTES // image_size**2))
-
 
 def shard_rows(image_size: int) -> int:
-    """Images of a shard, likewise."""
+    """Return the number of images per shard, which is smaller for large images."""
     return max(1, min(_SHARD_ROWS, _SHARD_BYTES // image_size**2))
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Images to decode into one file; ``number`` counts the shards from 0."""
+    """A piece of work: images to decode into one file."""
 
-    number: int
+    first_row: int
+    """Row number of the first image."""
     images: Sequence[Path | np.ndarray]
-    size: int
-    place: Folder
+    image_size: int
+    folder: AnyPath
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """What became of a shard's images."""
+class DecodedShard:
+    """The result of decoding a shard."""
 
-    number: int
-    images: int
-    failed: list[tuple[int, str]]
-    """Place in the shard and reason of each that cannot be used."""
+    count: int
+    """Number of images, including those that failed."""
+    failed: dict[int, str]
+    """Row number -> reason, for images that cannot be used."""
     missing: Path | None
-    """The first file that is not there, as this machine sees it."""
+    """The first file that does not exist on the machine that decoded the shard."""
 
 
-def write_shard(shard: Shard) -> Decoded:
-    """Decode images into a file of uint8 [images, size, size]; one that fails is black there.
+def shards_of(
+    images: Iterable[Path | np.ndarray], image_size: int, folder: AnyPath
+) -> Iterator[Shard]:
+    """Divide images into shards, with absolute paths."""
+    rows = shard_rows(image_size)
+    first_row = 0
+    waiting: list[Path | np.ndarray] = []
+    for image in images:
+        waiting.append(image.absolute() if isinstance(image, Path) else image)
+        if len(waiting) == rows:
+            yield Shard(first_row, waiting, image_size, folder)
+            first_row, waiting = first_row + rows, []
+    if waiting:
+        yield Shard(first_row, waiting, image_size, folder)
+
+
+def write_shard(shard: Shard) -> DecodedShard:
+    """Decode images into a file of uint8 [images, size, size], black where decoding fails.
 
     Raises:
-        UsageError: this machine does not see the folder of the shards.
-        OSError: the shard cannot be written.
+        UsageError: The folder of the shards does not exist on this machine.
+        OSError: The shard cannot be written.
     """
-    pixels = np.zeros((len(shard.images), shard.size, shard.size), np.uint8)
-    failed = []
+    size = shard.image_size
+    pixels = np.zeros((len(shard.images), size, size), np.uint8)
+    failed = {}
     missing = None
-    for row, image in enumerate(shard.images):
+    for offset, image in enumerate(shard.images):
         try:
-            pixels[row] = read_image(image, shard.size)
+            pixels[offset] = read_image(image, size)
         except ImageError as error:
-            failed.append((row, str(error)))
+            failed[shard.first_row + offset] = str(error)
             if missing is None and isinstance(image, Path) and not image.exists():
                 missing = image
     try:
-        shard.place.write(_shard_file(shard.number), pa.py_buffer(pixels))
+        name = _shard_file(shard.first_row // shard_rows(size))
+        (shard.folder / name).write_bytes(pixels.data)
     except FileNotFoundError as error:
         raise UsageError(
-            f"{shard.place.root}: a machine of the cluster ({os.uname().nodename}) does not see "
-            "this folder: let `out` be in a folder that all machines share, or a URI such as "
+            f"{shard.folder}: this folder is not visible to {os.uname().nodename}, a machine "
+            "of the cluster: set `out` to a folder that all machines share, or to a URI such as "
             "s3://bucket/folder"
         ) from error
-    return Decoded(shard.number, len(shard.images), failed, missing)
+    return DecodedShard(len(shard.images), failed, missing)
+
+
+def read_pixels(folder: AnyPath, image_size: int, rows: np.ndarray) -> np.ndarray:
+    """Read the pixels of some rows from their shards.
+
+    Args:
+        folder: Folder of the shards.
+        image_size: Pixels per side.
+        rows: Row numbers in ascending order, int64 [n].
+
+    Returns:
+        uint8 [n, image_size * image_size].
+
+    Raises:
+        OSError: A shard cannot be read.
+    """
+    row_bytes = image_size**2
+    pixels = np.empty((len(rows), row_bytes), np.uint8)
+    shards, offsets = np.divmod(rows, shard_rows(image_size))
+    for shard in np.unique(shards):
+        wanted = np.flatnonzero(shards == shard)
+        first, last = offsets[wanted[0]], offsets[wanted[-1]]
+        # One read for the whole range, since each may be a request over the network.
+        content = read_range(
+            folder / _shard_file(shard), int(first) * row_bytes, int(last - first + 1) * row_bytes
+        )
+        read = np.frombuffer(content, np.uint8).reshape(-1, row_bytes)
+        pixels[wanted] = read[offsets[wanted] - first]
+    return pixels
 
 
 def _shard_file(number: int) -> str:
     return f"{number:07}.pixels"
-
-
-@dataclass(frozen=True)
-class PartWork:
-    """Rows to write into one Parquet part."""
-
-    file: str
-    rows: list[bytes]
-    """Each row without its pixels, as JSON."""
-    images: np.ndarray
-    """Each row's place in the order of the source, rising, int64 [rows]."""
-    size: int
-    shards: Folder
-    final: Folder
-
-
-@dataclass(frozen=True)
-class Written:
-    """A part that was written."""
-
-    part: Part
-    digests: bytes
-    """SHA-256 of each row, its pixels included, one after another."""
-
-
-def write_part(work: PartWork) -> Written:
-    """Gather a part's pixels from the shards and write it; OSError if that cannot be done."""
-    schema = part_schema(work.size)
-    digests = []
-    with work.final.create(work.file) as stream:
-        hashed = _Hashed(stream)
-        with pq.ParquetWriter(
-            pa.PythonFile(hashed, "w"),
-            schema,
-            compression="zstd",
-            use_dictionary=False,
-            write_page_checksum=True,
-        ) as writer:
-            # A shard's worth of rows at a time is all that is in memory.
-            group = shard_rows(work.size)
-            for start in range(0, len(work.rows), group):
-                texts = work.rows[start : start + group]
-                pixels = _gather(work, work.images[start : start + group])
-                for text, row in zip(texts, pixels, strict=True):
-                    digests.append(hashlib.sha256(text + row.tobytes()).digest())
-                rows = pa.Table.from_pylist(
-                    [json.loads(text) for text in texts], pa.schema(list(schema)[:-1])
-                )
-                column = pa.FixedSizeBinaryArray.from_buffers(
-                    schema.field("pixels").type, len(pixels), [None, pa.py_buffer(pixels)]
-                )
-                writer.write_table(rows.append_column(schema.field("pixels"), column))
-    part = Part(work.file, len(work.rows), hashed.digest.hexdigest())
-    return Written(part, b"".join(digests))
-
-
-def _gather(work: PartWork, images: np.ndarray) -> np.ndarray:
-    """The pixels of images by their place in the order of the source, uint8 [images, bytes]."""
-    row_bytes = work.size**2
-    pixels = np.empty((len(images), row_bytes), np.uint8)
-    shards, places = np.divmod(images, shard_rows(work.size))
-    for shard in np.unique(shards):
-        rows = np.flatnonzero(shards == shard)
-        first, last = places[rows[0]], places[rows[-1]]
-        # One read from the first row that is needed to the last: the fewer of them the better,
-        # where each is a request over a network.
-        content = work.shards.read(
-            _shard_file(shard), int(first) * row_bytes, int(last - first + 1) * row_bytes
-        )
-        pixels[rows] = np.frombuffer(content, np.uint8).reshape(-1, row_bytes)[places[rows] - first]
-    return pixels
-
-
-class _Hashed:
-    """A file that is written once, and the SHA-256 of what is."""
-
-    def __init__(self, stream: pa.NativeFile) -> None:
-        self.digest = hashlib.sha256()
-        self.closed = False
-        self._stream = stream
-
-    def write(self, content: bytes) -> int:
-        self.digest.update(content)
-        self._stream.write(content)
-        return len(content)
-
-    def flush(self) -> None:
-        """Nothing waits here."""
-
-    def close(self) -> None:
-        self.closed = True

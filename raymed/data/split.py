@@ -1,4 +1,4 @@
-"""Split protocols: which image is for training, validation or test."""
+"""Split protocols: assigning images to training, validation or test."""
 
 import json
 import re
@@ -13,9 +13,8 @@ from raymed.data import cells
 from raymed.errors import UsageError
 
 SPLITS = ("train", "val", "test")
-PROTOCOLS = ("auto", "study", "paper", "given", "r2gen")
 PAPER_IMAGES = 500
-"""Images for validation, and as many for test, in the paper's protocol."""
+"""Images in each of validation and test, in the protocol of the paper."""
 
 _ALIASES = {
     "train": "train",
@@ -28,7 +27,7 @@ _ALIASES = {
     "test": "test",
     "testing": "test",
 }
-"""As a table's column or a split file may name it, in lower case -> the split."""
+"""A split's name in a table or split file, in lower case -> the split."""
 _IU_STUDY = re.compile(r"CXR\d+(?=_)")
 
 
@@ -36,110 +35,114 @@ _IU_STUDY = re.compile(r"CXR\d+(?=_)")
 class Leakage:
     """Test images whose study also has an image in training."""
 
-    images: int
+    leaked: int
     test_images: int
 
     @property
     def share(self) -> float:
-        """Leaked share of the test images (0 to 1)."""
-        return self.images / max(1, self.test_images)
+        """Share of the test images that leaked (0 to 1)."""
+        return self.leaked / max(1, self.test_images)
 
 
 def by_study(studies: Sequence[str], seed: int) -> list[str]:
-    """Split with no study on two sides: about 10 % of the images each for val and test.
+    """Split so that no study is in two splits, with about 10 % of the images in val and test each.
 
-    Each split gets at least one study. The result depends on the studies and the seed, not on
+    Each split gets at least one study. The result depends on the studies and the seed, but not on
     the order of the images.
 
     Args:
-        studies: the study of each image.
+        studies: The study of each image.
+        seed: Seed of the shuffle.
 
     Raises:
-        UsageError: fewer than three studies.
+        UsageError: There are fewer than three studies.
     """
-    images: dict[str, int] = dict.fromkeys(sorted(studies), 0)
+    image_counts: dict[str, int] = dict.fromkeys(sorted(studies), 0)
     for study in studies:
-        images[study] += 1
-    if len(images) < len(SPLITS):
+        image_counts[study] += 1
+    if len(image_counts) < len(SPLITS):
         raise UsageError(
-            f"split protocol `study` needs at least 3 studies, and there are {len(images)}: add "
-            "studies, or name the split of each image in a column and use protocol `given`"
+            f"split protocol `study` needs at least 3 studies, but there are {len(image_counts)}: "
+            "add studies, or name the split of each image in a column and use protocol `given`"
         )
-    shuffled = list(images)
+    shuffled = list(image_counts)
     np.random.default_rng(seed).shuffle(shuffled)
     target = round(len(studies) / 10)
-    side = {}
-    for name, studies_after in (("test", 2), ("val", 1)):
-        taken = 0
-        while taken == 0 or (taken < target and len(shuffled) > studies_after):
+    split_of = {}
+    for name, reserved_studies in (("test", 2), ("val", 1)):
+        size = 0
+        while size == 0 or (size < target and len(shuffled) > reserved_studies):
             study = shuffled.pop()
-            side[study] = name
-            taken += images[study]
-    return [side.get(study, "train") for study in studies]
+            split_of[study] = name
+            size += image_counts[study]
+    return [split_of.get(study, "train") for study in studies]
 
 
-def by_image(images: int, seed: int) -> list[str]:
-    """Split as the paper does: 500 images for validation and 500 for test, at random.
+def by_image(image_count: int, seed: int) -> list[str]:
+    """Split as in the paper: 500 random images for validation and 500 for test.
 
     Raises:
-        UsageError: no more than 1,000 images.
+        UsageError: There are no more than 1,000 images.
     """
-    if images <= 2 * PAPER_IMAGES:
+    if image_count <= 2 * PAPER_IMAGES:
         raise UsageError(
-            f"split protocol `paper` takes {PAPER_IMAGES} images for validation and "
-            f"{PAPER_IMAGES} for test, and there are only {images} images: use protocol `study`"
+            f"split protocol `paper` needs {PAPER_IMAGES} images for validation and "
+            f"{PAPER_IMAGES} for test, but there are only {image_count} images: use protocol "
+            "`study`"
         )
-    splits = np.array(["train"] * images)
-    drawn = np.random.default_rng(seed).permutation(images)
+    splits = np.array(["train"] * image_count)
+    drawn = np.random.default_rng(seed).permutation(image_count)
     splits[drawn[:PAPER_IMAGES]] = "val"
     splits[drawn[PAPER_IMAGES : 2 * PAPER_IMAGES]] = "test"
     return splits.tolist()
 
 
-def side_of(name: str) -> str | None:
-    """Return train, val or test for a split as people name it, in any case; None for another."""
+def split_named(name: str) -> str | None:
+    """Return train, val or test for one of its common names, in any case; None if unknown."""
     return _ALIASES.get(name.strip().lower())
 
 
 def unknown_split(name: str, where: str) -> UsageError:
-    """The error for a name of no split; ``where`` it stands, such as ``image 1.png``."""
+    """Return the error for an unknown split name; ``where`` is its location, as in a message."""
     return UsageError(
-        f"{where}: split is {name!r}; it must be train (or training), val (validation, validate, "
-        "valid, dev) or test (testing), in any case, or empty where the image is to be left out. "
-        "Rename it; or draw a split with split=study, which leaves these names alone"
+        f"{where}: unknown split {name!r}; it must be train (or training), val (validation, "
+        "validate, valid, dev) or test (testing), in any case, or empty to leave the image out. "
+        "Rename it, or use split=study, which ignores these names"
     )
 
 
 def as_given(image_ids: Sequence[str], given: Sequence[str | None]) -> list[str | None]:
-    """Split as the source itself says; None where it says nothing.
+    """Split as the source does; None for an image without a split.
 
     Raises:
-        UsageError: the source names no split at all, or a value is none that `side_of` knows.
+        UsageError: The source names no split at all, or a name is unknown to `split_named`.
     """
     if not any(given):
         raise UsageError(
-            "split protocol `given` needs a source that names the split of each image, and this "
+            "split protocol `given` needs a source that names the split of each image, but this "
             "one names none: add a `split` column, or use protocol `study`"
         )
     splits: list[str | None] = []
     for image_id, value in zip(image_ids, given, strict=True):
-        side = side_of(value) if value else None
-        if value and side is None:
+        name = split_named(value) if value else None
+        if value and name is None:
             raise unknown_split(value, f"image {image_id}")
-        splits.append(side)
+        splits.append(name)
     return splits
 
 
 def by_file(
     image_ids: Sequence[str], studies: Sequence[str], listed: Mapping[str, str]
 ) -> list[str | None]:
-    """Split as a split file says; None for an image that it lists by neither image nor study.
+    """Split according to a split file; None for an image that it does not list.
 
     Args:
-        listed: id -> split, from :func:`read_split_file`.
+        image_ids: The id of each image.
+        studies: The study of each image, which may be listed in place of the image.
+        listed: Id -> split, from `read_split_file`.
 
     Raises:
-        UsageError: the file lists none of the images.
+        UsageError: The file lists none of the images.
     """
     splits = [
         listed.get(image_id, listed.get(study))
@@ -147,43 +150,43 @@ def by_file(
     ]
     if not any(splits):
         raise UsageError(
-            f"the split file lists none of the {len(splits):,} images that could be used: its ids "
-            f"are like {next(iter(listed), 'none')!r}, and an image here is {image_ids[0]!r} of "
-            f"study {studies[0]!r}. Take the split file of this dataset"
+            f"the split file lists none of the {len(splits):,} usable images: its ids look like "
+            f"{next(iter(listed), 'none')!r}, but an image here is {image_ids[0]!r} of study "
+            f"{studies[0]!r}. Use the split file of this dataset"
         )
     return splits
 
 
 def read_split_file(path: Path) -> dict[str, str]:
-    """Read the split that R2Gen and later papers use: id -> train, val or test.
+    """Read a split file, as used by R2Gen and later papers: id -> train, val or test.
 
-    The file is JSON, ``{"train": [...], "val": [...], "test": [...]}``, each list under any name
-    that `side_of` knows. An item is an id, or an object with an ``id`` as in R2Gen's
-    ``annotation.json``; an id is an image's, a study's, or an IU X-Ray study's with one of its
-    series (``CXR2384_IM-0942`` is study CXR2384). Numbers are ids as in a table; what is missing
-    is left out.
+    The file is JSON, ``{"train": [...], "val": [...], "test": [...]}``, with any list names that
+    `split_named` knows. An item is an id, or an object with an ``id`` as in R2Gen's
+    ``annotation.json``. An id names an image, a study, or a series of an IU X-Ray study
+    (``CXR2384_IM-0942`` is study CXR2384). Numeric ids are read as in a table; missing ids are
+    skipped.
 
     Raises:
-        UsageError: it is not such a file, or one id is on two sides.
+        UsageError: It is not such a file, or an id is in two splits.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-        named: dict[str, list[Any]] = {}
+        lists: dict[str, list[Any]] = {}
         for name, items in content.items():
-            side = side_of(name)
-            if side in named:
-                raise UsageError(f"{path}: split {side} is there twice, the second time as {name}")
-            if side is not None:
-                named[side] = items
-        listed = {side: [_listed_id(item) for item in named[side]] for side in SPLITS}
-        sides: dict[str, str] = {}
-        for name, ids in listed.items():
-            for listed_id in filter(None, ids):
+            split = split_named(name)
+            if split in lists:
+                raise UsageError(f"{path}: split {split} occurs twice, the second time as {name}")
+            if split is not None:
+                lists[split] = items
+        ids = {split: [_listed_id(item) for item in lists[split]] for split in SPLITS}
+        split_of: dict[str, str] = {}
+        for split in SPLITS:
+            for listed_id in filter(None, ids[split]):
                 match = _IU_STUDY.match(listed_id)
                 key = match[0] if match else listed_id
-                if sides.setdefault(key, name) != name:
-                    raise UsageError(f"{path}: {listed_id} is in both {sides[key]} and {name}")
-        return sides
+                if split_of.setdefault(key, split) != split:
+                    raise UsageError(f"{path}: {listed_id} is in both {split_of[key]} and {split}")
+        return split_of
     except OSError as error:
         raise UsageError(f"{path}: cannot read the split file: {error.strerror}") from error
     except UsageError:
@@ -198,25 +201,23 @@ def read_split_file(path: Path) -> dict[str, str]:
 def _listed_id(item: Any) -> str:
     listed_id = item["id"] if isinstance(item, dict) else item
     if isinstance(listed_id, list | dict):
-        raise TypeError(f"an id is text or a number, not {listed_id!r}")
+        raise TypeError(f"an id must be text or a number, not {listed_id!r}")
     return cells.identifier(listed_id)
 
 
 def coverage(listed: Mapping[str, str], found: Collection[str], prepared: Collection[str]) -> str:
-    """Say of each split how many ids a split file lists, and what became of them; "" without one.
+    """Describe how many ids of a split file were found and prepared; "" without a split file.
 
     Args:
-        listed: id -> split, from :func:`read_split_file`.
-        found: ids of the images and studies that the source has.
-        prepared: those of them in the prepared dataset.
+        listed: Id -> split, from `read_split_file`.
+        found: Ids of the images and studies in the source.
+        prepared: Ids of those in the prepared dataset.
     """
-    counts = {
-        side: [listed_id for listed_id, of in listed.items() if of == side] for side in SPLITS
-    }
+    ids_of = {name: [each for each, of in listed.items() if of == name] for name in SPLITS}
     return ", ".join(
-        f"{side} {len(ids):,} ids ({sum(i in found for i in ids):,} found, "
-        f"{sum(i in prepared for i in ids):,} prepared)"
-        for side, ids in counts.items()
+        f"{name} {len(ids):,} ids ({sum(each in found for each in ids):,} found, "
+        f"{sum(each in prepared for each in ids):,} prepared)"
+        for name, ids in ids_of.items()
         if listed
     )
 
@@ -230,17 +231,20 @@ def assign(
     seed: int,
     listed: Mapping[str, str],
 ) -> tuple[str, Sequence[str | None]]:
-    """Split by a protocol of `PROTOCOLS`, and say which was followed.
+    """Split by a protocol, and return the protocol that was used.
 
-    ``auto`` is ``given`` where the source names the split of any image, else ``study``.
+    ``auto`` is ``given`` if the source names the split of any image, else ``study``.
 
     Args:
-        given: the split that the source names, of each image.
-        seed: of the random protocols.
-        listed: id -> split, for ``r2gen``.
+        protocol: ``auto``, ``study``, ``paper``, ``given`` or ``r2gen``.
+        image_ids: The id of each image.
+        studies: The study of each image.
+        given: The split that the source names for each image, if it does.
+        seed: Seed of the random protocols.
+        listed: Id -> split, for ``r2gen``.
 
     Raises:
-        UsageError: as the protocol's function raises it.
+        UsageError: Whatever the function of the protocol raises.
     """
     if protocol == "auto":
         protocol = "given" if any(given) else "study"
@@ -255,7 +259,7 @@ def assign(
 
 def leakage(studies: Sequence[str], splits: Sequence[str | None]) -> Leakage:
     """Count the test images whose study also has an image in training."""
-    sides = list(zip(studies, splits, strict=True))
-    trained = {study for study, split in sides if split == "train"}
-    tested = [study for study, split in sides if split == "test"]
+    pairs = list(zip(studies, splits, strict=True))
+    trained = {study for study, split in pairs if split == "train"}
+    tested = [study for study, split in pairs if split == "test"]
     return Leakage(sum(study in trained for study in tested), len(tested))

@@ -1,4 +1,4 @@
-"""The statistics of section 4.1 of the paper, and what is left out of texts, over images."""
+"""The statistics of section 4.1 of the paper, and of what is left out of the reports."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -10,25 +10,25 @@ from raymed.data.text import Text
 from raymed.sections import GenerationConfig
 
 TOP_WORDS = 1000
-"""The paper's dictionary: this many of the most frequent words."""
+"""Size of the paper's vocabulary, the most frequent words."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """What a collection of image-report pairs holds; a report counts once for each image."""
+    """Statistics of image-report pairs; a report is counted once per image."""
 
     images: int
     studies: int
     reports: int
-    """Distinct reports (of one study) that have at least one sentence."""
+    """Distinct pairs of study and report, for reports with at least one sentence."""
     unique_tags: int
     tags_per_image: float
-    """In what a source yields, tags that differ in case only count twice, as in the paper."""
+    """In the source, tags that differ only in case count separately, as in the paper."""
     sentences_per_image: float
     words_per_sentence: float
     unique_words: int
     top_words_share: float
-    """Share of all word occurrences that the 1,000 most frequent words cover (0 to 1)."""
+    """Share of word occurrences covered by the 1,000 most frequent words (0 to 1)."""
 
     @property
     def words_per_image(self) -> float:
@@ -54,14 +54,14 @@ PAPER: Mapping[str, Mapping[str, float]] = {
         "unique_words": 4452,
     },
 }
-"""Source -> its figures in section 4.1 of the paper."""
+"""Source -> its statistics in section 4.1 of the paper."""
 
 _ROWS = [field.name for field in fields(Statistics)]
 _ROWS.insert(_ROWS.index("words_per_sentence") + 1, "words_per_image")
 
 
 class Counts:
-    """Collects statistics one image at a time."""
+    """Accumulates statistics, one image at a time."""
 
     def __init__(self) -> None:
         self.tags: Counter[str] = Counter()
@@ -72,7 +72,7 @@ class Counts:
         self._reports: set[int] = set()
 
     def add(self, study: str, sentences: Iterable[str], tags: Iterable[str]) -> None:
-        """Count one image: its study, its report's sentences (words, spaces) and its tags."""
+        """Add one image: its study, the sentences of its report (words and spaces) and its tags."""
         sentences = list(sentences)
         self._images += 1
         self._sentences += len(sentences)
@@ -84,7 +84,7 @@ class Counts:
             self.words.update(sentence.split())
 
     def statistics(self) -> Statistics:
-        """Return the statistics of what was added; a mean over nothing is 0."""
+        """Return the statistics of everything added; the mean of nothing is 0."""
         words = self.words.total()
         top = sum(count for _, count in self.words.most_common(TOP_WORDS))
         return Statistics(
@@ -102,41 +102,40 @@ class Counts:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What preprocessing, and then the default limits, leave out of the reports. Shares: 0 to 1."""
+    """What preprocessing and the default limits leave out of the reports, as shares (0 to 1)."""
 
     tokens: float
-    """Share of the tokens with a letter or digit that are no words, so that they are dropped."""
+    """Share of the tokens that are dropped because they are not words; punctuation not counted."""
     frequent: dict[str, float]
-    """The most frequent dropped tokens -> their share of all tokens; see `raymed.data.text`."""
+    """The most frequent dropped tokens -> share of all tokens; see `raymed.data.text`."""
     sentences: float
-    """Share of the sentences that come after a report's first `max_sentences`."""
+    """Share of the sentences beyond the first `max_sentences` of a report."""
     words: float
-    """Share of the words in those, and after a sentence's first `max_words`."""
+    """Share of the words in such sentences or beyond the first `max_words` of a sentence."""
     max_sentences: int
     max_words: int
 
     def lines(self) -> list[str]:
-        """What there is to say of it; nothing where nothing is left out."""
-        said = []
+        """Describe what is left out; empty if nothing is."""
+        lines = []
         if self.tokens:
             most = ", ".join(f"{token} {share:.1%}" for token, share in self.frequent.items())
-            said.append(f"Dropped: {self.tokens:.1%} of the tokens are no words ({most})")
+            lines.append(f"Dropped: {self.tokens:.1%} of the tokens are not words ({most})")
         if self.words:
-            said.append(
-                f"Longer than the default limits (generation.max_sentences={self.max_sentences}, "
+            lines.append(
+                f"Beyond the default limits (generation.max_sentences={self.max_sentences}, "
                 f"generation.max_words={self.max_words}): {self.sentences:.1%} of the sentences, "
-                f"{self.words:.1%} of the words; they are not learned from unless the limits are "
-                "raised"
+                f"{self.words:.1%} of the words; training ignores them unless you raise the limits"
             )
-        return said
+        return lines
 
 
 class LeftOutCounts:
-    """Collects what is left out, one image's report at a time."""
+    """Accumulates what is left out, one report at a time."""
 
     SHOWN = 5
     KEPT = 10_000
-    """Different dropped tokens that are counted; the rarest go where there are twice as many."""
+    """Distinct dropped tokens to count; the rarest are forgotten once there are twice as many."""
 
     def __init__(self) -> None:
         self._limits = GenerationConfig()
@@ -144,7 +143,7 @@ class LeftOutCounts:
         self._sums = dict.fromkeys(("dropped", "sentences", "late", "words", "kept"), 0)
 
     def add(self, text: Text) -> None:
-        """Count the preprocessed report of one image."""
+        """Add the preprocessed report of one image."""
         lengths = [sentence.count(" ") + 1 for sentence in text.sentences]
         self._sums["dropped"] += len(text.dropped)
         self._sums["sentences"] += len(lengths)
@@ -157,7 +156,7 @@ class LeftOutCounts:
             self._dropped = Counter(dict(self._dropped.most_common(self.KEPT)))
 
     def shares(self) -> LeftOut:
-        """Return the shares of what was added; a share of nothing is 0."""
+        """Return the shares over everything added; a share of nothing is 0."""
         sums = self._sums
         tokens = max(1, sums["words"] + sums["dropped"])
         frequent = list(by_frequency(self._dropped).items())[: self.SHOWN]
@@ -172,16 +171,16 @@ class LeftOutCounts:
 
 
 def by_frequency(counts: Mapping[str, int]) -> dict[str, int]:
-    """Return counts with the greatest first, ties in alphabetical order."""
+    """Sort counts in descending order, ties alphabetically."""
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def table(columns: Mapping[str, Statistics], source: str) -> Table:
-    """Return a table for the terminal: one column per entry of ``columns``, then the paper's.
+    """Return a table for the terminal, beside the statistics of the paper if it has them.
 
     Args:
-        columns: title -> statistics.
-        source: the source's name; the paper has figures for those in `PAPER`.
+        columns: Column title -> statistics.
+        source: Name of the source, a key of `PAPER` if the paper has its statistics.
     """
     paper = PAPER.get(source, {})
     shown = Table(title="Statistics, counted over images")

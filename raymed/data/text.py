@@ -1,7 +1,7 @@
 """Preprocessing of reports and tags, as in section 4.1 of the paper, for any script.
 
-The paper's rule is made for English. What other languages need beside it, and what real reports
-need in any language, is named in the lists below.
+The paper's rule is designed for English. The tables below add what other languages need, and what
+real reports need in any language.
 """
 
 import re
@@ -10,11 +10,11 @@ from functools import lru_cache
 from typing import NamedTuple
 
 WITH_DIGITS = "with digits"
-"""What stands for every dropped token that has a digit: those may be numbers of patients."""
+"""Replaces every dropped token with a digit, which may be a patient's number."""
 TOO_LONG = "too long"
-"""What stands for every token of more than `_LONGEST` characters."""
+"""Replaces every token of more than `_LONGEST` characters."""
 _LONGEST = 1000
-"""Characters of a token; normalising takes a time that grows with their square."""
+"""Maximum characters of a token; the time to normalise one grows quadratically."""
 
 
 def _of_blocks(kind: str, *blocks: tuple[int, int]) -> str:
@@ -37,17 +37,17 @@ _UNSPACED = _of_blocks("L", *_SOUTH_EAST) + (
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
 )
 _MARKS = _of_blocks("M", *_SOUTH_EAST) + "\u3099\u309a\u200c\u200d"
-# After these two the next consonant is written below the last one.
+# After either of these, the next consonant is written below the previous one.
 _STACKERS = "\u1039\u17d2"
 _TOKEN = re.compile(rf"[{_UNSPACED}](?:[{_STACKERS}][{_UNSPACED}]|[{_MARKS}])*|[^\s{_UNSPACED}]+")
 
-# The same letters and stops in other widths, ligatures and positions; no other compatible sign,
-# which would make a "no" of the Spanish abbreviation for a number.
+# Letters and stops in other widths, ligatures and positions. No other compatibility characters: the
+# Spanish abbreviation for "number" would become "no".
 _FORMS = re.compile("[\ufb00-\ufb06\ufb50-\ufdf9\ufe70-\ufefc\uff01-\uffef]+")
 _INVISIBLE = dict.fromkeys(
     (0xAD, 0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF)
 ) | dict.fromkeys((0x200B, 0x1361), " ")
-"""Signs that are no part of a word, and two that stand between words: zero width and Ethiopic."""
+"""Characters that are not part of words, and two word separators: zero width and Ethiopic."""
 
 _ABBREVIATIONS = (
     "Dr dr DR Drs Mr Mrs mrs Ms Prof prof Dra Sra Dott dott vs Vs VS cf Cf viz resp incl "
@@ -56,7 +56,7 @@ _ABBREVIATIONS = (
 _BEFORE_NUMBERS = "No no NO Nos nos Nr nr Nro nro Núm núm Fig fig Figs figs Abb ca Ca approx"
 _LETTER = r"[^\W\d_]"
 _BEGINS = r"(?<![^\s.,;:/([\"“„–-])"
-# A number such as 1.5 is not two sentences. The rest is Unicode's Sentence_Terminal, in use today.
+# A number such as 1.5 is not two sentences. The rest are Unicode's Sentence_Terminal in modern use.
 _STOP = r"(?<!\d)[.!?]|[.!?](?!\d)|[…‼⁇⁈⁉‽。؝؞؟۔।॥։።፧፨།༎၊။។៕᠃᠉꓿]"
 _MARK = (
     r"^[^\S\n]*(?:[•‣◦▪●○■□·*–—]|-(?!\d)|\(?\d{1,2}(?:\.(?!\d)|\))"
@@ -66,7 +66,7 @@ _BOUNDARY = re.compile(rf"{_MARK}|\n\s*\n|(?P<stop>{_STOP})", re.MULTILINE)
 _NO_STOP = re.compile(
     rf"{_BEGINS}(?:{'|'.join(_ABBREVIATIONS.split())}"
     rf"|(?:{'|'.join(_BEFORE_NUMBERS.split())})(?=\.\s*\d)"
-    # One letter: an initial, or a part of e.g.; but "at 10 a.m. The heart" is two sentences.
+    # A single letter: an initial or part of e.g.; but "at 10 a.m. The heart" is two sentences.
     rf"|(?!(?<=[AaPp]\.)[Mm]\.\s+[A-Z])(?:[^\W\d_a-zß-ÿ]|{_LETTER}(?=\.\s?{_LETTER}\.)"
     rf"|(?:(?<={_BEGINS}{_LETTER}\.)|(?<={_BEGINS}{_LETTER}\.\s)){_LETTER}))\."
 )
@@ -90,27 +90,27 @@ class Text(NamedTuple):
     """A preprocessed report."""
 
     sentences: list[str]
-    """Words in lower case, joined by one space."""
+    """Words in lower case, separated by single spaces."""
     dropped: list[str]
-    """Each token with a letter or digit that is no word, in lower case; or what stands for it."""
+    """Tokens with a letter or digit that are not words, in lower case, or their replacements."""
 
 
 def preprocess(text: str) -> Text:
-    """Return the sentences of a report, and the tokens that are in none of them.
+    """Return the sentences of a report, and the tokens that were dropped.
 
-    The text is split into sentences first: at a stop (``. ! ?`` and those of other scripts) and at
-    a blank line; and a line that begins with a bullet or list mark (``- • 1. 2) II.``) begins a
-    sentence, without the mark. No stop is one between two digits, after one capital or a row of
+    The text is first split into sentences: at stops (``. ! ?`` and those of other scripts), at
+    blank lines, and before lines that begin with a bullet or list mark (``- • 1. 2) II.``), which
+    is removed. Not a stop is a full stop between two digits, after one capital or a sequence of
     single letters (``J. Doe``, ``e.g.``), after an abbreviation such as ``Dr.`` or ``vs.``, or in
-    ``No. 3``. Where a report has no stop, or fewer than half as many as lines, line ends end
-    sentences too; not before a small letter, if other lines begin with a capital.
+    ``No. 3``. If a report has no stops, or fewer than half as many as lines, line breaks end
+    sentences too, except before a lower-case letter if other lines begin with a capital.
 
-    Then every token is dropped that is not purely alphabetic once the punctuation around it is
-    stripped (``x-ray``, ``1.5``, ``doesn't``), as in the paper. Combining marks belong to their
-    letters, so words of all scripts stay whole. In scripts that put no spaces between words (Han,
+    Then every token that is not purely alphabetic after surrounding punctuation is stripped is
+    dropped (``x-ray``, ``1.5``, ``doesn't``), as in the paper. Combining marks belong to their
+    letters, so words of all scripts stay intact. In scripts without spaces between words (Han,
     Kana, Thai, Lao, Khmer, Burmese, Tibetan) each character is a word, with its marks. French and
-    Italian elisions are two words (``d'épanchement``, ``dell'aorta``). A sentence left without
-    words is dropped. A token of more than 1,000 characters is no word.
+    Italian elisions are two words (``d'épanchement``, ``dell'aorta``). A sentence without words is
+    dropped, and so is a token of more than 1,000 characters.
     """
     found: list[str] = []
     dropped: list[str] = []
@@ -128,22 +128,22 @@ def preprocess(text: str) -> Text:
 
 
 def sentences(text: str) -> list[str]:
-    """Return the sentences of a report, as `preprocess` does."""
+    """Return the sentences of a report; see `preprocess`."""
     return preprocess(text).sentences
 
 
 def one_sentence(text: str) -> str:
-    """Return a text with the same words and tokens that `preprocess` takes for one sentence."""
+    """Return a text with the same tokens that `preprocess` reads as one sentence."""
     return " ".join(" ".join(_split(text)).split())
 
 
 def tag_name(text: str) -> str:
-    """Return a tag in lower case with one space between its words."""
+    """Return a tag in lower case with single spaces."""
     return " ".join(text.lower().split())
 
 
 def _split(text: str) -> list[str]:
-    """The sentences of a text, as they are written but for what no word has."""
+    """Split a text into sentences, without characters that are not part of any word."""
     text = "\n".join(text.splitlines())
     if not text.isascii():
         text = _FORMS.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
@@ -159,7 +159,7 @@ def _split(text: str) -> list[str]:
 
 
 def _pieces(text: str) -> tuple[list[str], int]:
-    """What lies between a text's boundaries, and how many of these are stops."""
+    """Split a text at its boundaries, and count how many of them are stops."""
     pieces, stops, start = [], 0, 0
     for match in _BOUNDARY.finditer(text):
         pieces.append(text[start : match.start()])
@@ -170,10 +170,10 @@ def _pieces(text: str) -> tuple[list[str], int]:
 
 @lru_cache(maxsize=2**14)
 def _words(token: str) -> tuple[tuple[str, bool], ...]:
-    """Each word in a token, or what is none, and whether it is one; nothing for punctuation."""
+    """Split a token into parts and tell which are words; punctuation gives nothing."""
     found = []
     for part in _ELISION.sub(r"\1 ", token).split():
-        # A small i with another dot over it is all that lower() has for the Turkish capital.
+        # lower() turns the Turkish capital into an i with a second, combining dot.
         lower = unicodedata.normalize("NFC", part).replace("\u0130", "i").lower()
         word = _inside(lower)
         if not word:
@@ -186,7 +186,7 @@ def _words(token: str) -> tuple[tuple[str, bool], ...]:
 
 
 def _inside(token: str) -> str:
-    """A token without the punctuation around it, its last letter with all its marks."""
+    """Strip surrounding punctuation from a token, but not the marks of its last letter."""
     match = _INSIDE_PUNCTUATION.search(token)
     if not match:
         return ""

@@ -1,4 +1,4 @@
-"""Choosing images by their view."""
+"""Selecting images by view."""
 
 _VIEWS = {
     "frontal": "frontal",
@@ -8,27 +8,27 @@ _VIEWS = {
     "ll": "lateral",
     "rl": "lateral",
 }
-"""As a source may name it, DICOM's view positions among them -> the view."""
+"""A source's name for the view, including DICOM view positions -> the view."""
 
 
 def view_of(name: str) -> str | None:
-    """Return ``frontal`` or ``lateral`` for a view as a source names it, None for another name."""
+    """Return ``frontal`` or ``lateral`` for a source's name of the view; None if unknown."""
     return _VIEWS.get(name.strip().lower())
 
 
 def view_fault(view: str | None, wanted: str) -> str | None:
-    """Return in words why an image of this view is left out; None if it is wanted.
+    """Return why an image is left out because of its view; None if it is kept.
 
     Args:
-        view: as the source names it, in any case; PA and AP count as frontal, LL and RL (left
-            and right lateral) as lateral.
-        wanted: ``frontal``, ``lateral`` or ``all``, which asks for no view to be known.
+        view: The source's name of the view, in any case; PA and AP are frontal, LL and RL (left
+            and right lateral) are lateral.
+        wanted: ``frontal``, ``lateral`` or ``all``, which also keeps images of unknown view.
     """
     if wanted == "all":
         return None
     if not view:
-        return f"view is not known, and only {wanted} is wanted"
+        return f"view is unknown, but only {wanted} is kept"
     named = view_of(view)
     if named is None:
         return f"view is neither frontal nor lateral: {view}"
-    return None if named == wanted else f"view is {named}, and only {wanted} is wanted"
+    return None if named == wanted else f"view is {named}, but only {wanted} is kept"

@@ -1,4 +1,4 @@
-"""Joining a Ray cluster, or starting a Ray of one's own, with an address everyone can use."""
+"""Connecting to a Ray cluster, or starting Ray on this machine."""
 
 import logging
 import os
@@ -8,35 +8,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from raymed.errors import UsageError
-from raymed.launch.termination import Terminated
+from raymed.launch.signals import Terminated
 
 PATIENCE_S = 10.0
-"""How long a cluster may take to answer."""
+"""How long to wait for a cluster's answer, in seconds."""
 LONGEST_SOCKET = 107
-"""Bytes of a Unix socket's path, at most, on Linux."""
+"""Greatest length of a Unix socket's path on Linux, in bytes."""
 SOCKET = "ray/session_2000-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
-"""The longest name of a socket of Ray's, below its temporary folder."""
+"""The longest path of a Ray socket, relative to Ray's temporary folder."""
 
 
 @contextmanager
 def connected(address: str | None) -> Iterator[None]:
-    """Be connected to Ray inside the block; what was started here is shut down after it.
+    """Be connected to Ray inside the block; a Ray that was started for it is shut down after it.
 
     Args:
-        address: of a running cluster; None: RAY_ADDRESS, or else a Ray started on this machine.
+        address: Address of a running cluster; None means RAY_ADDRESS or, without that, a Ray
+            started on this machine.
 
     Raises:
-        UsageError: nothing answers at the address, or it is one of Ray Client's; or no Ray can be
-            started here.
-        Terminated: SIGTERM came while Ray was being started.
+        UsageError: Nothing answers at the address, it is a Ray Client address, or Ray cannot be
+            started on this machine.
+        Terminated: SIGTERM was received while Ray was starting.
     """
-    # Train V2 polls its workers for reports at this interval; its default costs seconds an epoch.
+    # Train V2 polls its workers at this interval; its default costs seconds per epoch.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    # What it takes for free may be 20 s old: where a node is gone, a group of elastic size asks for
-    # too much at first, and its default is to wait a minute for it.
+    # Train's view of free resources may be 20 s old: after the loss of a node, an elastic group
+    # first requests too much, and by default waits a minute for it.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
-    # Most of our processes wait without a processor of their own, and Ray warns when there are
-    # many more of them than processors.
+    # Most of our processes wait and reserve no CPU, and Ray warns if there are many more processes
+    # than CPUs.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
     import ray
 
@@ -45,17 +46,17 @@ def connected(address: str | None) -> Iterator[None]:
         yield
         return
     target = address or os.environ.get("RAY_ADDRESS") or "local"
-    see_that_it_answers(target)
+    check_address(target)
     if target == "local":
-        see_that_sockets_fit()
+        check_socket_paths()
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        # Not told to include its dashboard, Ray tries to, and goes on where that is late or broken.
+        # Without an explicit request for the dashboard, Ray tolerates one that is late or broken.
         context = ray.init(address=target, log_to_driver=False, logging_level=logging.WARNING)
     except SystemExit:
         raise Terminated from None
     except Exception as error:
-        # Its processes fail to start in many ways: on a full disk, or on a machine too busy.
+        # Ray's processes fail to start in many ways, as on a full disk or an overloaded machine.
         if target == "local":
             raise UsageError(
                 f"Ray cannot be started on this machine ({_first_line(error)}): see `raymed "
@@ -64,11 +65,11 @@ def connected(address: str | None) -> Iterator[None]:
         if isinstance(error, ConnectionError | ValueError):
             raise _unreachable(target, error) from None
         raise
-    # Ray has set a handler of its own, which leaves by SystemExit.
+    # Ray has installed a handler of its own, which raises SystemExit.
     if callable(on_sigterm):
         signal.signal(signal.SIGTERM, on_sigterm)
     before = os.environ.get("RAY_ADDRESS")
-    # With several Ray instances on one machine, whoever has no explicit address asks the wrong one.
+    # With several Ray instances on a machine, code without an explicit address picks a wrong one.
     os.environ["RAY_ADDRESS"] = context.address_info["gcs_address"]
     try:
         yield
@@ -81,22 +82,22 @@ def connected(address: str | None) -> Iterator[None]:
 
 
 def quiet() -> None:
-    """Ray's notices would stand between our own lines; its warnings stay."""
+    """Silence Ray's notices, which would mix with our own lines, but not its warnings."""
     for name in ("ray", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # It warns that a Ray of one's own asks for a token, which is as it should be.
+    # It warns that a Ray started locally requires a token, which is as it should be.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-    # It tells at length of a dashboard that is late, which is not needed.
+    # It complains at length about a late dashboard, which is not needed.
     logging.getLogger("ray._private.services").setLevel(logging.CRITICAL)
 
 
-def see_that_it_answers(address: str) -> None:
-    """Of an address with a port, see that something listens there; `local` and `auto` are Ray's.
+def check_address(address: str) -> None:
+    """Check that something listens at an address with a port; `local` and `auto` have none.
 
-    Ray itself asks again and again for many minutes, without a word.
+    Ray itself would silently retry for many minutes.
 
     Raises:
-        UsageError: nothing does, or it is one of Ray Client's.
+        UsageError: Nothing does, or it is a Ray Client address.
     """
     if "://" in address:
         # Ray Train and Tune do not run through Ray Client.
@@ -111,19 +112,18 @@ def see_that_it_answers(address: str) -> None:
 
 
 def temporary_folder() -> tuple[str, str]:
-    """The variable that names the folder below which a Ray of one's own keeps its files, if one
-    does, and the folder."""
+    """The environment variable that sets the folder of a local Ray's files, and that folder."""
     for variable in ("RAY_TMPDIR", "TMPDIR"):
         if variable in os.environ:
             return variable, os.environ[variable]
     return "", "/tmp"
 
 
-def see_that_sockets_fit() -> None:
-    """See that a Ray of one's own can make its Unix sockets, whose paths may not be long.
+def check_socket_paths() -> None:
+    """Check that the paths of a local Ray's Unix sockets are not too long.
 
     Raises:
-        UsageError: its temporary folder's name is too long.
+        UsageError: The path of its temporary folder is too long.
     """
     variable, folder = temporary_folder()
     most = LONGEST_SOCKET - len("/" + SOCKET.format(pid=os.getpid()))

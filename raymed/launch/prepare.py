@@ -1,4 +1,4 @@
-"""Preparing on a Ray cluster: Ray Data spreads what `raymed.data.shards` does."""
+"""Preparing a dataset on a Ray cluster, with Ray Data."""
 
 import logging
 import pickle
@@ -11,47 +11,49 @@ from typing import Any
 import pyarrow as pa
 from rich.console import Console
 
+from raymed.data.prepare import prepare_source
 from raymed.data.schema import DatasetInfo
-from raymed.data.shards import Spread, in_process
-from raymed.data.sources import prepare_source
+from raymed.data.sources import load_source
+from raymed.data.work import Executor, in_process
 from raymed.errors import UsageError
 from raymed.launch.cluster import connected
 from raymed.sections import PrepareConfig
 
 WINDOW = 64
-"""Least pieces of work handed over at a time; what describes them is held in memory."""
-_PER_PROCESSOR = 8
+"""Minimum pieces of work to submit at a time; their descriptions are held in memory."""
+_PIECES_PER_CPU = 8
 ATTEMPTS = 3
-"""How many processes may die over one piece."""
+"""How many processes may die while processing one piece."""
 
 
 def run_prepare(
     source: str, path: str | None, settings: PrepareConfig, console: Console
 ) -> DatasetInfo:
-    """Prepare a source as the settings say, on Ray unless they ask for this process alone.
+    """Prepare a registered source, on Ray unless ``workers`` is 0.
 
-    The phantom is drawn in this process: drawing is all the work there is.
+    A source without a path generates its images in this process, which is most of the work, so it
+    does not use Ray.
 
     Raises:
-        UsageError: as `raymed.data.sources.prepare_source` raises it, or there is no cluster.
+        UsageError: Whatever `prepare_source` raises, or there is no cluster.
     """
     try:
-        if settings.workers == 0 or source == "phantom":
+        if settings.workers == 0 or not load_source(source).path:
             return prepare_source(source, path, settings, console, in_process)
         with connected(settings.address):
-            return prepare_source(source, path, settings, console, over_ray(settings.workers))
+            return prepare_source(source, path, settings, console, on_ray(settings.workers))
     except KeyboardInterrupt:
-        said = "nothing of the dataset was kept, and the same command begins anew"
-        raise KeyboardInterrupt(said) from None
+        outcome = "no part of the dataset was kept; run the same command to start again"
+        raise KeyboardInterrupt(outcome) from None
 
 
-def over_ray(workers: int | None = None) -> Spread:
-    """Work done by Ray Data's tasks, each on one processor of the cluster that is connected.
+def on_ray(workers: int | None = None) -> Executor:
+    """Return an executor that runs Ray Data tasks on the connected cluster, one CPU each.
 
-    The calling process takes no processor, so that one is enough.
+    The calling process reserves no CPU, so a cluster with a single CPU is enough.
 
     Args:
-        workers: how many tasks may run at a time; None: as many as there are processors.
+        workers: Maximum number of concurrent tasks; None: the number of CPUs.
     """
     import ray
     from ray.data import DataContext, TaskPoolStrategy
@@ -59,18 +61,18 @@ def over_ray(workers: int | None = None) -> Spread:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    # It keeps processors back for other steps, and there is one: half of two would lie idle.
+    # It reserves CPUs for other operators, but there is only one: half of two CPUs would be idle.
     context.op_resource_reservation_enabled = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
-    def spread(do: Callable[[Any], Any], pieces: Iterable[Any]) -> Iterator[Any]:
-        processors = int(ray.cluster_resources().get("CPU", 0))
-        done = _Done(do, ray.remote(num_cpus=0)(_Attempts).remote())
-        for window in _ahead(pieces, max(WINDOW, _PER_PROCESSOR * processors)):
+    def execute(function: Callable[[Any], Any], pieces: Iterable[Any]) -> Iterator[Any]:
+        cpus = int(ray.cluster_resources().get("CPU", 0))
+        task = _Task(function, ray.remote(num_cpus=0)(_Attempts).remote())
+        for window in _windows(pieces, max(WINDOW, _PIECES_PER_CPU * cpus)):
             items = ray.data.from_items(window, override_num_blocks=len(window))
             results = items.map_batches(
-                done,
+                task,
                 batch_size=1,
                 batch_format="pyarrow",
                 num_cpus=1,
@@ -82,25 +84,25 @@ def over_ray(workers: int | None = None) -> Spread:
                     raise result
                 yield result
 
-    return spread
+    return execute
 
 
 class _Attempts:
-    """How often each piece was begun: Ray Data does one again for ever whose process dies."""
+    """Counts the attempts at each piece, because Ray Data retries forever if a process dies."""
 
     def __init__(self) -> None:
-        self._begun: Counter[int] = Counter()
+        self._attempts: Counter[int] = Counter()
 
     def begin(self, number: int) -> int:
-        self._begun[number] += 1
-        return self._begun[number]
+        self._attempts[number] += 1
+        return self._attempts[number]
 
 
-class _Done:
-    """Does the pieces of a batch; their errors come back as they are, not in Ray's wrapping."""
+class _Task:
+    """Processes pieces of work, and returns errors as values so that Ray does not wrap them."""
 
-    def __init__(self, do: Callable[[Any], Any], attempts: Any) -> None:
-        self._do = do
+    def __init__(self, function: Callable[[Any], Any], attempts: Any) -> None:
+        self._function = function
         self._attempts = attempts
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -112,22 +114,22 @@ class _Done:
 
         if ray.get(self._attempts.begin.remote(number)) > ATTEMPTS:
             return UsageError(
-                f"{ATTEMPTS} processes died over the same piece of the work. If memory ran out, "
-                "give fewer workers; or prepare with workers=0 to see what happens"
+                f"{ATTEMPTS} processes died while processing the same images. If memory ran out, "
+                "use fewer workers; or use workers=0 to see the cause"
             )
         try:
-            return self._do(pickle.loads(piece))
+            return self._function(pickle.loads(piece))
         except (UsageError, OSError) as error:
             return error
 
 
-def _ahead(pieces: Iterable[Any], size: int) -> Iterator[list[dict[str, Any]]]:
-    """Numbered pieces in lists of ``size``; the next is made while the caller uses one."""
+def _windows(pieces: Iterable[Any], size: int) -> Iterator[list[dict[str, Any]]]:
+    """Yield numbered pieces in lists of ``size``, preparing the next list in the background."""
     numbered = (
         {"number": number, "piece": pickle.dumps(piece)} for number, piece in enumerate(pieces)
     )
     with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(lambda: list(islice(numbered, size)))
-        while window := coming.result():
-            coming = thread.submit(lambda: list(islice(numbered, size)))
+        following = thread.submit(lambda: list(islice(numbered, size)))
+        while window := following.result():
+            following = thread.submit(lambda: list(islice(numbered, size)))
             yield window

@@ -1,9 +1,9 @@
-"""The queue between those who want runs trained and the worker groups that train them.
+"""The queue of jobs between the clients that submit them and the worker groups that train them.
 
-One Ray actor holds it. A sweep's trial submits a job and asks for its rows of metrics one by one;
-asking for the next row is the leave to train the next epoch. A worker group takes a job, reports
-rows, and waits for that leave, so ASHA's verdict on an epoch comes before the next one is begun. A
-table's jobs are submitted free: they are trained to their end without leave, and then scored.
+It is a Ray actor. A sweep's trial submits a job and requests its rows of metrics one by one;
+requesting the next row gives permission to train the next epoch. A worker group takes a job,
+reports rows, and waits for that permission, so ASHA decides on an epoch before the next one starts.
+A table's jobs are submitted as free: they train to the end without permission, and are then scored.
 """
 
 import asyncio
@@ -17,10 +17,10 @@ from typing import Any
 from raymed.training.observer import Row
 
 PATIENCE_S = 20.0
-"""How long a group's question may stay open: its other workers wait for a job too, and one whose
-worker died is answered to nobody."""
+"""How long a group's call may stay pending: a call whose worker died is never collected, and the
+group's other workers wait for its answer too."""
 ATTEMPTS = 3
-"""How often a job is delivered, at most, when the workers that train it die."""
+"""How often a job is delivered at most, if the workers that train it die."""
 
 
 @dataclass
@@ -28,18 +28,18 @@ class Job:
     """One run to train.
 
     Attributes:
-        number: the job's.
-        folder: of the run; its last part is the run's name.
-        values: dotted keys of the configuration and their values.
-        score: the split on which the trained run is to be scored, if any.
-        rows: reported so far, one per epoch.
-        allowed: rows after which the trial has given leave to go on.
-        attempts: how often it was delivered to a group.
-        stopped: no further epoch is wanted.
-        ended: no further row will come.
-        failure: why it ended, if it failed.
-        warnings: of what went wrong while it was trained on, of a free one.
-        complaint: the last words of workers that died of it.
+        number: Job number.
+        folder: The run's folder, whose last part is the run's name.
+        values: Dotted keys of the configuration and their values.
+        score: The split on which to score the trained run, if any.
+        rows: Metrics reported so far, one row per epoch.
+        allowed: Number of rows after which the trial has permitted another epoch.
+        attempts: How often the job was delivered to a group.
+        stopped: Whether no further epoch is wanted.
+        ended: Whether no further row will come.
+        failure: Why the job failed; empty unless it did.
+        last_error: The last error of workers that died of the job.
+        warnings: Warnings of a free job.
     """
 
     number: int
@@ -52,22 +52,22 @@ class Job:
     stopped: bool = False
     ended: bool = False
     failure: str = ""
-    complaint: str = ""
+    last_error: str = ""
     warnings: list[str] = field(default_factory=list)
 
     @property
     def free(self) -> bool:
-        """Whether it is trained to its end without leave."""
+        """Whether the job trains to the end without permission."""
         return self.allowed == math.inf
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """What a group is told: a job, or that there is none yet (None), or that it may leave.
+    """The answer to a group that requests a job.
 
     Attributes:
-        job: to train, from its last checkpoint if it has one.
-        closed: there will be none.
+        job: The job to train, from its last checkpoint if it has one; None if there is none yet.
+        closed: Whether there will be no more jobs.
     """
 
     job: Job | None
@@ -77,17 +77,17 @@ class Delivery:
 class JobQueue:
     """Jobs waiting and in training; all methods are coroutines of one event loop.
 
-    However many jobs there are, it holds only those that are not over: an ended job is forgotten
-    once its trial, or the one who follows the free jobs, knows of it.
+    It holds unfinished jobs only: an ended job is dropped once its trial, or the client that drains
+    the free jobs, has been notified.
 
     Args:
-        groups: numbers of the worker groups that will ask for jobs.
+        groups: Number of worker groups that will request jobs.
     """
 
     def __init__(self, groups: int) -> None:
         self.jobs: dict[int, Job] = {}
-        self.news: dict[int, Job] = {}
-        self.asked: dict[int, object] = {}
+        self.updated: dict[int, Job] = {}
+        self.requests: dict[int, object] = {}
         self.waiting: deque[Job] = deque()
         self.in_training: dict[int, Job] = {}
         self.groups = set(range(groups))
@@ -97,10 +97,10 @@ class JobQueue:
         self.changed = asyncio.Condition()
 
     async def submit(self, job: Job, free: bool = False) -> int:
-        """A run is to be trained; a free one needs no leave for its epochs.
+        """Submit a run to be trained; a free one needs no permission for its epochs.
 
-        Returns how many of its epochs were decided on: more than none where the trial that
-        submitted it has died, and its successor submits it again.
+        Returns the number of epochs that were already permitted: more than 0 if the trial's client
+        died and its successor submits the job again.
         """
         async with self.changed:
             if job.number in self.jobs:
@@ -116,7 +116,7 @@ class JobQueue:
             return 0
 
     async def next_row(self, number: int, known: int) -> tuple[Row | None, str]:
-        """The row after the ``known`` first ones; None and the failure, if any, at the end."""
+        """Wait for the row after the first ``known``; at the end None and the failure, if any."""
         async with self.changed:
             job = self.jobs.get(number)
             if job is None:
@@ -126,60 +126,59 @@ class JobQueue:
             await self.changed.wait_for(lambda: len(job.rows) > known or job.ended)
             return (job.rows[known], "") if len(job.rows) > known else (None, job.failure)
 
-    async def heard(self) -> list[Job]:
-        """The free jobs of which there is news since it was last asked, each with what was new
-        among its warnings."""
-        news = [replace(job, rows=list(job.rows)) for job in self.news.values()]
-        for job in self.news.values():
+    async def drain(self) -> list[Job]:
+        """The free jobs that changed since the last call, each with its new warnings only."""
+        updates = [replace(job, rows=list(job.rows)) for job in self.updated.values()]
+        for job in self.updated.values():
             job.warnings = []
             if job.ended:
                 self.jobs.pop(job.number, None)
-        self.news.clear()
-        return news
+        self.updated.clear()
+        return updates
 
     async def stop(self, number: int) -> None:
-        """The trial is over: its job is not to train another epoch."""
+        """The trial has ended: its job must not train another epoch."""
         async with self.changed:
             if number in self.jobs:
                 self._stop(self.jobs[number])
             self.changed.notify_all()
 
     async def next_job(self, group: int) -> Delivery:
-        """What a group is to do next. A group that died is given its job again.
+        """The next job of a group; a group that died gets its job again.
 
-        A group asks once at a time. Where it asks anew, its worker died while the question before
-        was open; a job given in answer to that one would be trained by nobody.
+        A group makes one request at a time. If it makes another, its worker died while the previous
+        request was pending, and a job delivered in answer to that one would be lost.
         """
         async with self.changed:
-            question = self.asked[group] = object()
+            request = self.requests[group] = object()
             unfinished = self.in_training.pop(group, None)
             if unfinished is not None:
                 if unfinished.attempts >= ATTEMPTS:
-                    why = f" ({unfinished.complaint})" if unfinished.complaint else ""
+                    why = f" ({unfinished.last_error})" if unfinished.last_error else ""
                     self._end(unfinished, f"its workers died {ATTEMPTS} times{why}")
                 elif unfinished.stopped:
                     self._end(unfinished, "")
                 else:
                     self.waiting.appendleft(unfinished)
             self.changed.notify_all()
-            await self._patiently(
-                lambda: self.waiting or self.closed or self.asked[group] is not question
+            await self._wait_briefly(
+                lambda: self.waiting or self.closed or self.requests[group] is not request
             )
             if self.closed:
                 return Delivery(None, closed=True)
-            if not self.waiting or self.asked[group] is not question:
+            if not self.waiting or self.requests[group] is not request:
                 return Delivery(None)
             job = self.waiting.popleft()
             job.attempts += 1
             self.in_training[group] = job
-            self._tell(job)
+            self._mark_updated(job)
             return Delivery(job)
 
-    async def report(self, number: int, row: Row) -> bool:
-        """A group reports an epoch; True once the trial wants another, False if it does not.
+    async def report_epoch(self, number: int, row: Row) -> bool:
+        """Add an epoch's metrics; returns whether to train another epoch, once that is decided.
 
-        An epoch that it reported before, and then trained again because its workers died before
-        the checkpoint was whole, is known.
+        An epoch that was reported before, and trained again because the workers died before its
+        checkpoint was complete, is not added twice.
         """
         async with self.changed:
             job = self.jobs.get(number)
@@ -187,51 +186,51 @@ class JobQueue:
                 return False
             if row["epoch"] > len(job.rows):
                 job.rows.append(row)
-                self._tell(job)
+                self._mark_updated(job)
             self.changed.notify_all()
             await self.changed.wait_for(lambda: job.allowed >= len(job.rows) or job.stopped)
             return not job.stopped
 
     async def finish(self, group: int, failure: str = "") -> None:
-        """A group is done with its job, if it still has one: several of its workers may say so."""
+        """A group has finished its job, if it still has one: several workers may report it."""
         async with self.changed:
             if group in self.in_training:
                 self._end(self.in_training.pop(group), failure)
             self.changed.notify_all()
 
-    async def forgive(self, number: int) -> None:
-        """A job's attempt was ended from outside, and does not count."""
+    async def refund_attempt(self, number: int) -> None:
+        """A job's attempt was interrupted from outside, and does not count."""
         if number in self.jobs:
             self.jobs[number].attempts -= 1
 
-    async def warn(self, number: int, words: str) -> None:
-        """Something went wrong with a job, and its training goes on."""
+    async def warn(self, number: int, text: str) -> None:
+        """Add a warning about a job whose training continues."""
         job = self.jobs.get(number)
         if job is not None and job.free:
-            job.warnings.append(words)
-            self._tell(job)
+            job.warnings.append(text)
+            self._mark_updated(job)
         elif job is not None:
-            self.warned.append((job.folder, words))
+            self.warned.append((job.folder, text))
 
     async def warnings(self) -> list[tuple[str, str]]:
-        """What went wrong with trials since it was last asked: their folders, and the words."""
+        """Warnings of trials since the last call: their folders and the texts."""
         warned, self.warned = self.warned, []
         return warned
 
-    async def until_closed(self) -> bool:
-        """Whether all is over, and a job in training is to write a checkpoint and end; waits for
-        that, but no longer than `PATIENCE_S`."""
+    async def wait_until_closed(self) -> bool:
+        """Whether the queue is closed, so that a job in training is to write a checkpoint and stop;
+        waits up to `PATIENCE_S` for that."""
         async with self.changed:
-            await self._patiently(lambda: self.closed)
+            await self._wait_briefly(lambda: self.closed)
             return self.closed
 
-    async def complain(self, number: int, words: str) -> None:
-        """A worker is about to die of a job."""
+    async def record_error(self, number: int, text: str) -> None:
+        """Record the error of which a worker is about to die."""
         if number in self.jobs:
-            self.jobs[number].complaint = words
+            self.jobs[number].last_error = text
 
     async def lose_group(self, group: int, reason: str) -> None:
-        """A group will not come back; without any group left, every job fails."""
+        """A group will not return; once no group is left, every job fails."""
         async with self.changed:
             self.groups.discard(group)
             if group in self.in_training:
@@ -243,7 +242,7 @@ class JobQueue:
             self.changed.notify_all()
 
     async def close(self) -> None:
-        """All is over: jobs stop at their next report, and groups that ask are sent home."""
+        """Close the queue: jobs stop at their next report, and idle groups shut down."""
         async with self.changed:
             self.closed = True
             while self.waiting:
@@ -252,26 +251,26 @@ class JobQueue:
                 self._stop(job)
             self.changed.notify_all()
 
-    async def _patiently(self, come: Callable[[], object]) -> None:
-        """Wait for it, for a while."""
+    async def _wait_briefly(self, condition: Callable[[], object]) -> None:
+        """Wait for a condition, but no longer than `PATIENCE_S`."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self.changed.wait_for(come), PATIENCE_S)
+            await asyncio.wait_for(self.changed.wait_for(condition), PATIENCE_S)
 
-    def _tell(self, job: Job) -> None:
+    def _mark_updated(self, job: Job) -> None:
         if job.free:
-            self.news[job.number] = job
+            self.updated[job.number] = job
 
     def _stop(self, job: Job) -> None:
         job.stopped = True
-        self._forget(job)
+        self._drop_if_over(job)
 
     def _end(self, job: Job, failure: str) -> None:
         job.ended = True
         job.failure = failure
-        self._tell(job)
-        self._forget(job)
+        self._mark_updated(job)
+        self._drop_if_over(job)
 
-    def _forget(self, job: Job) -> None:
-        # A free job's end is still to be heard.
+    def _drop_if_over(self, job: Job) -> None:
+        # The end of a free job has yet to be drained.
         if job.ended and job.stopped and not job.free:
             self.jobs.pop(job.number, None)

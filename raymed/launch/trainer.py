@@ -15,59 +15,62 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.torch.config import _TorchBackend
 
 from raymed.config import Config
 from raymed.errors import UsageError
-from raymed.launch.nodes import wait_for_nodes
-from raymed.launch.termination import note_sigterm, noting
-from raymed.launch.watch import WorkerObserver
-from raymed.storage import Place, place
+from raymed.launch.autoscaling import wait_for_nodes
+from raymed.launch.monitor import WorkerObserver
+from raymed.launch.signals import defer_sigterm, install_sigterm_handler
+from raymed.storage import AnyPath, as_path
+from raymed.training.errors import Interrupted, TrainingFailed
 from raymed.training.loop import train
-from raymed.training.saving import TrainingEnded, TrainingStopped
 from raymed.training.worker import Worker
 
 RESIZE_S = 10.0
-"""How often it is seen, in seconds, whether a run with too few workers can have more."""
+"""How often to check whether a run with fewer workers than wanted can have more, in seconds."""
 WAIT_S = 10 * 365 * 24 * 3600
-"""How long workers wait for one of them, in seconds: as long as it takes, since it may be scoring
-or computing features alone. One that died is Ray Train's to notice."""
+"""How long workers wait for one another, in seconds: indefinitely, since one of them may be scoring
+or computing features alone. Dead workers are detected by Ray Train."""
 STARTS = 3
-"""How often Ray Train is started anew where its own controller fails."""
+"""How often Ray Train is started at most if its own controller fails."""
 
 
 class Preempted(RayActorError):
-    """A worker was sent SIGTERM and has written a checkpoint; Ray starts the workers again.
+    """A worker received SIGTERM and has written a checkpoint; Ray restarts the workers.
 
-    Ray knows by itself that nodes are drained, but not that a process on a node that stays was sent
-    a signal. As an actor's death by preemption this counts as its own such deaths do: not against
-    `max_failures`, and however often it comes.
+    Ray detects drained nodes by itself, but not a signal sent to a process on a node that stays.
+    Raised as an actor's death by preemption, it never counts against `max_failures`.
     """
 
     def __init__(self) -> None:
-        words = "a worker was sent SIGTERM; a checkpoint was written first"
-        super().__init__(error_msg=words, preempted=True)
+        text = "a worker received SIGTERM; a checkpoint was written first"
+        super().__init__(error_msg=text, preempted=True)
 
 
-class _NotingBackend(_TorchBackend):
-    """torch.distributed, on workers that note SIGTERM.
+# Ray's class has no public name, but a public property returns it.
+_TorchBackend: Any = TorchConfig().backend_cls
 
-    A signal's handler is set in a process's main thread, and training runs in another.
+
+class _SigtermBackend(_TorchBackend):
+    """torch.distributed, on workers that can defer SIGTERM.
+
+    A signal handler can only be installed in a process's main thread, where this runs; training
+    runs in another one.
     """
 
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        worker_group.execute(note_sigterm)
+        worker_group.execute(install_sigterm_handler)
         super().on_start(worker_group, backend_config)
 
 
-class _NotingConfig(TorchConfig):
+class _SigtermConfig(TorchConfig):
     @property
-    def backend_cls(self) -> type[_NotingBackend]:
-        return _NotingBackend
+    def backend_cls(self) -> type[_SigtermBackend]:
+        return _SigtermBackend
 
 
 def this_worker(config: Config) -> Worker:
-    """The Ray Train worker that this is, with as many threads as it has processors."""
+    """This Ray Train worker, with as many threads as it has reserved CPUs."""
     torch.set_num_threads(config.launch.cpus_per_worker)
     context = ray.train.get_context()
     return Worker(ray.train.torch.get_device(), context.get_world_rank(), context.get_world_size())
@@ -76,56 +79,56 @@ def this_worker(config: Config) -> Worker:
 def train_worker(job: dict[str, Any]) -> str | None:
     """What each Ray Train worker runs: the training loop.
 
-    A failure that strikes all workers at once is returned in words, because Ray would start the
-    workers again for an exception, only to see them fail alike.
+    A failure of all workers at once is returned as text: for an exception Ray would restart the
+    workers, only for them to fail in the same way.
 
     Raises:
-        Preempted: a worker was sent SIGTERM; the run is to go on elsewhere.
+        Preempted: A worker received SIGTERM; the run is to resume elsewhere.
     """
     config = Config.model_validate(job["config"])
     worker = this_worker(config)
-    observer = WorkerObserver(job["watch"], worker.rank == 0)
+    observer = WorkerObserver(job["monitor"], worker.rank == 0)
     try:
-        with noting():
-            train(config, place(job["folder"]), worker, observer)
-    except TrainingEnded:
-        wanted = [observer.wanted()]
+        with defer_sigterm():
+            train(config, as_path(job["folder"]), worker, observer)
+    except Interrupted:
+        requested = [observer.stop_requested()]
         if worker.world > 1:
-            dist.broadcast_object_list(wanted)
-        if not wanted[0]:
+            dist.broadcast_object_list(requested)
+        if not requested[0]:
             raise Preempted from None
-    except TrainingStopped as stopped:
+    except TrainingFailed as stopped:
         return str(stopped)
     return None
 
 
-def fit(config: Config, folder: Place, watch: ActorHandle) -> None:
-    """Train one run on ``launch.workers`` workers and wait for its end.
+def fit(config: Config, folder: AnyPath, monitor: ActorHandle) -> None:
+    """Train one run on ``launch.workers`` workers, and wait until it ends.
 
-    The run's own checkpoints are what a restart goes on from, so Ray's run is a new one each
-    time and keeps no checkpoints of its own.
+    A restart resumes from the run's own checkpoints, so Ray's run is a new one each time and keeps
+    no checkpoints.
 
     Raises:
-        UsageError: what a worker could not use, in its words.
-        TrainingStopped: the loss diverged, or a checkpoint could not be written.
+        UsageError: A worker raised it.
+        TrainingFailed: The loss diverged, or a checkpoint could not be written.
     """
     job = {
         "config": config.model_dump(mode="json", by_alias=True),
         "folder": str(folder.absolute()),
-        "watch": watch,
+        "monitor": monitor,
     }
     before = signal.getsignal(signal.SIGINT)
     try:
-        words = run_workers(train_worker, job, config, config.launch.max_failures)
+        failure = run_workers(train_worker, job, config, config.launch.max_failures)
     except WorkerGroupError as error:
-        raise _in_words(error) from error
+        raise _usage_error(error) from error
     except SystemExit:
-        # Ray's answer to Ctrl-C, once it has ended the workers.
+        # Ray raises it on Ctrl-C, once it has stopped the workers.
         raise KeyboardInterrupt from None
     finally:
         signal.signal(signal.SIGINT, before)
-    if words is not None:
-        raise TrainingStopped(words)
+    if failure is not None:
+        raise TrainingFailed(failure)
 
 
 def run_workers(
@@ -134,26 +137,26 @@ def run_workers(
     config: Config,
     max_failures: int,
 ) -> Any:
-    """Run a function on Ray Train workers, and return what the first worker's gives.
+    """Run a function on Ray Train workers, and return the first worker's result.
 
-    Each time it is a Ray Train run with a name of its own, and its own state lies in a temporary
-    folder: nothing of it is needed afterwards.
+    Each call is a Ray Train run with a new name, whose state is kept in a temporary folder: nothing
+    of it is needed afterwards.
 
     Args:
-        function: what each worker runs, given ``settings``.
-        settings: plain values and actor handles.
-        config: says how many workers, and what they reserve.
-        max_failures: how often the workers are started again, those preempted apart.
+        function: What each worker runs, given ``settings``.
+        settings: Plain values and actor handles.
+        config: Sets the number of workers and what they reserve.
+        max_failures: How often the workers are restarted, preemptions not counted.
 
     Raises:
-        WorkerGroupError: they failed more often.
+        WorkerGroupError: They failed more often than that.
     """
     for start in range(1, STARTS + 1):
         with tempfile.TemporaryDirectory(prefix="raymed-") as folder:
             trainer = TorchTrainer(
                 function,
                 train_loop_config=settings,
-                torch_config=_NotingConfig(timeout_s=WAIT_S),
+                torch_config=_SigtermConfig(timeout_s=WAIT_S),
                 scaling_config=scaling(config),
                 run_config=RunConfig(
                     name=uuid4().hex,
@@ -164,14 +167,14 @@ def run_workers(
             try:
                 return trainer.fit().return_value
             except ControllerError:
-                # A worker that dies while its group is being started; Ray Train gives up at once.
+                # A worker died while its group was starting; Ray Train does not retry that.
                 if start == STARTS:
                     raise
     raise AssertionError
 
 
 def scaling(config: Config) -> ScalingConfig:
-    """What ``launch`` asks Ray Train for."""
+    """Ray Train's scaling configuration for the ``launch`` section."""
     launch = config.launch
     fewest, most = fewest_and_most(config)
     gpus = launch.gpus_per_worker
@@ -186,20 +189,20 @@ def scaling(config: Config) -> ScalingConfig:
 
 
 def fewest_and_most(config: Config) -> tuple[int, int]:
-    """How many workers a run may have."""
+    """The least and the greatest number of workers of a run."""
     workers = config.launch.workers
     return workers if isinstance(workers, tuple) else (workers, workers)
 
 
 def check_room(config: Config, groups: int = 1) -> int:
-    """How many runs of this configuration the cluster can train at a time.
+    """Number of runs of this configuration that the cluster can train at a time.
 
     Args:
-        config: of the runs; where `launch.wait_minutes` says so, nodes are waited for.
-        groups: how many runs at a time nodes are waited for, at most.
+        config: The runs' configuration; with `launch.wait_minutes`, nodes are waited for.
+        groups: Greatest number of concurrent runs for which nodes are waited for.
 
     Raises:
-        UsageError: not even one. Ray would wait for ever for the missing processors or GPUs.
+        UsageError: Not even one fits. Ray would wait forever for the missing CPUs or GPUs.
     """
     if config.launch.workers == 0:
         return 1
@@ -212,21 +215,21 @@ def check_room(config: Config, groups: int = 1) -> int:
     if config.launch.wait_minutes:
         wait_for_nodes([bundle] * fewest * groups, config.launch.wait_minutes)
     wanted = {name: fewest * amount for name, amount in bundle.items()}
-    there = ray.cluster_resources()
+    available = ray.cluster_resources()
     for resource, amount in wanted.items():
-        if there.get(resource, 0) < amount:
+        if available.get(resource, 0) < amount:
             raise UsageError(
                 f"launch.workers: {fewest} workers need {amount:g} {resource}, and "
-                f"the cluster has {there.get(resource, 0):g}: lower launch.workers or "
-                f"launch.{resource.lower()}s_per_worker{_without(resource)}, or add nodes (of a "
-                "cluster that adds them by itself, raise launch.wait_minutes)"
+                f"the cluster has {available.get(resource, 0):g}: lower launch.workers or "
+                f"launch.{resource.lower()}s_per_worker{_without(resource)}, or add nodes (on "
+                "an autoscaling cluster, raise launch.wait_minutes)"
             )
-    # A fifth of a GPU is a little more than 0.2 of it.
-    return int(min(there[resource] / amount + 1e-6 for resource, amount in wanted.items()))
+    # In floating point, 0.6 / 0.2 is a little less than 3.
+    return int(min(available[resource] / amount + 1e-6 for resource, amount in wanted.items()))
 
 
 def describe_workers(config: Config) -> str:
-    """What a run's workers have, in words."""
+    """A run's workers and what they reserve, in words."""
     fewest, most = fewest_and_most(config)
     each = scaling(config).resources_per_worker or {}
     count = f"{fewest}" if fewest == most else f"{fewest} to {most}"
@@ -238,8 +241,8 @@ def _without(resource: str) -> str:
     return " (0 trains on CPUs)" if resource == "GPU" else ""
 
 
-def _in_words(error: WorkerGroupError) -> Exception:
-    """A worker's UsageError as such; else Ray's error as it is."""
+def _usage_error(error: WorkerGroupError) -> Exception:
+    """The worker's UsageError behind Ray's error, if there is one; else Ray's error itself."""
     for failure in error.worker_failures.values():
         cause: BaseException | None = failure
         while cause is not None:

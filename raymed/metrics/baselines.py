@@ -1,6 +1,6 @@
 """What a model must beat: the best constant report, and the nearest training image's report.
 
-Both go through the training split a few hundred images at a time, so it can be of any size.
+Both process the training split a few hundred images at a time, so it may be of any size.
 """
 
 from collections.abc import Iterator
@@ -8,22 +8,21 @@ from itertools import compress
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from scipy import sparse
 
-from raymed.metrics.captions import SIGMA
+from raymed.metrics.cider import SIGMA
 from raymed.metrics.ngrams import Counts, Frequencies, NGrams, Texts, chunks, mapped
 from raymed.progress import Progress
 
 CANDIDATES = 500
-"""How many most frequent, and how many most central, reports may become the constant one."""
+"""How many of the most frequent, and of the most central, reports are candidates."""
 GRID = 32
-"""Rows and columns of block means that images are compared by."""
+"""Rows and columns of the block means by which images are compared."""
 CHUNK = 256
-"""How many training images are compared at a time."""
+"""Training images compared at a time."""
 QUERIES = 1024
-"""How many images the training images are compared with at a time."""
+"""Images that the training images are compared with at a time."""
 NONE = -1
-"""The nearest of no image."""
+"""In place of a training image's row, where there is none to compare with."""
 
 
 def best_constant(train_references: Texts) -> str:
@@ -34,31 +33,30 @@ def best_constant(train_references: Texts) -> str:
         10 exp(-(l_c - l_i)² / 2 sigma²) sum_g min(c_g, i_g) i_g / (|c|_n |i|_n)
 
     where g are the n-grams of n words, c_g and i_g their tf-idf in the two reports, and l is the
-    number of a report's 2-grams (so in pycocoevalcap, whose value this is).
+    number of a report's 2-grams (as in pycocoevalcap, whose value this equals).
 
-    Candidates are the most frequent reports, and the most central: those of the highest CIDEr
-    without clipping and penalty, which is a product with the mean report. Of equals, the first to
-    occur is chosen.
+    Candidates are the most frequent reports and the most central ones: those of the highest CIDEr
+    without clipping and penalty, which is a product with the mean report. Ties go to the first.
 
-    Takes some 50 bytes of memory for a report and, in temporary files that are mapped into it,
-    some 2 KB for a report of 40 words.
+    Takes about 50 bytes of memory per report, and about 2 KB per report of 40 words in
+    memory-mapped temporary files.
 
     Args:
-        train_references: the report of each training image.
+        train_references: The report of each training image.
 
     Raises:
-        ValueError: there is no report.
-        UsageError: the disk of the temporary files is full.
+        ValueError: There is no report.
+        UsageError: The disk of the temporary files is full.
     """
     if not len(train_references):
         raise ValueError("the best constant report is one of the training reports, got none")
     reports = _Reports(train_references)
     of_images = reports.images.astype(np.float64)
     mean = mapped(_zeros(len(reports.frequencies)), np.dtype(np.float64))
-    for rows, counts, place, unit in reports.weighed():
+    for rows, counts, place, unit in reports.weighted():
         np.add.at(mean, place, unit * of_images[rows][counts.text])
     centrality = np.empty(len(of_images))
-    for rows, counts, place, unit in reports.weighed():
+    for rows, counts, place, unit in reports.weighted():
         centrality[rows] = np.bincount(counts.text, unit * mean[place], rows.stop - rows.start)
     frequent = np.argsort(-of_images, kind="stable")[:CANDIDATES]
     central = np.argsort(-centrality, kind="stable")[:CANDIDATES]
@@ -67,26 +65,26 @@ def best_constant(train_references: Texts) -> str:
 
     similarity = _Similarity(reports, candidates)
     total = np.zeros(len(candidates))  # CIDEr up to a factor that all candidates share
-    for rows, counts, _, unit in reports.weighed():
+    for rows, counts, _, unit in reports.weighted():
         total += similarity(counts, unit, rows.stop - rows.start) @ of_images[rows]
     # Sums in another order differ in their last digits.
     return candidates[int(np.argmax(total >= total.max() * (1 - 1e-9)))]
 
 
-class _Weighed(NamedTuple):
+class _Weighted(NamedTuple):
     """The n-grams of some reports, P in all."""
 
     rows: slice
-    """Of the reports among all."""
+    """The reports' positions among all."""
     counts: Counts
     place: np.ndarray
-    """int64 [P]: the n-gram's, among those of all reports."""
+    """int64 [P]: the n-gram's index among those of all reports."""
     unit: np.ndarray
-    """float64 [P]: its tf-idf, by the norm of all n-grams of n words of its report."""
+    """float64 [P]: its tf-idf, divided by the norm over its report's n-grams of the same n."""
 
 
 class _Reports:
-    """The different reports of a split, in the order of their first images."""
+    """The distinct reports of a split, in the order of their first images."""
 
     def __init__(self, references: Texts) -> None:
         self._references = references
@@ -103,23 +101,23 @@ class _Reports:
         return compress(self._references, self._is_first)
 
     def texts_of(self, rows: np.ndarray) -> list[str]:
-        """The texts of some reports, whose numbers ascend."""
+        """The texts of some reports, given by ascending indices."""
         wanted = np.zeros(len(self.images), bool)
         wanted[rows] = True
         return list(compress(self, wanted))
 
-    def weighed(self) -> Iterator[_Weighed]:
+    def weighted(self) -> Iterator[_Weighted]:
         """All n-grams, some reports at a time."""
         start = 0
-        with Progress("weighing the training reports", len(self.images)) as progress:
+        with Progress("weighting the training reports", len(self.images)) as progress:
             for texts in chunks(self):
                 rows = slice(start, start + len(texts))
-                yield _Weighed(rows, *self.weigh(texts))
+                yield _Weighted(rows, *self.weigh(texts))
                 start = rows.stop
                 progress.update(start)
 
     def weigh(self, texts: list[str]) -> tuple[Counts, np.ndarray, np.ndarray]:
-        """The n-grams of some texts, as in `_Weighed`."""
+        """The n-grams of some texts, as in `_Weighted`."""
         counts = self.ngrams.count(texts)
         place, idf = self.frequencies.look_up(counts.key)
         tf_idf = counts.times * idf
@@ -129,14 +127,18 @@ class _Reports:
 
 
 class _Similarity:
-    """CIDEr-D of each candidate and each of some reports.
+    """CIDEr-D of each candidate with each of some reports.
 
-    min(c_g, i_g) i_g / (|c| |i|) of an n-gram that the two have k and m times is the idf, which
-    falls out of the minimum, times min(k, m): a sum of products over the levels 1, 2, ..., of
-    which those count that neither k nor m is below.
+    For an n-gram that occurs k times in one report and m times in the other, min(c_g, i_g) is its
+    idf times min(k, m). The latter is the number of levels 1, 2, ... that neither k nor m is below,
+    so the sum over n-grams is one matrix product for each level.
     """
 
     def __init__(self, reports: _Reports, candidates: list[str]) -> None:
+        # Ray's workers import this module, and need not load scipy at their start.
+        from scipy.sparse import csr_array
+
+        self._matrix = csr_array
         counts, _, unit = reports.weigh(candidates)
         self._keys, column = np.unique(counts.key, return_inverse=True)
         self._lengths = counts.lengths(len(candidates))
@@ -146,17 +148,17 @@ class _Similarity:
             has = counts.times >= level
             values = unit[has] / counts.times[has]
             places = counts.text[has], column[has]
-            self._levels.append(sparse.csr_array((values, places), shape))
+            self._levels.append(self._matrix((values, places), shape))
 
     def __call__(self, counts: Counts, unit: np.ndarray, texts: int) -> np.ndarray:
-        """Of C candidates and texts that were weighed: float64 [C, texts]."""
+        """The CIDEr-D of C candidates and weighted texts: float64 [C, texts]."""
         lengths = counts.lengths(texts)
         similarity = np.zeros((len(self._lengths), texts))
         row = np.minimum(np.searchsorted(self._keys, counts.key), max(0, len(self._keys) - 1))
         for level, candidates in enumerate(self._levels, start=1):
             has = (self._keys[row] == counts.key) & (counts.times >= level)
             places = row[has], counts.text[has]
-            reports = sparse.csr_array((unit[has], places), (len(self._keys), texts))
+            reports = self._matrix((unit[has], places), (len(self._keys), texts))
             similarity += (candidates @ reports).toarray()
         penalty: np.ndarray = np.exp(-((self._lengths[:, None] - lengths) ** 2) / (2 * SIGMA**2))
         return similarity * penalty
@@ -179,25 +181,25 @@ def nearest(
     train: Images,
     images: Images,
     count: int,
-    apart: tuple[np.ndarray, np.ndarray] | None = None,
+    groups: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> np.ndarray:
-    """The training image most like each image: the least Euclidean distance of their block means.
+    """Find the training image most like each image, by the Euclidean distance of block means.
 
-    An image is reduced to at most 32 x 32 block means, which are then given zero mean and unit
-    variance (an image of one grey stays zero). Of equally near ones, the first is chosen.
+    An image is reduced to at most 32 x 32 block means, standardised to zero mean and unit variance
+    (a uniformly grey image stays zero). Ties go to the first training image.
 
     Args:
-        train: the training images; ``CHUNK`` are read at a time.
-        images: those to find the nearest of; ``QUERIES`` are held at a time, as block means.
-        count: how many of ``images``, from the first.
-        apart: numbers of the training images and of ``images``, int64; those of equal numbers are
-            not compared.
+        train: The training images; ``CHUNK`` are read at a time.
+        images: The images to find the nearest of; ``QUERIES`` are held at a time, as block means.
+        count: The number of ``images``, from the first.
+        groups: Group numbers, int64, of the training images and of ``images``; images of the same
+            group are not compared.
 
     Returns:
-        int64 [count]: rows of ``train``, or `NONE` where it has none to compare with.
+        int64 [count]: rows of ``train``, or `NONE` where there is none to compare with.
 
     Raises:
-        ValueError: ``train`` is empty, or the images are not of one size.
+        ValueError: ``train`` is empty, or the images differ in size.
     """
     if not len(train):
         raise ValueError("the nearest training image needs training images, got none")
@@ -214,7 +216,7 @@ def nearest(
             queries = np.concatenate(
                 [_block_means(images.pixels(np.arange(s, min(s + CHUNK, stop)))) for s in starts]
             )
-            own = None if apart is None else (apart[0], apart[1][start:stop])
+            own = None if groups is None else (groups[0], groups[1][start:stop])
             found.append(_nearest(train, queries, own, progress))
     return np.concatenate(found)
 
@@ -222,7 +224,7 @@ def nearest(
 def _nearest(
     train: Images,
     queries: np.ndarray,
-    apart: tuple[np.ndarray, np.ndarray] | None,
+    groups: tuple[np.ndarray, np.ndarray] | None,
     progress: Progress,
 ) -> np.ndarray:
     nearest_row = np.full(len(queries), NONE)
@@ -237,8 +239,8 @@ def _nearest(
         distance += (keys**2).sum(axis=1)
         # Rounded, because a matrix product of equal images need not be equal in the last digits.
         np.round(distance, 6, out=distance)
-        if apart is not None:
-            distance[apart[1][:, None] == apart[0][start:stop]] = np.inf
+        if groups is not None:
+            distance[groups[1][:, None] == groups[0][start:stop]] = np.inf
         index = distance.argmin(axis=1)
         least = distance[np.arange(len(queries)), index]
         closer = least < nearest_distance
@@ -253,7 +255,7 @@ def _block_means(images: np.ndarray) -> np.ndarray:
     height, width = images.shape[1:]
     rows = np.arange(min(GRID, height)) * height // min(GRID, height)
     columns = np.arange(min(GRID, width)) * width // min(GRID, width)
-    # Row by row of blocks, which is several times as fast as `reduceat` along this axis.
+    # One row of blocks at a time, several times as fast as `reduceat` along this axis.
     ends = [*rows[1:], height]
     blocks = [
         images[:, top:end].sum(axis=1, dtype=np.uint32) for top, end in zip(rows, ends, strict=True)

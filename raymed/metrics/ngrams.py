@@ -1,8 +1,8 @@
-"""n-grams of many texts in memory that does not grow with them.
+"""n-grams of any number of texts in constant memory.
 
-An n-gram is a 64-bit key, so texts are counted as arrays, some hundreds at a time. How many texts
-have an n-gram is looked up among the sorted keys of all texts, which lie in a temporary file (about
-a kilobyte for a report of 40 words) that is mapped into memory.
+An n-gram is a 64-bit key, so texts are counted as arrays, a few hundred at a time. How many texts
+have an n-gram is looked up in the sorted keys of all texts, which lie in a memory-mapped temporary
+file (about a kilobyte for a report of 40 words).
 """
 
 import tempfile
@@ -18,28 +18,28 @@ from raymed.storage import reason
 LONGEST = 4
 """CIDEr counts n-grams of 1 to 4 words."""
 CHUNK = 512
-"""Texts that are counted at a time."""
+"""Texts counted at a time."""
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 T = TypeVar("T")
 
 
 class Texts(Protocol):
-    """Texts that can be gone through again and again; lower-case words separated by spaces."""
+    """Texts that can be iterated over repeatedly; lower-case words separated by spaces."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[str]: ...
 
 
 def chunks(items: Iterable[T]) -> Iterator[list[T]]:
-    """The items in lists of `CHUNK`, the last one perhaps shorter."""
+    """The items in lists of `CHUNK`; the last one may be shorter."""
     iterator = iter(items)
     while chunk := list(islice(iterator, CHUNK)):
         yield chunk
 
 
 def distinct(texts: Texts) -> int:
-    """How many texts differ in their words."""
+    """The number of distinct texts, whatever their spacing."""
     hashes = (hash(" ".join(text.split())) for text in texts)
     return len(np.unique(np.fromiter(hashes, np.int64, len(texts))))
 
@@ -48,21 +48,21 @@ class Counts(NamedTuple):
     """The n-grams of some texts, sorted by text and key; P pairs of a text and an n-gram of it."""
 
     text: np.ndarray
-    """int64 [P]: the text's place among the texts."""
+    """int64 [P]: the text's index."""
     key: np.ndarray
     """uint64 [P]."""
     words: np.ndarray
     """int64 [P]: n."""
     times: np.ndarray
-    """int64 [P]: how often the text has the n-gram."""
+    """int64 [P]: how often the n-gram occurs in the text."""
 
     @property
     def part(self) -> np.ndarray:
-        """int64 [P]: the place of the text's vector of n-grams of n words among all such."""
+        """int64 [P]: index of the text's vector of n-grams of n words among all these."""
         return self.text * LONGEST + self.words - 1
 
     def lengths(self, texts: int) -> np.ndarray:
-        """The number of 2-grams of each text, which pycocoevalcap takes for its length."""
+        """The number of 2-grams of each text, which pycocoevalcap uses as its length."""
         return np.bincount(self.text, self.times * (self.words == 2), texts)
 
     def norms(self, weights: np.ndarray, texts: int) -> np.ndarray:
@@ -71,7 +71,7 @@ class Counts(NamedTuple):
 
 
 class NGrams:
-    """Keys of n-grams: equal for equal n-grams of all texts that one object counts."""
+    """Keys of n-grams: equal for equal n-grams of all texts counted by one object."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
@@ -89,7 +89,7 @@ class NGrams:
         keys, owners, sizes = [single], [text], [np.ones(len(text), np.int64)]
         key = single
         for n in range(2, LONGEST + 1):
-            # The n-gram that begins at each place, also where it reaches into the next text.
+            # The n-gram that begins at each word, even if it extends into the next text.
             key = _mixed(key[:-1] * _ODD + single[n - 1 :])
             within = text[: len(key)] == text[n - 1 :]
             keys.append(key[within])
@@ -112,10 +112,10 @@ def _mixed(numbers: np.ndarray) -> np.ndarray:
 
 
 class Frequencies:
-    """How many of some texts have an n-gram.
+    """The document frequencies of n-grams in some texts.
 
     Raises:
-        UsageError: the disk of the temporary files is full.
+        UsageError: The disk of the temporary files is full.
     """
 
     def __init__(self, ngrams: NGrams, texts: Texts) -> None:
@@ -125,13 +125,13 @@ class Frequencies:
         self._keys.sort()
 
     def __len__(self) -> int:
-        """Of the texts' n-grams, each counted once for each text that has it."""
+        """The number of the texts' n-grams, each counted once per text."""
         return len(self._keys)
 
     def look_up(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of each key a number below ``len(self)`` of its own, if a text has it, and its idf.
+        """An index below ``len(self)`` for each key, unique if a text has the key, and its idf.
 
-        The idf is log(texts / texts that have it); 0 texts count as 1.
+        The idf is log(number of texts / max(1, number of texts that have the n-gram)).
         """
         distinct, inverse = np.unique(keys, return_inverse=True)
         first = np.searchsorted(self._keys, distinct)
@@ -141,10 +141,10 @@ class Frequencies:
 
 
 def mapped(arrays: Iterable[np.ndarray], dtype: np.dtype) -> np.ndarray:
-    """Arrays, joined in a nameless temporary file that is mapped into memory and can be changed.
+    """Concatenate arrays in an unnamed, memory-mapped temporary file; the result is writable.
 
     Raises:
-        UsageError: it cannot be written.
+        UsageError: The file cannot be written.
     """
     try:
         with tempfile.TemporaryFile() as file:
@@ -156,6 +156,6 @@ def mapped(arrays: Iterable[np.ndarray], dtype: np.dtype) -> np.ndarray:
             return np.asarray(np.memmap(file, dtype))
     except OSError as error:
         raise UsageError(
-            f"{tempfile.gettempdir()}: cannot write a temporary file ({reason(error)}); make room "
-            "there, or set TMPDIR to a folder with room"
+            f"{tempfile.gettempdir()}: cannot write a temporary file ({reason(error)}); free disk "
+            "space there, or set TMPDIR to a folder with free space"
         ) from error

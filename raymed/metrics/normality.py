@@ -1,6 +1,9 @@
-"""The normality share: how much of what is written describes normality (Table 2)."""
+"""The normality share: the share of sentences that describe normality (Table 2)."""
 
 from collections.abc import Iterable
+from itertools import chain
+
+from raymed.metrics.scoring import Predictions, Scores
 
 NORMALITY_WORDS = frozenset(("no", "normal", "clear", "stable"))
 
@@ -9,7 +12,7 @@ def describes_normality(sentence: str) -> bool:
     """Whether ``no``, ``normal``, ``clear`` or ``stable`` is among the words.
 
     Args:
-        sentence: lower-case words separated by spaces.
+        sentence: Lower-case words separated by spaces.
     """
     return not NORMALITY_WORDS.isdisjoint(sentence.split())
 
@@ -18,7 +21,7 @@ def normality_share(sentences: Iterable[str]) -> float:
     """Share of sentences that describe normality.
 
     Args:
-        sentences: all sentences of all reports, each lower-case words separated by spaces.
+        sentences: The sentences of all reports, each lower-case words separated by spaces.
 
     Returns:
         The share, from 0 to 1; NaN if there is no sentence.
@@ -28,3 +31,9 @@ def normality_share(sentences: Iterable[str]) -> float:
         count += 1
         normal += describes_normality(sentence)
     return normal / count if count else float("nan")
+
+
+def score(predictions: Predictions) -> Scores:
+    """The normality share of the generated sentences."""
+    assert predictions.sentences is not None
+    return {"normality": normality_share(chain.from_iterable(predictions.sentences))}

@@ -1,27 +1,34 @@
 """Tag recall: how many of an image's tags are among the k ranked first (Table 3)."""
 
+import math
 from collections.abc import Collection, Sequence
 
 import numpy as np
+
+from raymed.metrics.ngrams import chunks
+from raymed.metrics.scoring import Predictions, Scores
+
+DEPTHS = (5, 10, 20)
+"""The numbers of ranked tags k that recall@k is reported at."""
 
 
 def recall_at(k: int, ranked: np.ndarray, truth: Sequence[Collection[int]]) -> float:
     """Mean over images of \\|first k ranked tags ∩ true tags\\| / \\|true tags\\|.
 
-    Each image counts the same, however many tags it has. Images without tags are left out.
+    Every image has the same weight, however many tags it has. Images without tags are skipped.
 
     Args:
-        k: how many of the ranked tags count, at least 1. Where the vocabulary has fewer than k
+        k: The number of ranked tags that count, at least 1. If the vocabulary has fewer than k
             tags, all of them count.
-        ranked: tag ids, best first, integers [images, at least min(k, vocabulary)].
-        truth: the different tag ids of each image. A tag outside the vocabulary, which no model
-            can predict, is given as a negative id (a different one for each) and counts as missed.
+        ranked: Tag ids, best first, integers [images, at least min(k, vocabulary)].
+        truth: The distinct tag ids of each image. A tag outside the vocabulary, which no model
+            can predict, is given as a negative id of its own and counts as missed.
 
     Returns:
         The recall, from 0 to 1; NaN if no image has a tag.
 
     Raises:
-        ValueError: k is below 1, or ``ranked`` is not one row per image of ``truth``.
+        ValueError: If k is below 1, or ``ranked`` is not one row per image of ``truth``.
     """
     if k < 1:
         raise ValueError(f"recall@k needs k of at least 1, got {k}")
@@ -36,3 +43,19 @@ def recall_at(k: int, ranked: np.ndarray, truth: Sequence[Collection[int]]) -> f
             found = {tag for tag in tags if tag >= 0}.intersection(row)
             recalls.append(len(found) / len(tags))
     return float(np.mean(recalls)) if recalls else float("nan")
+
+
+def score(predictions: Predictions) -> Scores:
+    """Tag recall at every depth, a few hundred images at a time; NaN if no image has a tag."""
+    sums, images = np.zeros(len(DEPTHS)), 0
+    for some in chunks(zip(predictions.tags, predictions.predicted_tags, strict=True)):
+        # Tags are numbered here, so that one outside the ranking's vocabulary counts as missed.
+        numbers: dict[str, int] = {}
+        ranked = np.array([[numbers.setdefault(t, len(numbers)) for t in row] for _, row in some])
+        truth = [{numbers.setdefault(t, len(numbers)) for t in tags} for tags, _ in some]
+        tagged = sum(map(bool, truth))
+        if tagged:
+            sums += [recall_at(k, ranked, truth) * tagged for k in DEPTHS]
+        images += tagged
+    means = sums / images if images else np.full(len(DEPTHS), math.nan)
+    return {f"recall_{k}": float(mean) for k, mean in zip(DEPTHS, means, strict=True)}

@@ -1,19 +1,19 @@
-"""Soft attention over regions or tags, alone and joined (Jing et al. 2018, section 3.3)."""
+"""Soft attention over regions or tags, separately and combined (Jing et al. 2018, section 3.3)."""
 
 import torch
 from torch import Tensor, nn
 
-from raymed.model.precision import widened
+from raymed.model.precision import at_least_float32
 
 
 class Attention(nn.Module):
-    """Soft attention of one modality, eqs. 2 and 3:
+    """Soft attention over one modality, eqs. 2 and 3:
 
     alpha_n = softmax_n(W_att tanh(W x_n + W_h h)),    attended = sum_n alpha_n x_n
 
     Args:
-        features: width of x_n.
-        hidden: width of h and of the attention's inner layer.
+        features: Width of x_n.
+        hidden: H, width of h and of the attention's inner layer.
     """
 
     def __init__(self, features: int, hidden: int) -> None:
@@ -23,21 +23,21 @@ class Attention(nn.Module):
         self.w_att = nn.Linear(hidden, 1, bias=False)
 
     def keys(self, x: Tensor) -> Tensor:
-        """W x_n, [B, N, features] -> [B, N, H]: the same at every step, so computed once."""
+        """W x_n, [B, N, features] -> [B, N, H]: the same at every step, so computed only once."""
         keys: Tensor = self.w(x)
         return keys
 
     def forward(self, x: Tensor, keys: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """x [B, N, features], keys [B, N, H], h [B, H] -> attended [B, features], alpha [B, N]."""
         scores = self.w_att(torch.tanh(keys + self.w_h(h).unsqueeze(1))).squeeze(2)
-        alpha = widened(scores).softmax(dim=1)
+        alpha = at_least_float32(scores).softmax(dim=1)
         return torch.bmm(alpha.to(x.dtype).unsqueeze(1), x).squeeze(1), alpha
 
 
 class CoAttention(nn.Module):
-    """Visual and semantic attention joined, eq. 4: ctx = W_fc [sum alpha_v v ; sum alpha_a a].
+    """Visual and semantic attention combined, eq. 4: ctx = W_fc [sum alpha_v v ; sum alpha_a a].
 
-    The paper's ablations leave one of the two out.
+    The paper's ablations omit one of the two.
 
     Args:
         visual: D, width of a region's features; None: no visual attention.
@@ -64,10 +64,10 @@ class CoAttention(nn.Module):
         """One step: (ctx [B, H], alpha over regions [B, N], beta over tags [B, M]).
 
         Args:
-            v: visual features [B, N, D].
-            a: semantic features [B, M, E].
-            keys: what `keys` gave for v and a.
-            h: the sentence LSTM's previous hidden state [B, H].
+            v: Visual features [B, N, D].
+            a: Semantic features [B, M, E].
+            keys: The result of `keys` for v and a.
+            h: The sentence LSTM's previous hidden state [B, H].
         """
         parts, alpha, beta = [], None, None
         if self.visual:
@@ -83,8 +83,8 @@ def coverage_penalty(attention: Tensor | None, real: Tensor) -> Tensor:
     """sum_n (1 - sum_s attention_s,n)^2: eq. 9, and eq. 14 of Xu et al. (2015).
 
     Args:
-        attention: [B, S, N], over sentences or words; None costs nothing.
-        real: bool [B, S], False past a report's end.
+        attention: [B, S, N], at each of S sentences or words; None gives a penalty of 0.
+        real: bool [B, S], False beyond the report's end.
 
     Returns:
         [B].

@@ -1,25 +1,25 @@
-"""Dropout that does not depend on how a batch is spread over workers, nor on the device."""
+"""Dropout that depends neither on how a batch is split among workers nor on the device."""
 
 import torch
 from torch import Tensor, nn
 
 _GOLDEN = -0x61C8864680B583EB
 _FIRST, _SECOND = -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
-"""The constants of SplitMix64, as signed numbers of 64 bits."""
+"""The constants of SplitMix64, as signed 64-bit integers."""
 _BITS = 53
-"""Of a float64's mantissa."""
+"""Random bits per draw: those of a float64's mantissa."""
 
 
 class SeededDropout(nn.Module):
     """Inverted dropout whose mask for an image is drawn from that image's own seed.
 
-    With one random stream per worker, W workers with B/W images each would drop other units than
-    one worker with B images, and a resumed run would have to restore the stream. A seed per image
-    and step makes the mask the same everywhere. It is computed where the image is, by arithmetic
-    on whole numbers alone: no generator is seeded for an image, and no device is waited for.
+    With one random stream per worker, W workers with B/W images each would drop different units
+    from one worker with B images, and a resumed run would have to restore the stream. A seed per
+    image and step makes the mask the same everywhere. It is computed on the image's device by
+    integer arithmetic alone: no generator is seeded, and the host never waits for the device.
 
     Args:
-        rate: probability that a unit is set to zero.
+        rate: Probability that a unit is set to zero.
     """
 
     def __init__(self, rate: float) -> None:
@@ -27,31 +27,31 @@ class SeededDropout(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor, seeds: Tensor | None) -> Tensor:
-        """Drop units of ``x`` [B, D] by ``seeds`` [B] (int64), or none where seeds is None."""
+        """Drop units of ``x`` [B, D] by ``seeds`` [B] (int64), or none if seeds is None."""
         if seeds is None or not self.training or self.rate == 0:
             return x
-        # Below this a number of 53 random bits is a uniform draw below the rate.
+        # A 53-bit integer below rate * 2^53 is a uniform draw from [0, 1) below the rate.
         keep = uniform_bits(seeds, x.shape[1]) >= int(self.rate * 2**_BITS)
         return x * keep / (1 - self.rate)
 
 
 def uniform_bits(seeds: Tensor, count: int) -> Tensor:
-    """So many draws from 0 to 2^53 - 1 for each seed: int64 [B] -> int64 [B, count].
+    """``count`` integers from 0 to 2^53 - 1 for each seed: int64 [B] -> int64 [B, count].
 
-    The generator SplitMix64 of Steele, Lea and Flood (2014), seeded twice: a seed's stream begins
-    where its own first draw says, so that streams of neighbouring seeds do not overlap.
+    SplitMix64 (Steele, Lea and Flood 2014), seeded twice: a seed's stream starts at its own first
+    draw, so that the streams of neighbouring seeds do not overlap.
     """
-    start = _mixed(seeds.unsqueeze(1) * _GOLDEN)
+    initial_state = _mix(seeds.unsqueeze(1) * _GOLDEN)
     steps = torch.arange(1, count + 1, device=seeds.device)
-    return _shifted(_mixed(start + steps * _GOLDEN), 64 - _BITS)
+    return _shift_right(_mix(initial_state + steps * _GOLDEN), 64 - _BITS)
 
 
-def _mixed(z: Tensor) -> Tensor:
-    z = (z ^ _shifted(z, 30)) * _FIRST
-    z = (z ^ _shifted(z, 27)) * _SECOND
-    return z ^ _shifted(z, 31)
+def _mix(z: Tensor) -> Tensor:
+    z = (z ^ _shift_right(z, 30)) * _FIRST
+    z = (z ^ _shift_right(z, 27)) * _SECOND
+    return z ^ _shift_right(z, 31)
 
 
-def _shifted(z: Tensor, bits: int) -> Tensor:
-    """Shifted right as a number without sign."""
+def _shift_right(z: Tensor, bits: int) -> Tensor:
+    """Shift right as an unsigned integer."""
     return (z >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,7 +1,7 @@
-"""The hierarchical systems: tags, attention, sentence LSTM and word LSTM composed.
+"""The hierarchical systems: tags, attention, sentence LSTM and word LSTM combined.
 
 Jing et al. (2018), figure 2. The sentence LSTM reads only the image, never the words, so its
-topics are the same in training and in generation, and all sentences are written in one call.
+topics are the same in training and in generation, and all sentences are decoded in one call.
 """
 
 from collections.abc import Callable
@@ -14,26 +14,27 @@ from raymed.model.attention import CoAttention, coverage_penalty
 from raymed.model.encoder import Encoder, Images
 from raymed.model.passages import Passages, select
 from raymed.model.sentence_lstm import SentenceLSTM
-from raymed.model.system import Outputs, Reading, Seen, System, Words, glorot
+from raymed.model.system import EncodedImages, NextWords, Outputs, Reading, System, init_glorot
 from raymed.model.tags import SemanticFeatures
 from raymed.model.word_lstm import WordLSTM
 from raymed.sections import ModelConfig
 
 Attend = Callable[[Tensor], tuple[Tensor, Tensor | None, Tensor | None]]
-"""h [B, H] -> (ctx [B, H], alpha [B, N], beta [B, M]); what a system does not attend to is None."""
+"""h [B, H] -> (ctx [B, H], alpha [B, N], beta [B, M]); None for what is not attended to."""
 
 
 class Hierarchical(System):
-    """Sentence LSTM over context vectors, word LSTM over its topics; args as in `System`.
+    """A sentence LSTM over context vectors and a word LSTM over its topics.
 
-    A subclass says what the context vectors are made of.
+    A subclass chooses what the context vectors are made of: by `visual` and `semantic`, or by
+    overriding `attention`. The arguments are those of `System`.
     """
 
     writer: WordLSTM
     visual: ClassVar[bool] = False
-    """Whether it attends to regions."""
+    """Whether the system attends to regions."""
     semantic: ClassVar[bool] = False
-    """Whether it attends to tags."""
+    """Whether the system attends to tags."""
 
     def __init__(self, config: ModelConfig, tags: int, words: int, encoder: Encoder | None) -> None:
         super().__init__(config, tags, words, encoder)
@@ -46,25 +47,25 @@ class Hierarchical(System):
                 size if self.semantic else None,
                 hidden,
             )
-            glorot(self.co_attention)
+            init_glorot(self.co_attention)
         self.sentence_lstm = SentenceLSTM(hidden, size)
         self.writer = WordLSTM(words, size, hidden)
-        glorot(self.sentence_lstm, self.writer)
+        init_glorot(self.sentence_lstm, self.writer)
 
-    def attention(self, seen: Seen) -> tuple[Attend, Tensor | None]:
-        """What gives the context vector of each sentence, and the tags [B, M] it attends to."""
-        a, tag_ids = self.semantic_features(seen.tag_logits) if self.semantic else (None, None)
-        keys = self.co_attention.keys(seen.v, a)
-        return lambda h: self.co_attention(seen.v, a, keys, h), tag_ids
+    def attention(self, encoded: EncodedImages) -> tuple[Attend, Tensor | None]:
+        """A function that computes each sentence's context vector, and the tags [B, M] it uses."""
+        a, tag_ids = self.semantic_features(encoded.tag_logits) if self.semantic else (None, None)
+        keys = self.co_attention.keys(encoded.v, a)
+        return lambda h: self.co_attention(encoded.v, a, keys, h), tag_ids
 
     def forward(self, images: Images, passages: Passages, seeds: Tensor | None = None) -> Outputs:
         real = passages.real
         reading = self._read(images, real.shape[1], seeds)
-        written = self.writer((select(reading.context[0], passages.contexts),), passages)
+        decoded = self.writer((select(reading.context[0], passages.contexts),), passages)
         return Outputs(
             reading.tag_logits,
             reading.stop_logits,
-            Words(written.logits, passages.targets, passages.images),
+            NextWords(decoded.logits, passages.targets, passages.images),
             coverage_penalty(reading.alpha, real) + coverage_penalty(reading.beta, real),
         )
 
@@ -72,10 +73,10 @@ class Hierarchical(System):
         return self._read(images, sentences, seeds=None)
 
     def _read(self, images: Images, sentences: int, seeds: Tensor | None) -> Reading:
-        """Tags, and topics, stops and attention of so many sentences (eqs. 1 to 6)."""
-        seen = self.look(images, seeds)
-        attend, tag_ids = self.attention(seen)
-        states = [self.sentence_lstm.start(len(seen.v))]
+        """Tags, and the topics, stops and attention of ``sentences`` sentences (eqs. 1 to 6)."""
+        encoded = self.encode(images, seeds)
+        attend, tag_ids = self.attention(encoded)
+        states = [self.sentence_lstm.initial_state(len(encoded.v))]
         contexts, alphas, betas = [], [], []
         for _ in range(sentences):
             ctx, alpha, beta = attend(states[-1][0])
@@ -86,7 +87,7 @@ class Hierarchical(System):
         h = torch.stack([h for h, _ in states], dim=1)
         topics, stops = self.sentence_lstm.plan(torch.stack(contexts, dim=1), h[:, :-1], h[:, 1:])
         return Reading(
-            seen.tag_logits,
+            encoded.tag_logits,
             (topics,),
             stops,
             tag_ids,

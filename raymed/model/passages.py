@@ -1,7 +1,7 @@
-"""What a writer is taught: passages of known words, and where in them the real words stand.
+"""What a decoder learns from: passages of known words, and the positions of the real words.
 
-All of it is worked out on the host, from word ids that lie there. A GPU that were asked how many
-words a mask selects would have to finish all its work before it could answer.
+Everything is computed on the host, from word ids in its memory. To count the words that a mask
+selects, a GPU would first have to finish all its pending work.
 """
 
 from typing import NamedTuple
@@ -13,27 +13,27 @@ from raymed.tokens import PAD
 
 
 class Passages(NamedTuple):
-    """K passages of up to T next words, X next words in all.
+    """K passages of up to T next words, X next words in total.
 
     Attributes:
-        ids: word ids [K, T + 1]: START first, PAD on the right.
-        contexts: [K], which row of the images' contexts, [B P] in row-major order, each passage is
-            written from.
+        ids: Word ids [K, T + 1]: START first, PAD on the right.
+        contexts: [K], the context of each passage, as a row of the images' contexts, which are
+            [B P] in row-major order.
         real: bool [B, S], the sentences that the reports have.
         targets: [X], the ids of the next words, in row-major order.
-        places: [X], the place of each among the K T.
-        images: [X], the image each belongs to.
-        packed: [K + X], the places among K (T + 1) inputs, what a passage is written from and then
-            its words, in the order of a `torch.nn.utils.rnn.PackedSequence`.
-        batch_sizes: of that sequence; stays on the host, where cuDNN reads it.
-        unpacked: [X], the place in that sequence of the input that each next word follows.
+        positions: [X], the position of each among the K T.
+        images: [X], the image that each belongs to.
+        packed: [K + X], the positions among the K (T + 1) inputs (a passage's context, then its
+            words) in the order of a `torch.nn.utils.rnn.PackedSequence`.
+        batch_sizes: The batch sizes of that sequence; on the host, where cuDNN reads them.
+        unpacked: [X], the position in that sequence of the input that each next word follows.
     """
 
     ids: Tensor
     contexts: Tensor
     real: Tensor
     targets: Tensor
-    places: Tensor
+    positions: Tensor
     images: Tensor
     packed: Tensor
     batch_sizes: Tensor
@@ -41,44 +41,50 @@ class Passages(NamedTuple):
 
     @classmethod
     def of(cls, ids: Tensor, contexts: Tensor, images: Tensor, real: Tensor) -> "Passages":
-        """Passages [K, T + 1], each of the context and the image of that number [K]; all on the
-        host."""
+        """Build passages from word ids, on the host.
+
+        Args:
+            ids: Word ids [K, T + 1].
+            contexts: The context of each passage [K].
+            images: The image of each passage [K].
+            real: bool [B, S], the sentences that the reports have.
+        """
         targets = ids[:, 1:]
         counted = targets != PAD
-        passage, place = counted.nonzero(as_tuple=True)
-        # The first input of every passage is what it is written from, its words follow.
+        passage, position = counted.nonzero(as_tuple=True)
+        # The first input of every passage is its context; its words follow.
         inputs = torch.cat([torch.ones_like(counted[:, :1]), counted], dim=1)
         lengths = inputs.sum(dim=1)
         rank = torch.empty_like(lengths)
         rank[lengths.argsort(descending=True, stable=True)] = torch.arange(len(ids))
         owner, step = inputs.nonzero(as_tuple=True)
         order = (step * len(ids) + rank[owner]).argsort()
-        position = torch.zeros_like(inputs, dtype=torch.int64)
-        position[owner[order], step[order]] = torch.arange(len(order))
+        packed_position = torch.zeros_like(inputs, dtype=torch.int64)
+        packed_position[owner[order], step[order]] = torch.arange(len(order))
         return cls(
             ids=ids,
             contexts=contexts,
             real=real,
             targets=targets[counted],
-            places=passage * targets.shape[1] + place,
+            positions=passage * targets.shape[1] + position,
             images=images[passage],
             packed=(owner * inputs.shape[1] + step)[order],
             batch_sizes=inputs.sum(dim=0)[: int(lengths.max())],
-            unpacked=position[passage, place + 1],
+            unpacked=packed_position[passage, position + 1],
         )
 
     def to(self, device: torch.device) -> "Passages":
-        """On a device, but for ``batch_sizes``."""
+        """A copy on ``device``, except ``batch_sizes``."""
         moved = (each.to(device, non_blocking=True) for each in self)
         return Passages(*moved)._replace(batch_sizes=self.batch_sizes)
 
     def pin_memory(self) -> "Passages":
-        """In memory that a GPU copies from by itself."""
+        """A copy in pinned memory, from which a GPU copies asynchronously."""
         return Passages(*(each.pin_memory() for each in self))._replace(
             batch_sizes=self.batch_sizes
         )
 
 
-def select(x: Tensor, places: Tensor) -> Tensor:
-    """Rows of x [K, T, ...] by their places among the K T: [X, ...]."""
-    return x.flatten(0, 1).index_select(0, places)
+def select(x: Tensor, positions: Tensor) -> Tensor:
+    """The rows of x [K, T, ...] at ``positions`` [X] among the K T: [X, ...]."""
+    return x.flatten(0, 1).index_select(0, positions)

@@ -1,8 +1,8 @@
-"""The precision that a model computes in: float32, or bfloat16 by autocast with float32 weights.
+"""The precision a model computes in: float32, or bfloat16 by autocast with float32 weights.
 
-Under autocast some layers stay in the type of their weights: recurrent ones, whose state would be
+Under autocast some layers keep the type of their weights: recurrent ones, whose state would be
 rounded at every step (and which cuDNN would run in float16, where gradients underflow), and those
-whose outputs decide something: which tags are attended to, and where a report stops.
+whose outputs are decisions: which tags are attended to, and where a report stops.
 """
 
 from collections.abc import Iterator
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def computing_in(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
-    """Compute in float32, or in bfloat16 wherever autocast says so, inside the block.
+def precision_context(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
+    """Compute in float32 inside the block, or in bfloat16 wherever autocast does.
 
-    With bfloat16 a GPU's float32 products, which autocast leaves, may be of TF32.
+    With bfloat16, the float32 products that autocast leaves may use TF32 on a GPU.
     """
     mixed = dtype == torch.bfloat16
     if device.type == "cuda":
-        # Not reset afterwards: the backward pass comes after the block.
+        # Not reset afterwards, because the backward pass comes after the block.
         torch.set_float32_matmul_precision("high" if mixed else "highest")
         torch.backends.cudnn.allow_tf32 = mixed
     if not mixed:
@@ -31,13 +31,13 @@ def computing_in(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
         yield
 
 
-def widened(x: Tensor) -> Tensor:
-    """At least float32: for softmax and sums of many terms, which bfloat16 cannot hold apart."""
+def at_least_float32(x: Tensor) -> Tensor:
+    """In at least float32: for softmax and long sums, for which bfloat16 is too coarse."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class _WeightsPrecision(nn.Module):
-    """Computes in the type of its weights, under autocast too."""
+    """Computes in the type of its weights, even under autocast."""
 
     def forward(self, *inputs: Any) -> Any:
         weight = next(self.parameters())
@@ -54,7 +54,7 @@ class LSTMCell(_WeightsPrecision, nn.LSTMCell):
 
 
 class Linear(_WeightsPrecision, nn.Linear):
-    """`torch.nn.Linear` in the type of its weights: for outputs that something is decided by."""
+    """`torch.nn.Linear` in the type of its weights, for outputs that are decisions."""
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:

@@ -28,23 +28,23 @@ class SentenceLSTM(nn.Module):
         self.w_stop_current = nn.Linear(hidden, hidden, bias=False)
         self.w_stop = Linear(hidden, 2, bias=False)
 
-    def start(self, images: int) -> State:
+    def initial_state(self, images: int) -> State:
         """The state before the first sentence: zeros (h [B, H], c [B, H])."""
         zeros = self.cell.weight_hh.new_zeros(images, self.cell.hidden_size)
         return zeros, zeros
 
     def forward(self, ctx: Tensor, state: State) -> State:
-        """ctx [B, H] and the state after the last sentence -> the state after this one."""
+        """ctx [B, H] and the state after the previous sentence -> the state after this one."""
         h, c = self.cell(ctx, state)
         return h, c
 
     def plan(self, ctx: Tensor, h_previous: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Topics [B, S, E] and stop logits [B, S, 2] of all sentences, which no state reads.
+        """Topics [B, S, E] and stop logits [B, S, 2] of all sentences at once: no state needs them.
 
         Args:
-            ctx: each sentence's context vector [B, S, H].
-            h_previous: the hidden state before it [B, S, H].
-            h: the hidden state after it [B, S, H].
+            ctx: Each sentence's context vector [B, S, H].
+            h_previous: The hidden state before it [B, S, H].
+            h: The hidden state after it [B, S, H].
         """
         topics = torch.tanh(self.w_t_h(h) + self.w_t_ctx(ctx))
         stops = self.w_stop(torch.tanh(self.w_stop_previous(h_previous) + self.w_stop_current(h)))

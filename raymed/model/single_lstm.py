@@ -1,4 +1,4 @@
-"""The systems with a single LSTM: the report as one sequence with sentence boundaries in it."""
+"""The systems with a single LSTM: the report is one sequence that contains sentence boundaries."""
 
 from abc import abstractmethod
 
@@ -7,32 +7,46 @@ from torch import Tensor
 
 from raymed.model.encoder import Images
 from raymed.model.passages import Passages
-from raymed.model.system import Context, Outputs, Reading, Seen, System, Words, Writer, Written
+from raymed.model.system import (
+    Context,
+    Decoder,
+    DecoderOutputs,
+    EncodedImages,
+    NextWords,
+    Outputs,
+    Reading,
+    System,
+)
 from raymed.tokens import END, PAD, START, UNKNOWN
 
 
-class ReportWriter(Writer):
-    """Writes a whole report: START begins every sentence but the first, END ends the report."""
+class ReportDecoder(Decoder):
+    """Decodes a whole report: START separates its sentences, END ends it."""
 
-    never_written = (PAD, UNKNOWN)
+    forbidden_ids = (PAD, UNKNOWN)
 
 
 class SingleLSTM(System):
-    """A captioning model that writes paragraphs: its words themselves end sentence and report.
+    """A captioning model applied to paragraphs: sentences and report end where its words say so.
 
-    These models were made for one sentence and predict no tags; here each shares the encoder and
-    the tag classifier of the other systems and trains them with it (``loss.tag`` 0 trains the
-    words alone). Args as in `System`.
+    These models were designed for one sentence and predict no tags; here they share the encoder
+    and the tag classifier of the other systems and train them too (``loss.tag`` 0 trains the words
+    alone). The arguments are those of `System`.
     """
 
-    writer: ReportWriter
+    writer: ReportDecoder
 
     @abstractmethod
-    def describe(self, seen: Seen) -> tuple[Context, Tensor | None]:
-        """What the writer starts from, and the tags [B, M] it attends to, if any."""
+    def describe(self, encoded: EncodedImages) -> tuple[Context, Tensor | None]:
+        """The decoder's context, and the tags [B, M] it attends to, if any."""
 
-    def penalty(self, written: Written, real: Tensor) -> Tensor | None:  # noqa: ARG002
-        """The attention regularisation [B] of the system's paper; ``real`` [B, T]: not padding."""
+    def penalty(self, decoded: DecoderOutputs, real: Tensor) -> Tensor | None:  # noqa: ARG002
+        """The attention regularisation [B] of the system's paper; None without any.
+
+        Args:
+            decoded: A teacher-forced pass over B reports.
+            real: bool [B, T], False for padding.
+        """
         return None
 
     def passages(self, reports: Tensor) -> Passages:
@@ -41,22 +55,22 @@ class SingleLSTM(System):
         return Passages.of(as_sequences(reports), images, images, reports[:, :, 0] == START)
 
     def forward(self, images: Images, passages: Passages, seeds: Tensor | None = None) -> Outputs:
-        seen = self.look(images, seeds)
-        context, _ = self.describe(seen)
-        written = self.writer(context, passages)
-        words = Words(written.logits, passages.targets, passages.images)
+        encoded = self.encode(images, seeds)
+        context, _ = self.describe(encoded)
+        decoded = self.writer(context, passages)
+        words = NextWords(decoded.logits, passages.targets, passages.images)
         real = passages.ids[:, 1:] != PAD
-        return Outputs(seen.tag_logits, None, words, self.penalty(written, real))
+        return Outputs(encoded.tag_logits, None, words, self.penalty(decoded, real))
 
     def read(self, images: Images, sentences: int) -> Reading:  # noqa: ARG002
-        seen = self.look(images, seeds=None)
-        context, tag_ids = self.describe(seen)
-        return Reading(seen.tag_logits, tuple(x.unsqueeze(1) for x in context), tag_ids=tag_ids)
+        encoded = self.encode(images, seeds=None)
+        context, tag_ids = self.describe(encoded)
+        return Reading(encoded.tag_logits, tuple(x.unsqueeze(1) for x in context), tag_ids=tag_ids)
 
-    def attended(self, reading: Reading, passages: Passages) -> Reading:
+    def add_attention(self, reading: Reading, passages: Passages) -> Reading:
         """The mean attention over the words of each sentence."""
         sequences, targets = passages.ids, passages.ids[:, 1:]
-        written = self.writer(tuple(x.squeeze(1) for x in reading.context), passages)
+        decoded = self.writer(tuple(x.squeeze(1) for x in reading.context), passages)
         # The START or END that a sentence's last word leads to counts as the sentence's own.
         sentence = (sequences[:, :-1] == START).cumsum(dim=1) - 1
         numbers = torch.arange(passages.real.shape[1], device=sequences.device)
@@ -64,7 +78,7 @@ class SingleLSTM(System):
         words = member.sum(dim=2, keepdim=True).clamp(min=1)
         alpha, beta = (
             None if each is None else torch.bmm(member.to(each.dtype), each) / words
-            for each in (written.alpha, written.beta)
+            for each in (decoded.alpha, decoded.beta)
         )
         return Reading(
             reading.tag_logits, reading.context, None, reading.tag_ids, alpha=alpha, beta=beta
@@ -74,9 +88,9 @@ class SingleLSTM(System):
 def as_sequences(reports: Tensor) -> Tensor:
     """Reports [B, S, T + 2] as single sequences [B, X], padded on the right.
 
-    ``START a END, START b c END`` becomes ``START a START b c END``: of the ENDs only the last
-    stays. A sentence that was cut goes into the next one's START, and a report that was cut ends
-    after its last sentence that is left.
+    ``START a END, START b c END`` becomes ``START a START b c END``: only the last END is kept. A
+    truncated sentence is followed by the next one's START, and a truncated report ends after the
+    last sentence that is left.
     """
     real = reports[:, :, 0] == START
     last = real.sum(dim=1, keepdim=True) - 1 == torch.arange(real.shape[1], device=real.device)

@@ -1,9 +1,19 @@
-"""What every system is: images in, tags and words out, behind one interface.
+"""The interface that every system of the paper's tables implements.
 
-A system of the paper's tables is one file of `raymed.model.systems`. Training calls it with
-images and reports and gets `Outputs`; generation calls `read` and has the system's `Writer` write
-from what `read` gave. All systems share the encoder and the tag classifier, so that their
-comparison is one of what follows them.
+A system is one file of `raymed.model.systems`, whose class `Model` derives from `System` (or from
+one of its two families, `raymed.model.hierarchical.Hierarchical` and
+`raymed.model.single_lstm.SingleLSTM`) and implements
+
+* `System.forward`, which training calls with images and passages, and which returns `Outputs`;
+* `System.read`, which generation calls with images, and which returns a `Reading`;
+* `System.writer`, a `Decoder` that generation runs on the contexts of that `Reading`, unless the
+  system predicts tags only;
+* `System.add_attention`, if its attention is known only once the report is generated.
+
+All systems share the encoder and the tag classifier, so that a comparison of two systems is one of
+what follows these. Shapes use the paper's letters: B images, N regions, M attended tags, L tags, S
+sentences, T words, V word ids, K passages (see `raymed.model.passages`), H and E the hidden and
+embedding widths.
 """
 
 from abc import ABC, abstractmethod
@@ -16,23 +26,23 @@ from torch import Tensor, nn
 
 from raymed.model.encoder import Encoder, Images, regions, widths
 from raymed.model.passages import Passages
-from raymed.model.precision import computing_in
+from raymed.model.precision import precision_context
 from raymed.model.tags import TagClassifier
 from raymed.sections import ModelConfig
 from raymed.tokens import PAD, START, UNKNOWN
 
 State = tuple[Tensor, ...]
-"""A writer's memory between two words, each [K, ...]."""
+"""A decoder's state between two words: tensors [K, ...]."""
 Context = tuple[Tensor, ...]
-"""What K passages are written from, each [K, ...]."""
+"""What K passages are decoded from: tensors [K, ...]."""
 
 
-class Seen(NamedTuple):
-    """What the encoder and the tag classifier make of B images.
+class EncodedImages(NamedTuple):
+    """The output of the encoder and the tag classifier for B images.
 
     Attributes:
-        v: visual features [B, N, D].
-        feature: the overall image feature [B, F]: the encoder's last hidden layer, 4,096 wide in
+        v: Visual features [B, N, D].
+        feature: The overall image feature [B, F]: the encoder's last hidden layer, 4,096 wide in
             VGG-19.
         tag_logits: [B, L].
     """
@@ -44,18 +54,20 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class Reading:
-    """What a system says of B images before any word is written.
+    """What a system makes of B images before any word is decoded.
+
+    What the system lacks is None.
 
     Attributes:
-        tag_logits: [B, L], at least float32, as all that is decided by.
-        context: what each of a report's P passages is written from, each [B, P, ...]; a passage is
-            a sentence where sentences are planned, else (P = 1) the whole report; empty for a
-            system that writes nothing.
+        tag_logits: [B, L], at least float32, like all outputs that are decisions.
+        context: The contexts of each report's P passages, tensors [B, P, ...]. A passage is a
+            sentence where the system plans sentences, or else the whole report (P = 1). Empty for a
+            system that writes no reports.
         stop_logits: [B, S, 2], at least float32; class 1 is STOP. None where the words themselves
             end the report.
-        tag_ids: [B, M], the tags behind the semantic features, best first.
-        alpha: [B, S, N], visual attention of each planned sentence.
-        beta: [B, S, M], semantic attention of each planned sentence.
+        tag_ids: [B, M], the tags behind the semantic features, most probable first.
+        alpha: [B, S, N], visual attention of each sentence.
+        beta: [B, S, M], semantic attention of each sentence.
     """
 
     tag_logits: Tensor
@@ -66,13 +78,13 @@ class Reading:
     beta: Tensor | None = None
 
 
-class Words(NamedTuple):
-    """The next words of a training pass, X in all.
+class NextWords(NamedTuple):
+    """The next words of a training pass, X in total.
 
     Attributes:
         logits: [X, V].
-        targets: word ids [X].
-        images: [X], the image each belongs to.
+        targets: Word ids [X].
+        images: [X], the image that each belongs to.
     """
 
     logits: Tensor
@@ -82,29 +94,29 @@ class Words(NamedTuple):
 
 @dataclass(frozen=True)
 class Outputs:
-    """A training pass over B images; what a system has not is None.
+    """The result of a training pass over B images. What the system lacks is None.
 
     Attributes:
         tag_logits: [B, L].
-        stop_logits: [B, S, 2], over as many sentences as the longest report of the batch has.
-        words: the logits of every real next word.
+        stop_logits: [B, S, 2], S being the number of sentences of the batch's longest report.
+        words: The logits of every real next word.
         attention_penalty: [B], the attention regularisation of the system's paper.
     """
 
     tag_logits: Tensor
     stop_logits: Tensor | None = None
-    words: Words | None = None
+    words: NextWords | None = None
     attention_penalty: Tensor | None = None
 
 
-class Written(NamedTuple):
-    """A teacher-forced pass over K passages of T next words.
+class DecoderOutputs(NamedTuple):
+    """The result of a teacher-forced pass over K passages of T next words.
 
     Attributes:
         logits: [X, V]: a row for each next word that is not PAD, in row-major order.
-        alpha: [K, T, N], visual attention of each word, where the writer has it.
-        beta: [K, T, M], semantic attention of each word, where the writer has it.
-        beta_read: [K, T, M], the same for the word that was read, where the writer attends twice.
+        alpha: [K, T, N], visual attention at each word, if the decoder has any.
+        beta: [K, T, M], semantic attention at each word, if the decoder has any.
+        beta_read: [K, T, M], the same for the input word, if the decoder attends twice.
     """
 
     logits: Tensor
@@ -113,19 +125,19 @@ class Written(NamedTuple):
     beta_read: Tensor | None = None
 
 
-class Writer(nn.Module, ABC):
-    """Writes a passage word by word. A passage begins after START and ends with END."""
+class Decoder(nn.Module, ABC):
+    """Decodes passages word by word. A passage begins after START and ends with END."""
 
-    never_written: ClassVar[tuple[int, ...]] = (PAD, START, UNKNOWN)
-    """Ids that are no words of a passage."""
-
-    @abstractmethod
-    def forward(self, context: Context, passages: Passages) -> Written:
-        """Teacher-forced pass over K passages."""
+    forbidden_ids: ClassVar[tuple[int, ...]] = (PAD, START, UNKNOWN)
+    """Word ids that generation never chooses."""
 
     @abstractmethod
-    def begin(self, context: Context) -> State:
-        """The state before START is read."""
+    def forward(self, context: Context, passages: Passages) -> DecoderOutputs:
+        """Teacher-forced pass over K passages, each from its context."""
+
+    @abstractmethod
+    def initial_state(self, context: Context) -> State:
+        """The state of K passages before START is read."""
 
     @abstractmethod
     def step(self, words: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
@@ -133,30 +145,35 @@ class Writer(nn.Module, ABC):
 
 
 class System(nn.Module, ABC):
-    """A system: encoder, tag classifier, and what a subclass writes reports with.
+    """A system: the encoder, the tag classifier, and what a subclass generates reports with.
 
     Args:
-        config: the model section of the configuration.
+        config: The model section of the configuration.
         tags: L, the size of the tag vocabulary.
         words: V, the number of word ids, special ones included.
-        encoder: of the kind that the configuration names; None: the system takes features only,
-            those of a frozen encoder that lies elsewhere.
+        encoder: The encoder that the configuration names; None for a system that receives only the
+            features of a frozen encoder.
     """
 
+    writes_reports: ClassVar[bool] = True
+    """Whether it writes reports; a system that predicts tags alone has no `writer`."""
     precision: torch.dtype = torch.float32
-    """What it computes in, training, validation and prediction alike; weights are float32."""
+    """What it computes in, in training, validation and prediction alike; weights are float32."""
+    writer: Decoder | None
+    """Decodes the reports; None in a system that predicts tags only. Checkpoints know its weights
+    by this name."""
 
     def __init__(self, config: ModelConfig, tags: int, words: int, encoder: Encoder | None) -> None:  # noqa: ARG002
         super().__init__()
-        self.writer: Writer | None = None
+        self.writer = None
         self.visual_width, feature_width = widths(config.encoder)
         self.encoder = encoder
         if encoder is not None:
             encoder.requires_grad_(config.train_encoder)
         self.tag_classifier = TagClassifier(feature_width, tags, config.dropout)
 
-    def look(self, images: Images, seeds: Tensor | None) -> Seen:
-        """Images, or their features -> what is seen; ``seeds`` [B] draw the dropout masks."""
+    def encode(self, images: Images, seeds: Tensor | None) -> EncodedImages:
+        """Encode images, or take their features; ``seeds`` [B] determine the dropout masks."""
         if isinstance(images, Tensor):
             assert self.encoder is not None
             feature_map, hidden = self.encoder(images, seeds)
@@ -164,24 +181,30 @@ class System(nn.Module, ABC):
             dtype = self.tag_classifier.output.weight.dtype
             feature_map, hidden = (each.to(dtype) for each in images)
         tag_logits, feature = self.tag_classifier(hidden, seeds)
-        return Seen(regions(feature_map), feature, tag_logits)
+        return EncodedImages(regions(feature_map), feature, tag_logits)
 
-    def place(self, device: torch.device, precision: torch.dtype) -> Self:
-        """Move to a device, to compute there in that precision."""
+    @property
+    def device(self) -> torch.device:
+        """The device it computes on."""
+        return self.tag_classifier.output.weight.device
+
+    def move_to(self, device: torch.device, precision: torch.dtype) -> Self:
+        """Move to a device, to compute there in ``precision``."""
         self.precision = precision
         if self.encoder is not None:
-            self.encoder.place(device, precision)
+            self.encoder.move_to(device, precision)
         return self.to(device)
 
-    def computing(self) -> AbstractContextManager[None]:
-        """In which every pass is made: the model's one precision, on the device where it is."""
-        return computing_in(self.precision, self.tag_classifier.output.weight.device)
+    def precision_context(self) -> AbstractContextManager[None]:
+        """The context in which to run every pass: the model's precision, on its device."""
+        return precision_context(self.precision, self.device)
 
     def passages(self, reports: Tensor) -> Passages:
-        """What the writer is taught by reports, on the host: a passage for each sentence.
+        """The passages the decoder learns from, on the host: one for each sentence.
 
         Args:
-            reports: word ids [B, S, T + 2]: START, words, END, PAD; all PAD past the last sentence.
+            reports: Word ids [B, S, T + 2]: START, words, END, PAD; all PAD beyond the last
+                sentence.
         """
         real = reports[:, :, 0] == START
         images, _ = real.nonzero(as_tuple=True)
@@ -193,30 +216,35 @@ class System(nn.Module, ABC):
 
         Args:
             images: uint8 [B, H, W], or their features.
-            passages: what `passages` made of the reports, on the images' device.
-            seeds: int64 [B], drawing the dropout masks; none: no dropout.
+            passages: The result of `passages` for their reports, on the images' device.
+            seeds: int64 [B], from which the dropout masks are drawn; None for no dropout.
         """
 
     @abstractmethod
     def read(self, images: Images, sentences: int) -> Reading:
-        """Images, or their features -> tags, and what reports of so many sentences come from."""
-
-    def attended(self, reading: Reading, passages: Passages) -> Reading:  # noqa: ARG002
-        """The reading with the attention of each sentence of the reports that were written.
+        """The tags of images, and the contexts of their reports.
 
         Args:
-            reading: of B images.
-            passages: of what was written, as in `forward`.
+            images: uint8 [B, H, W], or their features.
+            sentences: S, how many sentences to plan, if the system plans sentences.
+        """
+
+    def add_attention(self, reading: Reading, passages: Passages) -> Reading:  # noqa: ARG002
+        """The reading, with the attention at each sentence of the generated reports.
+
+        Args:
+            reading: The reading of B images.
+            passages: The passages of their generated reports, as for `forward`.
         """
         return reading
 
 
-def glorot(*parts: nn.Module) -> None:
-    """Give the linear maps of these parts Glorot's scale.
+def init_glorot(*parts: nn.Module) -> None:
+    """Initialise the linear layers of these parts as Glorot and Bengio (2010) do.
 
     Image and words meet in the word LSTM. With torch's default the image arrives there, after
-    three matrices, at a tenth of a word embedding's size, and reports hardly depend on it for many
-    epochs.
+    three matrices, at a tenth of a word embedding's size, and for many epochs reports hardly
+    depend on it.
     """
     for part in parts:
         for layer in part.modules():

@@ -9,12 +9,12 @@ from raymed.model.precision import Linear
 class TagClassifier(nn.Module):
     """Multi-label classifier over L tags, eq. 1: p(l_i = 1) = softmax_i(MLC(v)).
 
-    The full VGG: its hidden layers, which are the encoder's, with an output per tag.
+    With the encoder's hidden layers it makes up a full VGG with one output per tag.
 
     Args:
-        width: F, of the last hidden layer.
+        width: F, width of the last hidden layer.
         tags: L.
-        dropout: rate after the last hidden layer, as in VGG.
+        dropout: Rate after the last hidden layer, as in VGG.
     """
 
     def __init__(self, width: int, tags: int, dropout: float) -> None:
@@ -26,25 +26,25 @@ class TagClassifier(nn.Module):
     def forward(self, hidden: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Last hidden layer [B, F] -> (logits [B, L], the same layer after its dropout [B, F]).
 
-        ``seeds`` [B] draw the dropout masks.
+        ``seeds`` [B] determine the dropout masks.
         """
-        # The encoder's own dropout is drawn from the seeds as they are.
+        # The encoder's dropout uses the seeds themselves.
         feature = self.dropout(hidden, None if seeds is None else seeds + 1)
         return self.output(feature), feature
 
 
 def ranked_tags(logits: Tensor) -> Tensor:
-    """Tag logits [B, L] -> tag ids [B, L], the likeliest first; of equals the more frequent."""
+    """Tag logits [B, L] -> tag ids [B, L], most probable first; ties go to the more frequent."""
     return logits.sort(dim=1, descending=True, stable=True).indices
 
 
 class SemanticFeatures(nn.Module):
-    """Embeddings a_m of the M tags of highest probability.
+    """Embeddings a_m of the M most probable tags.
 
     Args:
         tags: L.
         top: M, at most L.
-        size: E, the width of an embedding.
+        size: E, width of an embedding.
     """
 
     def __init__(self, tags: int, top: int, size: int) -> None:

@@ -6,14 +6,14 @@ from torch.nn.utils.rnn import PackedSequence
 
 from raymed.model.passages import Passages, select
 from raymed.model.precision import LSTM
-from raymed.model.system import Context, State, Writer, Written
+from raymed.model.system import Context, Decoder, DecoderOutputs, State
 
 
-class WordLSTM(Writer):
-    """Writes a sentence from its topic: p(word) = softmax(W_out h), eq. 7.
+class WordLSTM(Decoder):
+    """Decodes a sentence from its topic: p(word) = softmax(W_out h), eq. 7.
 
-    The first input is the topic vector, the second START, then the words. What the LSTM says
-    after the topic alone is not used. Its context is (topics [K, E],).
+    The first input is the topic vector, the second START, then the words. The output after the
+    topic alone is not used. The context is (topics [K, E],).
 
     Args:
         words: V, the number of word ids, special ones included.
@@ -27,18 +27,18 @@ class WordLSTM(Writer):
         self.lstm = LSTM(size, hidden, batch_first=True)
         self.w_out = nn.Linear(hidden, words, bias=False)
 
-    def forward(self, context: Context, passages: Passages) -> Written:
+    def forward(self, context: Context, passages: Passages) -> DecoderOutputs:
         """Teacher-forced logits of all real next words, in one call over all passages.
 
-        Packed: a batch's longest sentence has several times the words of its mean one.
+        Packed, because the longest sentence of a batch is several times as long as the average.
         """
         (topics,) = context
         x = torch.cat([topics.unsqueeze(1), self.embedding(passages.ids[:, :-1])], dim=1)
         packed = PackedSequence(select(x, passages.packed), passages.batch_sizes)
         h = self.lstm(packed)[0].data
-        return Written(self.w_out(h.index_select(0, passages.unpacked)))
+        return DecoderOutputs(self.w_out(h.index_select(0, passages.unpacked)))
 
-    def begin(self, context: Context) -> State:
+    def initial_state(self, context: Context) -> State:
         """Read the topics."""
         _, (h, c) = self.lstm(context[0].unsqueeze(1))
         return h[0], c[0]

@@ -8,14 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from raymed.metrics.normality import NORMALITY_WORDS, describes_normality
 from raymed.reports.drawing import (
     FAINT,
+    FOOTER,
+    GAP,
+    MARGIN,
     NO_SENTENCES,
     NO_WORDS,
     canvas,
     film,
+    footer,
     line_height,
     rule,
     save,
@@ -23,7 +28,7 @@ from raymed.reports.drawing import (
     write,
 )
 from raymed.reports.page import data_uri, write_page
-from raymed.storage import Place
+from raymed.storage import AnyPath
 
 TRUTH = "ground truth"
 RULE = (
@@ -32,22 +37,20 @@ RULE = (
 )
 
 COLUMN = 2.2  # inches: a picture's side and the width of a report
-GAP = 0.25
-MARGIN = 0.2
-BETWEEN = 0.06  # of two sentences
+BETWEEN = 0.06  # inches between two sentences
 HEADING, TEXT = 10, 8  # points
 
 
 @dataclass(frozen=True)
 class ComparedStudy:
-    """An image, its true report, and what each system wrote.
+    """An image, its true report, and the report of each system.
 
     Attributes:
-        name: of the image.
+        name: The image's name.
         image: uint8 [H, W].
-        truth: sentences of the ground truth, each lower-case words.
-        reports: system -> sentences, in the order of the columns; every study of a figure has
-            the same systems.
+        truth: The sentences of the ground truth, each lower-case words.
+        reports: The sentences of each system's report, in the order of the columns; all studies
+            of a figure have the same systems.
     """
 
     name: str
@@ -58,7 +61,7 @@ class ComparedStudy:
 
 @dataclass(frozen=True)
 class _Block:
-    """A sentence in its lines."""
+    """A sentence, wrapped into lines."""
 
     lines: list[str]
     underlined: bool = False
@@ -66,18 +69,18 @@ class _Block:
 
 
 def comparison_page(
-    path: Place, studies: Sequence[ComparedStudy], note: str, made_from: str = ""
+    path: AnyPath, studies: Sequence[ComparedStudy], note: str, made_from: str = ""
 ) -> None:
-    """Write one HTML page over all studies; it holds all it shows.
+    """Write one self-contained HTML page with all studies.
 
     Args:
-        path: of the HTML file.
-        studies: shown in this order.
-        note: which runs and split this is from.
-        made_from: the same as JSON, which the page holds unseen.
+        path: The HTML file.
+        studies: The studies, in the order in which they are shown.
+        note: The runs and the split that the page was made from.
+        made_from: The same as JSON, which the page contains but does not show.
 
     Raises:
-        UsageError: the file cannot be written.
+        UsageError: The file cannot be written.
     """
     write_page(
         path,
@@ -99,16 +102,16 @@ def comparison_page(
     )
 
 
-def comparison_figure(path: Place, studies: Sequence[ComparedStudy], note: str) -> None:
+def comparison_figure(path: AnyPath, studies: Sequence[ComparedStudy], note: str) -> None:
     """Draw a row for each study: image, ground truth, and each system's report; save it as PNG.
 
     Args:
-        path: of the PNG.
-        studies: at least one, shown in this order.
-        note: which runs and split this is from.
+        path: The PNG file.
+        studies: At least one study, in the order in which they are shown.
+        note: The runs and the split that the figure was made from.
 
     Raises:
-        UsageError: the file cannot be written.
+        UsageError: The file cannot be written.
     """
     systems = list(studies[0].reports)
     assert all(list(study.reports) == systems for study in studies), "one order of columns"
@@ -123,36 +126,37 @@ def comparison_figure(path: Place, studies: Sequence[ComparedStudy], note: str) 
         for name, row in zip(names, cells, strict=True)
     ]
     width = len(heads) * (COLUMN + GAP) - GAP + 2 * MARGIN
-    foot = [line for text in (RULE, note) for line in wrapped(text, width - 2 * MARGIN, TEXT)]
+    notes = [line for text in (RULE, note) for line in wrapped(text, width - 2 * MARGIN, TEXT)]
+    foot = footer(width)
     head = max(map(len, heads)) * line_height(HEADING) + 0.06
-    tall = 2 * MARGIN + head + sum(heights) + len(foot) * line_height(TEXT)
+    below = len(notes) * line_height(TEXT) + len(foot) * line_height(FOOTER)
+    tall = 2 * MARGIN + head + sum(heights) + below
     figure = canvas(width, tall)
 
     lefts = [MARGIN + column * (COLUMN + GAP) for column in range(len(heads))]
     for left, lines in zip(lefts, heads, strict=True):
         write(figure, lines, left, tall - MARGIN, HEADING, weight="bold")
     top = tall - MARGIN - head
-    for study, name, row, below in zip(studies, names, cells, heights, strict=True):
+    for study, name, row, height in zip(studies, names, cells, heights, strict=True):
         rule(figure, MARGIN, width - MARGIN, top + 0.03, 0.5, FAINT)
         film(figure, study.image, MARGIN, top - 0.04, COLUMN)
         write(figure, name, MARGIN, top - 0.08 - COLUMN, TEXT, colour=FAINT)
         for left, blocks in zip(lefts[1:], row, strict=True):
-            edge = top
-            for block in blocks:
-                edge = write(
-                    figure,
-                    block.lines,
-                    left,
-                    edge,
-                    TEXT,
-                    colour=block.colour,
-                    underlined=block.underlined,
-                )
-                edge -= BETWEEN
-        top -= below
+            _draw(figure, blocks, left, top)
+        top -= height
     rule(figure, MARGIN, width - MARGIN, top + 0.03, 0.5, FAINT)
-    write(figure, foot, MARGIN, top, TEXT, style="italic")
+    top = write(figure, notes, MARGIN, top, TEXT, style="italic")
+    write(figure, foot, MARGIN, top, FOOTER, colour=FAINT)
     save(figure, path)
+
+
+def _draw(figure: Figure, blocks: Sequence[_Block], left: float, top: float) -> None:
+    """Write the sentences of a report below each other."""
+    for one in blocks:
+        bottom = write(
+            figure, one.lines, left, top, TEXT, colour=one.colour, underlined=one.underlined
+        )
+        top = bottom - BETWEEN
 
 
 def _abnormal(sentence: str) -> bool:

@@ -1,7 +1,7 @@
-"""Figures laid out in inches: films, and text that is wrapped by its measured width.
+"""PNG figures laid out in inches: films, and text wrapped by its measured width.
 
 The origin is the figure's lower left corner. Every figure is drawn at `DPI` in a font that
-matplotlib brings along, so what is measured here is what is drawn, on any machine.
+ships with matplotlib, so what is measured here is what is drawn, on any machine.
 """
 
 import unicodedata
@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
 
-from raymed.storage import Place, output
+from raymed.notices import NOT_FOR_CLINICAL_USE
+from raymed.storage import AnyPath, user_output
 
 DPI = 110
 FAMILY = "DejaVu Sans"
@@ -22,35 +23,41 @@ LEADING = 1.3
 """Distance of two lines' baselines, in font sizes."""
 
 FAINT = "0.4"
-"""Grey of what is not the report itself."""
+"""The grey of everything but the report itself."""
+GAP = 0.25
+"""Inches between neighbouring columns, and between rows."""
+MARGIN = 0.2
+"""Inches around the figure."""
+FOOTER = 7
+"""Points: the size of the last line of a figure."""
 
 NO_WORDS = "(no words)"
 NO_SENTENCES = "(no sentences)"
 
 
 def canvas(width: float, height: float) -> Figure:
-    """An empty white figure of that many inches."""
+    """An empty white figure, its size in inches."""
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
-def save(figure: Figure, path: Place) -> None:
-    """Save as PNG, whole or not at all.
+def save(figure: Figure, path: AnyPath) -> None:
+    """Save as PNG, atomically.
 
     Raises:
-        UsageError: the file cannot be written.
+        UsageError: The file cannot be written.
     """
-    with output(path) as partial:
+    with user_output(path) as partial:
         figure.savefig(partial, format="png")
 
 
 def frame(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Axes at a place in inches; nothing is drawn but what is put into them."""
+    """Axes at a position in inches, without ticks or a frame."""
     wide, tall = figure.get_size_inches()
-    place = (left / wide, (top - height) / tall, width / wide, height / tall)
-    # A label of their own, as axes at the same place would be the same axes.
-    axes = figure.add_axes(place, label=f"{len(figure.axes)}")
+    bounds = (left / wide, (top - height) / tall, width / wide, height / tall)
+    # Matplotlib would return existing axes of the same bounds and label.
+    axes = figure.add_axes(bounds, label=f"{len(figure.axes)}")
     axes.set_axis_off()
     return axes
 
@@ -77,10 +84,10 @@ def rule(
 
 
 def printable(text: str) -> str:
-    """The text on one line, with U+FFFD for what is no character to read.
+    """The text on one line, with U+FFFD for each unprintable character.
 
-    That is control characters, and the halves of characters that stand for the bytes of a file
-    name that is not UTF-8: no font and no encoding takes them.
+    These are control characters, and the surrogates that stand for the bytes of a file name that
+    is not UTF-8: no font and no encoding has them.
     """
     return "".join(
         "\ufffd" if unicodedata.category(c) in ("Cc", "Cs") else c for c in " ".join(text.split())
@@ -88,13 +95,13 @@ def printable(text: str) -> str:
 
 
 def wrapped(text: str, width: float, size: float, weight: str = "normal") -> list[str]:
-    """The lines of a text; only a word that is wider than a line is broken.
+    """Wrap a text into lines; only a word that is wider than a line is broken.
 
     Args:
-        text: of any characters; those that the font lacks become U+FFFD.
-        width: of a line, inches.
-        size: of the font, points.
-        weight: of the font, ``normal`` or ``bold``.
+        text: Any text; characters that the font lacks become U+FFFD.
+        width: Width of a line, inches.
+        size: Font size, points.
+        weight: Font weight, ``normal`` or ``bold``.
 
     Returns:
         At least one line.
@@ -114,8 +121,13 @@ def wrapped(text: str, width: float, size: float, weight: str = "normal") -> lis
     return lines
 
 
+def footer(width: float) -> list[str]:
+    """The lines that end every figure of that width, to be written in size `FOOTER`."""
+    return wrapped(NOT_FOR_CLINICAL_USE, width - 2 * MARGIN, FOOTER)
+
+
 def line_height(size: float) -> float:
-    """Height of a line in a font of that many points, inches."""
+    """Height of a line, inches, in a font of that many points."""
     return size * LEADING / 72
 
 
@@ -130,18 +142,18 @@ def write(
     colour: str = "black",
     underlined: bool = False,
 ) -> float:
-    """Set lines of text below each other.
+    """Write lines of text below each other.
 
     Args:
-        figure: made by `canvas`.
-        lines: as `wrapped` gives them for the same size and weight.
-        left: of the lines, inches.
-        top: of the first line, inches.
-        size: of the font, points.
-        weight: of the font, ``normal`` or ``bold``.
-        style: of the font, ``normal`` or ``italic``.
-        colour: of the text and of the line under it.
-        underlined: draw a line under the text.
+        figure: A figure made by `canvas`.
+        lines: The lines, wrapped by `wrapped` for the same size and weight.
+        left: Left edge of the lines, inches.
+        top: Upper edge of the first line, inches.
+        size: Font size, points.
+        weight: Font weight, ``normal`` or ``bold``.
+        style: Font style, ``normal`` or ``italic``.
+        colour: Colour of the text and of the line under it.
+        underlined: Whether to draw a line under the text.
 
     Returns:
         The lower edge of the last line, inches.
@@ -159,7 +171,7 @@ def write(
             weight=weight,
             style=style,
             color=colour,
-            parse_math=False,  # names and tags as they are: no formula is meant by a dollar sign
+            parse_math=False,  # a dollar sign in a name or tag starts no formula
         )
         if underlined:
             end = left + _width(line, size, weight)

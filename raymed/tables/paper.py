@@ -1,35 +1,33 @@
-"""The tables of Jing, Xie and Xing (2018): their systems, and the figures that stand in them."""
+"""The tables of Jing, Xie and Xing (2018): their systems and their figures."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-SYSTEM_NAMES = {
-    "cnn_rnn": "CNN-RNN",
-    "lrcn": "LRCN",
-    "soft_att": "Soft ATT",
-    "att_rk": "ATT-RK",
-    "no_attention": "Ours-no-Attention",
-    "semantic_only": "Ours-Semantic-only",
-    "visual_only": "Ours-Visual-only",
-    "co_attention": "Ours-CoAttention",
-    "vgg19_tags": "VGG-19",
-}
-"""The systems in the order of the paper's tables, as the paper calls them."""
+from raymed.model.systems import system_class
 
 TABLE_SYSTEMS = {
-    "1": tuple(name for name in SYSTEM_NAMES if name != "vgg19_tags"),
+    "1": (
+        "cnn_rnn",
+        "lrcn",
+        "soft_att",
+        "att_rk",
+        "no_attention",
+        "semantic_only",
+        "visual_only",
+        "co_attention",
+    ),
     "2": ("soft_att", "no_attention", "co_attention"),
     "3": ("vgg19_tags", "co_attention"),
     "attention": ("soft_att", "semantic_only", "visual_only", "co_attention"),
 }
-"""The systems of each table; the paper's Table 1 leaves no_attention out of its lower half."""
+"""The systems of each table, in the order of its rows. The lower half of the paper's Table 1 lacks
+no_attention; the table of attention is not the paper's."""
 
-MEASURES = {
+COLUMNS = {
     "1": ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor", "rouge_l", "cider"),
     "2": ("normality", "abnormality"),
     "3": ("recall_5", "recall_10", "recall_20"),
-    "attention": ("right", "region", "region_fixed", "region_chance", "tag", "tag_chance"),
 }
-"""The columns of each table."""
+"""The metrics of the paper's tables, by key."""
 
 TRUTH = "ground truth"
 
@@ -74,12 +72,29 @@ _FIGURES: Mapping[str, Mapping[str, Mapping[str, tuple[float, ...]]]] = {
 }
 
 
-def paper_figures(table: str, half: str) -> dict[str, dict[str, float]]:
-    """The paper's figures: system (or ``ground truth``) -> measure -> value.
+def table_systems(table: str, others: Iterable[str]) -> list[str]:
+    """The systems of a table: those it is known for, then others that it can score.
 
     Args:
-        table: ``1``, ``2`` or ``3``; any other table is not the paper's and has none.
+        table: ``1``, ``2``, ``3`` or ``attention``.
+        others: Further systems, such as the configuration's ``table.systems``. Those of the
+            paper stay in the paper's tables, and those that write no reports stay in Table 3.
+    """
+    known = {system for systems in TABLE_SYSTEMS.values() for system in systems}
+    further = [
+        system
+        for system in others
+        if system not in known and (table == "3" or system_class(system).writes_reports)
+    ]
+    return [*TABLE_SYSTEMS[table], *further]
+
+
+def paper_figures(table: str, half: str) -> dict[str, dict[str, float]]:
+    """The paper's figures: system (or ``ground truth``) -> metric -> value.
+
+    Args:
+        table: ``1``, ``2`` or ``3``; any other table is not the paper's, and has no figures.
         half: ``iu_xray`` or ``peir_gross``.
     """
     rows = _FIGURES.get(table, {}).get(half, {})
-    return {name: dict(zip(MEASURES[table], values, strict=True)) for name, values in rows.items()}
+    return {name: dict(zip(COLUMNS[table], values, strict=True)) for name, values in rows.items()}

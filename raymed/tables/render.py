@@ -1,32 +1,12 @@
-"""A table as text: for the terminal, and as Markdown."""
+"""A table as text: for the terminal and as Markdown."""
 
 from collections.abc import Sequence
 
 from rich.table import Table
 
-from raymed.tables.paper import MEASURES
+from raymed.metrics.table import METRICS, Metric, table_metrics
 from raymed.tables.results import Row
 
-HEADS = {
-    "bleu_1": "BLEU-1",
-    "bleu_2": "BLEU-2",
-    "bleu_3": "BLEU-3",
-    "bleu_4": "BLEU-4",
-    "meteor": "METEOR",
-    "rouge_l": "ROUGE",
-    "cider": "CIDEr",
-    "normality": "normality",
-    "abnormality": "abnormality",
-    "recall_5": "R@5",
-    "recall_10": "R@10",
-    "recall_20": "R@20",
-    "right": "true",
-    "region": "region",
-    "region_fixed": "fixed",
-    "region_chance": "chance",
-    "tag": "tag",
-    "tag_chance": "chance",
-}
 TITLES = {
     "1": "Table 1: report generation",
     "2": "Table 2: portion of sentences on normality and abnormality",
@@ -37,23 +17,23 @@ TITLES = {
 
 def terminal_table(table: str, rows: Sequence[Row]) -> Table:
     """For the terminal: beneath our mean its standard deviation and the paper's figure."""
-    measures = MEASURES[table]
+    metrics = table_metrics(table)
     shown = Table(title=TITLES[table], box=None, padding=(0, 1, 0, 0))
-    for head in _heads(table):
+    for head in _heads(metrics):
         shown.add_column(head, justify="right" if head else "left", no_wrap=True)
     for row in rows:
-        shown.add_row(row.name, *_means(row, measures), _distinct(row), str(row.runs or ""))
+        shown.add_row(row.name, *_means(row, metrics), *_counts(row))
         if any(cell.deviation is not None for cell in row.cells.values()):
-            shown.add_row("  ±", *_deviations(row, measures), "", "")
+            shown.add_row("  ±", *_deviations(row, metrics), "", "")
         if row.paper:
-            paper = [f"{row.paper[m]:.3f}" if m in row.paper else "" for m in measures]
-            shown.add_row("  paper", *paper, "", "", style="dim")
+            shown.add_row("  paper", *_paper(row, metrics), "", "", style="dim")
     return shown
 
 
 def markdown_table(table: str, rows: Sequence[Row], note: str) -> str:
     """The same as Markdown, with its title and the note."""
-    heads = _heads(table)
+    metrics = table_metrics(table)
+    heads = _heads(metrics)
     lines = [
         f"## {TITLES[table]}",
         "",
@@ -61,33 +41,41 @@ def markdown_table(table: str, rows: Sequence[Row], note: str) -> str:
         "",
         "| " + " | ".join(heads) + " |",
         "| --- |" + " ---: |" * (len(heads) - 1),
-        *("| " + " | ".join(_line(row, MEASURES[table])) + " |" for row in rows),
+        *("| " + " | ".join(_markdown_row(row, metrics)) + " |" for row in rows),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _heads(table: str) -> list[str]:
-    return ["", *(HEADS[measure] for measure in MEASURES[table]), "distinct", "runs"]
+def _heads(metrics: Sequence[Metric]) -> list[str]:
+    return ["", *(metric.column for metric in metrics), METRICS["distinct"].column, "runs"]
 
 
-def _means(row: Row, measures: Sequence[str]) -> list[str]:
-    return [f"{row.cells[m].mean:.3f}" if m in row.cells else "-" for m in measures]
+def _means(row: Row, metrics: Sequence[Metric]) -> list[str]:
+    return [m.format(row.cells[m.key].mean if m.key in row.cells else None) for m in metrics]
 
 
-def _deviations(row: Row, measures: Sequence[str]) -> list[str]:
-    spreads = [row.cells[m].deviation if m in row.cells else None for m in measures]
-    return ["" if spread is None else f"{spread:.3f}" for spread in spreads]
+def _deviations(row: Row, metrics: Sequence[Metric]) -> list[str]:
+    deviations = [row.cells[m.key].deviation if m.key in row.cells else None for m in metrics]
+    return [
+        "" if deviation is None else metric.format(deviation)
+        for metric, deviation in zip(metrics, deviations, strict=True)
+    ]
 
 
-def _distinct(row: Row) -> str:
-    return "" if row.distinct is None else f"{row.distinct:.0f}"
+def _paper(row: Row, metrics: Sequence[Metric]) -> list[str]:
+    return [m.format(row.paper[m.key]) if m.key in row.paper else "" for m in metrics]
 
 
-def _line(row: Row, measures: Sequence[str]) -> list[str]:
-    cells = []
-    means, deviations = _means(row, measures), _deviations(row, measures)
-    for measure, mean, deviation in zip(measures, means, deviations, strict=True):
-        spread = f" ±{deviation}" if deviation else ""
-        paper = f" ({row.paper[measure]:.3f})" if measure in row.paper else ""
-        cells.append(mean + spread + paper)
-    return [row.name, *cells, _distinct(row), str(row.runs or "")]
+def _counts(row: Row) -> tuple[str, str]:
+    """Distinct reports and runs."""
+    distinct = "" if row.distinct is None else METRICS["distinct"].format(row.distinct)
+    return distinct, str(row.runs or "")
+
+
+def _markdown_row(row: Row, metrics: Sequence[Metric]) -> list[str]:
+    columns = _means(row, metrics), _deviations(row, metrics), _paper(row, metrics)
+    cells = [
+        mean + (f" ±{deviation}" if deviation else "") + (f" ({paper})" if paper else "")
+        for mean, deviation, paper in zip(*columns, strict=True)
+    ]
+    return [row.name, *cells, *_counts(row)]

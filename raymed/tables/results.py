@@ -1,4 +1,4 @@
-"""From a table's runs to its rows: mean and standard deviation over the seeds."""
+"""The rows of a table: mean and standard deviation over its runs' seeds."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -8,9 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raymed.metrics.table import Metric, table_metrics
 from raymed.provenance import KEY, with_record
-from raymed.storage import Place, output
-from raymed.tables.paper import MEASURES, TABLE_SYSTEMS, TRUTH, paper_figures
+from raymed.storage import AnyPath, user_output
+from raymed.tables.paper import TABLE_SYSTEMS, TRUTH, paper_figures
 from raymed.tables.runs import Run
 
 RUNS_FILE = "runs.parquet"
@@ -18,7 +19,7 @@ RUNS_FILE = "runs.parquet"
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure: the mean over runs and, with two runs or more, the sample standard deviation."""
+    """One figure: the mean over runs and, of two runs or more, the sample standard deviation."""
 
     mean: float
     deviation: float | None = None
@@ -29,11 +30,11 @@ class Row:
     """A row of a table.
 
     Attributes:
-        name: as the table shows it.
-        cells: measure -> ours.
-        paper: measure -> the paper's figure, where it has one.
-        distinct: how many different reports were written, the mean over the runs.
-        runs: how many runs the row stands on; 0 for a baseline or the ground truth.
+        name: The name shown in the table.
+        cells: Our figures by the keys of their metrics.
+        paper: The paper's figures by the keys of their metrics.
+        distinct: The number of distinct reports, the mean over the runs.
+        runs: The number of runs behind the row; 0 for a baseline or the ground truth.
     """
 
     name: str
@@ -44,42 +45,41 @@ class Row:
 
 
 def table_rows(table: str, half: str, runs: Sequence[Run]) -> list[Row]:
-    """The rows of a table: the baselines, the systems in the paper's order, the ground truth.
+    """The rows of a table: baselines, systems in the paper's order, any others, ground truth.
 
     Args:
         table: ``1``, ``2``, ``3`` or ``attention``.
-        half: of the paper's tables, ``iu_xray`` or ``peir_gross``.
-        runs: finished.
+        half: The half of the paper's tables: ``iu_xray`` or ``peir_gross``.
+        runs: Finished runs.
     """
-    measures, paper = MEASURES[table], paper_figures(table, half)
+    metrics, paper = table_metrics(table), paper_figures(table, half)
     scored = [(run, run.scores()) for run in runs]
+    _, first = scored[0]
     rows = []
     if table != "attention":
         # Every run was scored beside the same baselines.
-        _, first = scored[0]
         for name in ("constant report", "nearest image"):
             values = _with_abnormality(first["rows"][name])
-            cells = _cells([values], measures)
-            rows.append(Row(name, cells, {}, values["distinct"]))
-    for system in TABLE_SYSTEMS[table]:
+            rows.append(Row(name, _cells([values], metrics), {}, values["distinct"]))
+    for system in dict.fromkeys([*TABLE_SYSTEMS[table], *(run.system for run in runs)]):
         own = [_values(table, run, scores) for run, scores in scored if run.system == system]
         if own:
-            cells = _cells(own, measures)
-            written = [values["distinct"] for values in own if values["distinct"] is not None]
-            distinct = statistics.fmean(written) if written else None
-            rows.append(Row(system, cells, paper.get(system, {}), distinct, len(own)))
+            counts = [values["distinct"] for values in own if values["distinct"] is not None]
+            distinct = statistics.fmean(counts) if counts else None
+            rows.append(
+                Row(system, _cells(own, metrics), paper.get(system, {}), distinct, len(own))
+            )
     if table in ("1", "2"):
-        _, first = scored[0]
         truth = _with_abnormality({"normality": first["truth_normality"]})
-        cells = _cells([truth], measures)
+        cells = _cells([truth], metrics)
         rows.append(Row(TRUTH, cells, paper.get(TRUTH, {}), first["truth_distinct"]))
     return rows
 
 
-def write_runs(path: Place, runs: Sequence[Run]) -> None:
-    """All runs as Parquet, a row each: every score on the test split, and where the run lies.
+def write_runs(path: AnyPath, runs: Sequence[Run]) -> None:
+    """Write all runs as Parquet, a row each: every score on the test split, and the run's folder.
 
-    What the scores were made from, by the runs' folders, is in the file's metadata.
+    The file's metadata holds what the scores were made from, by the runs' folders.
     """
     rows, records = [], {}
     for run in runs:
@@ -96,7 +96,7 @@ def write_runs(path: Place, runs: Sequence[Run]) -> None:
             }
         )
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    with output(path) as partial:
+    with user_output(path) as partial:
         table = pa.table({key: [row.get(key) for row in rows] for key in keys})
         pq.write_table(table.cast(with_record(table.schema, records)), partial)
 
@@ -113,11 +113,11 @@ def _with_abnormality(scores: Mapping[str, Any]) -> dict[str, Any]:
     return {**scores, "abnormality": None if share is None else 1 - share}
 
 
-def _cells(runs: Sequence[Mapping[str, Any]], measures: Sequence[str]) -> dict[str, Cell]:
+def _cells(runs: Sequence[Mapping[str, Any]], metrics: Sequence[Metric]) -> dict[str, Cell]:
     cells = {}
-    for measure in measures:
-        values = [run[measure] for run in runs if run.get(measure) is not None]
+    for key in (metric.key for metric in metrics):
+        values = [run[key] for run in runs if run.get(key) is not None]
         if values:
             deviation = statistics.stdev(values) if len(values) > 1 else None
-            cells[measure] = Cell(statistics.fmean(values), deviation)
+            cells[key] = Cell(statistics.fmean(values), deviation)
     return cells

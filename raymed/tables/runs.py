@@ -1,29 +1,27 @@
-"""A table's runs: every system with every seed, trained side by side on Ray, each once."""
+"""A table's runs: every system with every seed, each trained once, in parallel on Ray."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from rich.console import Console
 
+from raymed.absolute_paths import with_absolute_paths
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
 from raymed.evaluation import SCORES_FILE
-from raymed.launch.groups import SCORED, score
-from raymed.launch.lock import alone
-from raymed.launch.run import claim, last_checkpoint, located, need_groups, run_folder, taken
-from raymed.launch.side_by_side import train_side_by_side
+from raymed.launch.groups import score
+from raymed.launch.parallel_runs import require_worker_groups, train_in_parallel
 from raymed.localisation import ATTENTION_FILE
-from raymed.storage import Place, place
-from raymed.training.checkpoint import Checkpoint, latest
+from raymed.metrics.table import ranked_score
+from raymed.run_folder import RunFolder, TableFolder
+from raymed.storage import AnyPath, as_path
 from raymed.training.setup import check
 
-RUNS = "runs"
 SPLIT = "test"
-"""Tables are of this split; checkpoints are chosen on the validation split."""
+"""The split of all tables; checkpoints are chosen on the validation split."""
 
 
 @dataclass(frozen=True)
@@ -31,121 +29,127 @@ class Run:
     """A run of a table.
 
     Attributes:
-        system: its name.
-        seed: of its initial weights, order of images and dropout.
-        config: of the run.
-        folder: of the run.
-        given: it was trained elsewhere, and is taken as it is.
+        system: The name of its system.
+        seed: Seed of its initial weights, its order of images and its dropout.
+        config: Its configuration.
+        folder: Where it lies.
+        given: It was trained elsewhere, and is used as it is.
     """
 
     system: str
     seed: int
     config: Config
-    folder: Place
+    folder: AnyPath
     given: bool = False
 
     @property
     def scored(self) -> bool:
-        return (self.folder / SCORED / SCORES_FILE).is_file()
+        """Whether the run is finished, its scores included."""
+        return (RunFolder(self.folder).scored / SCORES_FILE).is_file()
 
     def scores(self) -> dict[str, Any]:
-        """What `raymed.evaluation.evaluate` left of it, and the attention's scores if any."""
-        scores: dict[str, Any] = json.loads((self.folder / SCORED / SCORES_FILE).read_text())
-        file = self.folder / SCORED / ATTENTION_FILE
+        """What `raymed.evaluation.evaluate` wrote, and the scores of the attention if any."""
+        folder = RunFolder(self.folder).scored
+        scores: dict[str, Any] = json.loads((folder / SCORES_FILE).read_text())
+        file = folder / ATTENTION_FILE
         scores["attention"] = json.loads(file.read_text()) if file.is_file() else None
         return scores
 
 
 def finished_runs(config: Config, systems: Sequence[str], console: Console) -> list[Run]:
-    """Train and score what is not finished yet, and give all runs in the systems' order.
+    """Train and score the runs that are not finished, and return all of them, system by system.
 
     Runs lie in ``run.folder/run.name/runs/SYSTEM-seed-N``, so several tables of one file share
-    them; one that was interrupted goes on from its last checkpoint.
+    them. A run that was interrupted resumes from its last checkpoint.
 
     Raises:
-        UsageError: a setting or a run that is given does not fit, the folder is in use, the
-            cluster is too small, or runs failed; the others stay finished.
+        UsageError: A setting or a given run does not fit, the folder is in use, the cluster is too
+            small, or runs failed; the others stay finished.
     """
-    config = located(config)
+    config = with_absolute_paths(config)
     dataset = check(config)
-    runs = list(_planned(config, systems, dataset))
-    if taken(run_folder(config)) and not (run_folder(config) / RUNS).is_dir():
-        raise UsageError(f"{run_folder(config)}: exists and is no table's; choose another run.name")
-    with alone(run_folder(config)):
-        # Of the finished ones too: a table of runs of several configurations would compare nothing.
+    table = TableFolder.of(config)
+    runs = list(_planned(config, table, systems, dataset))
+    table.refuse_foreign()
+    with table.lock():
+        # The finished ones too: a table of runs of different configurations would compare nothing.
         for run in runs:
             if not run.given:
-                claim(run.config)
-                last_checkpoint(run.folder, dataset)
-        waiting = [run for run in runs if not run.scored]
-        if len(waiting) < len(runs):
-            done = len(runs) - len(waiting)
+                folder = RunFolder(run.folder)
+                folder.initialise(run.config)
+                folder.resumed_from(dataset)
+        unfinished = [run for run in runs if not run.scored]
+        if len(unfinished) < len(runs):
+            done = len(runs) - len(unfinished)
             console.print(f"{done} of {len(runs)} runs are finished already", highlight=False)
-        for run in waiting:
-            if run.given:
-                score(run.folder, config.data.path, SPLIT)
-        waiting = [run for run in waiting if not run.given]
-        if waiting:
-            train_side_by_side(
-                {run.folder: run.config for run in waiting},
-                config,
-                run_folder(config),
-                SPLIT,
-                partial(_outcome, {run.folder: run for run in waiting}),
-                console,
-            )
+        _finish(unfinished, config, table, console)
     return runs
 
 
-def _planned(config: Config, systems: Sequence[str], dataset: PreparedDataset) -> Iterator[Run]:
-    need_groups(config, "table")
+def _finish(runs: Sequence[Run], config: Config, table: TableFolder, console: Console) -> None:
+    """Score the given runs; train and score the others."""
+    for run in runs:
+        if run.given:
+            score(run.folder, config.data.path, SPLIT)
+    own = {RunFolder(run.folder): run for run in runs if not run.given}
+    if own:
+        train_in_parallel(
+            {folder: run.config for folder, run in own.items()},
+            config,
+            table.path,
+            SPLIT,
+            lambda folder: _outcome(own[folder]),
+            console,
+        )
+
+
+def _planned(
+    config: Config, table: TableFolder, systems: Sequence[str], dataset: PreparedDataset
+) -> Iterator[Run]:
+    require_worker_groups(config, "table")
     for system in systems:
         given = config.table.runs.get(system, ())
-        for folder in given:
-            trained = _fitting(place(folder), system, dataset)
-            # It is scored on this table's dataset, wherever it lay when it was trained.
-            here = trained.override({"data.path": config.data.path})
-            yield Run(system, here.training.seed, here, place(folder).absolute(), given=True)
+        for path in given:
+            trained = _fitting(RunFolder(as_path(path)), system, dataset)
+            # It is scored on this table's dataset, wherever that lay when the run was trained.
+            own = trained.override({"data.path": config.data.path})
+            yield Run(system, own.training.seed, own, as_path(path).absolute(), given=True)
         for seed in () if given else config.table.seeds:
             name = f"{system}-seed-{seed}"
             values = {
                 **config.table.systems.get(system, {}),
                 "model.system": system,
                 "training.seed": seed,
-                "run.folder": str(run_folder(config) / RUNS),
+                "run.folder": str(table.runs),
                 "run.name": name,
                 "table.runs": {},
                 "table.systems": {},
             }
             one = config.override(values, f"table.systems.{system}")
             check(one)
-            yield Run(system, seed, one, run_folder(config) / RUNS / name)
+            yield Run(system, seed, one, table.runs / name)
 
 
-def _fitting(run: Place, system: str, dataset: PreparedDataset) -> Config:
-    """The configuration of a run that is given, once it is sure that the table can take it."""
-    last = latest(run)
+def _fitting(run: RunFolder, system: str, dataset: PreparedDataset) -> Config:
+    """The configuration of a given run, once it is known to fit the table."""
+    key = f"table.runs.{system}: {run.path}"
+    last = run.last_checkpoint()
     if last is None:
-        raise UsageError(f"table.runs.{system}: {run} is no run's folder: it has no checkpoints")
-    checkpoint = Checkpoint.open(last)
-    found, wanted = checkpoint.config.model.system, checkpoint.config.training.epochs
+        raise UsageError(f"{key} is not a run folder: it has no checkpoints")
+    found, wanted = last.config.model.system, last.config.training.epochs
     if found != system:
-        raise UsageError(f"table.runs.{system}: {run} is a run of {found}")
-    if checkpoint.content_hash != dataset.info.content_hash:
+        raise UsageError(f"{key} is a run of {found}")
+    if last.content_hash != dataset.info.content_hash:
+        raise UsageError(f"{key} was trained on a different dataset than {dataset.path}")
+    if last.epoch < wanted:
         raise UsageError(
-            f"table.runs.{system}: {run} was trained on another dataset than {dataset.path}"
+            f"{key} is not finished ({last.epoch} of {wanted} epochs); resume it with "
+            "`raymed train`"
         )
-    if checkpoint.epoch < wanted:
-        raise UsageError(
-            f"table.runs.{system}: {run} is not finished ({checkpoint.epoch} of {wanted} epochs); "
-            "take it up by `raymed train`"
-        )
-    return checkpoint.config
+    return last.config
 
 
-def _outcome(runs: Mapping[Place, Run], folder: Place) -> str:
-    run = runs[folder]
+def _outcome(run: Run) -> str:
     scores = run.scores()["rows"][run.system]
-    if scores["cider"] is None:
-        return f"test recall@5 {scores['recall_5']:.3f}"
-    return f"test CIDEr {scores['cider']:.3f}, {scores['distinct']} distinct"
+    distinct = "" if scores["distinct"] is None else f", {scores['distinct']} distinct"
+    return f"{SPLIT} {ranked_score(scores)}{distinct}"

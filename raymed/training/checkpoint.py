@@ -1,12 +1,12 @@
-"""Checkpoints: tensors and JSON only, written whole or not at all, open without the dataset.
+"""Checkpoints: tensors and JSON only, complete or absent, readable without the dataset.
 
-Each is a folder, ``epoch-0007`` after the seventh epoch or ``epoch-0007-step-000120`` within it, of
-``model.safetensors``, ``optimizer.pt`` and ``checkpoint.json``. The last is written last and
-removed first: a folder without it is no checkpoint. What no epoch changes is one file with many
-links: ``trained-on.safetensors``, what tells the images that the run was trained on from others;
-and, where the encoder is frozen, ``encoder.safetensors``, ``model.safetensors`` holding the rest.
+Each is a folder, ``epoch-0007`` after the seventh epoch or ``epoch-0007-step-000120`` within it,
+with ``model.safetensors``, ``optimizer.pt`` and ``checkpoint.json``. The last is written last and
+removed first: a folder without it is not a checkpoint. Files that no epoch changes are hard links:
+``trained-on.safetensors``, the fingerprints of the images the run was trained on; and, where the
+encoder is frozen, ``encoder.safetensors``, so that ``model.safetensors`` holds only the rest.
 
-A run keeps the last few, and the one of its best epoch by validation score, which has no
+A run keeps its last few checkpoints and that of its best epoch by validation score, without the
 optimiser's state once it is not among the last.
 """
 
@@ -30,9 +30,18 @@ from raymed.errors import UsageError
 from raymed.model.encoder import Encoder, encoder_from
 from raymed.model.system import System
 from raymed.model.systems import build_system
-from raymed.storage import Place, fetched, link, place, reason, remove, write_whole, written_whole
-from raymed.training.observer import Row, goodness
-from raymed.training.worker import dtype_of
+from raymed.storage import (
+    AnyPath,
+    as_path,
+    atomic_path,
+    atomic_write_text,
+    link_or_copy,
+    local_copy,
+    reason,
+    remove_tree,
+)
+from raymed.training.observer import Row, best_epoch
+from raymed.training.precision import dtype_of
 
 SCHEMA_VERSION = 4
 INFO_FILE = "checkpoint.json"
@@ -41,19 +50,19 @@ OPTIMIZER_FILE = "optimizer.pt"
 ENCODER_FILE = "encoder.safetensors"
 TRAINED_ON_FILE = "trained-on.safetensors"
 ENCODER = "encoder."
-"""What the names of the encoder's weights begin with, among a system's."""
+"""The prefix of the encoder's weights among a system's."""
 
 NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?")
 
 
 @dataclass(frozen=True)
-class Partial:
-    """An epoch that is not at its end.
+class EpochProgress:
+    """The progress within an epoch.
 
     Attributes:
-        step: how many of its optimiser steps are done.
-        sums: of the loss and of its terms, over the images that all workers have seen in it.
-        seconds: that these steps took.
+        step: How many of its optimiser steps are done.
+        sums: Sums of the loss and its terms, over the images of these steps on all workers.
+        seconds: How long these steps took.
     """
 
     step: int
@@ -63,7 +72,7 @@ class Partial:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Weights and optimiser's state at one moment, on the CPU; training goes on meanwhile."""
+    """A copy of the weights and optimiser state, on the CPU, saved while training continues."""
 
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
@@ -75,20 +84,20 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint says of itself, and where it lies.
+    """A checkpoint's metadata and where it is stored.
 
     Attributes:
-        config: of the run that wrote it, with the stop threshold and the M that were best on the
-            validation split where these were free.
-        vocabulary: the words and tags behind the model's ids.
-        image_size: side of the images it was trained on, in pixels.
-        content_hash: of the prepared dataset it was trained on.
-        history: a row of metrics for each epoch so far.
-        partial: the epoch after these, where it is not at its end.
+        config: The configuration of the run that wrote it, with the stop threshold and the M that
+            were best on the validation split, where these were free.
+        vocabulary: The words and tags behind the model's ids.
+        image_size: Side of the images it was trained on, in pixels.
+        content_hash: The content hash of the prepared dataset it was trained on.
+        history: A row of metrics for each finished epoch.
         curve: CIDEr on the validation split after this epoch at other stop thresholds and values of
             M: rows of ``stop_threshold`` and ``top_tags``, each where the system has it, and
             ``cider``; empty where it has neither.
-        path: its folder.
+        path: The checkpoint's folder.
+        partial: The progress of the epoch after these, if that is begun.
     """
 
     config: Config
@@ -97,36 +106,36 @@ class Checkpoint:
     content_hash: str
     history: list[Row]
     curve: list[Row]
-    path: Place
-    partial: Partial | None = None
+    path: AnyPath
+    partial: EpochProgress | None = None
 
     @property
     def epoch(self) -> int:
-        """Epochs that are done."""
+        """The number of finished epochs."""
         return len(self.history)
 
     @classmethod
-    def open(cls, path: str | Place) -> "Checkpoint":
-        """Open a checkpoint's folder, or a run's folder, which stands for its best checkpoint.
+    def open(cls, path: str | AnyPath) -> "Checkpoint":
+        """Open a checkpoint's folder, or the best checkpoint of a run's folder.
 
         Raises:
-            UsageError: there is none, it is damaged, or of another schema version.
+            UsageError: There is none, it is damaged, or it has another schema version.
         """
-        folder = place(path)
+        folder = as_path(path)
         if not (folder / INFO_FILE).is_file():
             best = _best(folder)
             if best is None:
                 raise UsageError(
                     f"{path}: not a checkpoint: it has no {INFO_FILE}, nor checkpoints/epoch-*. "
-                    "Give the folder of a run that `raymed train` made, or one of its checkpoints"
+                    "Give the folder of a run of `raymed train`, or one of its checkpoints"
                 )
             folder = best
         try:
-            content = _info(folder)
+            content = _read_info(folder)
             version = content.get("schema")
             if version != SCHEMA_VERSION:
                 raise UsageError(
-                    f"{folder}: checkpoint of schema version {version}, and this raymed reads "
+                    f"{folder}: the checkpoint has schema version {version}, but this raymed reads "
                     f"version {SCHEMA_VERSION}: train again, or use the raymed that wrote it"
                 )
             return cls(
@@ -137,7 +146,7 @@ class Checkpoint:
                 history=content["history"],
                 curve=content["curve"],
                 path=folder,
-                partial=Partial(**content["partial"]) if content["partial"] else None,
+                partial=EpochProgress(**content["partial"]) if content["partial"] else None,
             )
         except UsageError:
             raise
@@ -145,27 +154,29 @@ class Checkpoint:
             raise _damaged(folder / INFO_FILE, error) from error
 
     def build_model(self, device: torch.device = torch.device("cpu")) -> System:  # noqa: B008
-        """The model with this checkpoint's weights, in eval mode, computing as the run did.
+        """The model with this checkpoint's weights, in eval mode and in the run's precision.
 
         Raises:
-            UsageError: the weights are damaged.
+            UsageError: The weights are damaged.
         """
         sizes = len(self.vocabulary.tags), len(self.vocabulary)
         model = build_system(self.config.model, *sizes, encoder=None)
-        self.put_into(model)
+        self.load_into(model)
         model.encoder = self.encoder(dropout=0.0)
-        return model.place(device, self.precision).eval()
+        return model.move_to(device, self.precision).eval()
 
     @property
     def precision(self) -> torch.dtype:
-        """What the run computes in; its configuration says so, and no longer `auto`."""
+        """The precision the run computes in; its configuration no longer says ``auto``."""
         return dtype_of(self.config)
 
-    def put_into(self, model: System) -> None:
-        """Give a system of the same kind and vocabulary these weights; the encoder's if it has one.
+    def load_into(self, model: System) -> None:
+        """Load the weights into a model of the same system and vocabulary.
+
+        The encoder's are loaded only if the model has one.
 
         Raises:
-            UsageError: the weights are damaged.
+            UsageError: The weights are damaged.
         """
         weights = _loaded(self.path / MODEL_FILE)
         if model.encoder is None:
@@ -178,10 +189,10 @@ class Checkpoint:
             raise _damaged(self.path / MODEL_FILE, error) from error
 
     def encoder(self, dropout: float) -> Encoder:
-        """Its encoder on the CPU, whether it was trained or frozen.
+        """The encoder, trained or frozen, on the CPU.
 
         Raises:
-            UsageError: the weights are damaged.
+            UsageError: The weights are damaged.
         """
         state = {
             name.removeprefix(ENCODER): tensor
@@ -194,47 +205,75 @@ class Checkpoint:
             raise _damaged(self.encoder_file, error) from error
 
     @property
-    def encoder_file(self) -> Place:
-        """The file with the encoder's weights, among others if it was trained."""
+    def encoder_file(self) -> AnyPath:
+        """The file that contains the encoder's weights, among others if it was trained."""
         trained = self.config.model.train_encoder
         return self.path / (MODEL_FILE if trained else ENCODER_FILE)
 
     def restore(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Put the weights and the optimiser's state of a run's last checkpoint back.
+        """Load the weights and the optimiser's state, to resume the run that wrote them.
 
         Raises:
-            UsageError: a file is damaged.
+            UsageError: A file is damaged.
         """
         try:
-            with fetched(self.path / OPTIMIZER_FILE) as file:
+            with local_copy(self.path / OPTIMIZER_FILE) as file:
                 state = torch.load(file, map_location="cpu", weights_only=True)
             model.load_state_dict(_loaded(self.path / MODEL_FILE))
             optimizer.load_state_dict(state)
-            # The fused AdamW takes its state to lie in memory as the weights do, unseen.
-            for parameter, of_it in optimizer.state.items():
-                for name, value in of_it.items():
+            # The fused AdamW assumes, unchecked, that its state has the weights' memory layout.
+            for parameter, tensors in optimizer.state.items():
+                for name, value in tensors.items():
                     if value.shape == parameter.shape:
-                        of_it[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+                        tensors[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         except UsageError:
             raise
-        # torch raises a dozen kinds for a file that is not an optimiser's state.
+        # torch raises a dozen kinds of errors for a file that is not an optimiser's state.
         except Exception as error:
             raise _damaged(self.path, error) from error
 
     def save(
-        self, snapshot: Snapshot, keep: int, constant: Mapping[str, Path] | None = None
+        self, snapshot: Snapshot, keep: int, shared_files: Mapping[str, Path] | None = None
     ) -> None:
-        """Write it, then drop those before it that are neither among the last nor the best.
+        """Write the checkpoint, then remove those that are neither the best nor among the last.
 
         Args:
-            snapshot: without the encoder where that is frozen.
-            keep: how many of the last ones stay.
-            constant: files that no epoch changes, by the names under which to link to them.
+            snapshot: The state to save, without the encoder if that is frozen.
+            keep: How many of the last checkpoints to keep.
+            shared_files: Files that no epoch changes, by the names under which to link to them.
 
         Raises:
-            UsageError: it cannot be written (no space left, say); the earlier ones stay good.
+            UsageError: It cannot be written (no space left, for example). Earlier ones are intact.
         """
-        content: dict[str, Any] = {
+        try:
+            before = whole_checkpoints(self.path.parent.parent)
+            if self.path in before:
+                return
+            # Left by a process that was killed while writing it.
+            remove_tree(self.path)
+            with atomic_path(self.path / MODEL_FILE) as file:
+                safetensors.torch.save_file(snapshot.model, file)
+            # Through a Python file, whose errors name the reason, unlike those of torch's own.
+            with atomic_path(self.path / OPTIMIZER_FILE) as file, file.open("wb") as stream:
+                torch.save(snapshot.optimizer, stream)
+            for name, source in (shared_files or {}).items():
+                # Link to the run's previous one: a file on another disk is then copied only once.
+                own = before[-1] / name if before else source
+                link_or_copy(own if own.exists() else source, self.path / name)
+            atomic_write_text(self.path / INFO_FILE, json.dumps(self._info(), indent=1))
+            self._remove_others(keep)
+        except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+            with suppress(OSError):
+                remove_tree(self.path)
+            why = "no space left" if _is_full(error) else reason(error)
+            raise UsageError(
+                f"{self.path}: the checkpoint could not be written ({why}); the previous one is "
+                "intact. Free some space; if the run has ended, the same command resumes it"
+            ) from error
+
+    def _info(self) -> dict[str, Any]:
+        """The content of ``checkpoint.json``."""
+        return {
             "schema": SCHEMA_VERSION,
             "epoch": self.epoch,
             "image_size": self.image_size,
@@ -245,33 +284,8 @@ class Checkpoint:
             "config": self.config.model_dump(mode="json", by_alias=True),
             **asdict(self.vocabulary),
         }
-        try:
-            before = whole_checkpoints(self.path.parent.parent)
-            if self.path in before:
-                return
-            # Of a process that was killed while it wrote this one.
-            remove(self.path)
-            with written_whole(self.path / MODEL_FILE) as file:
-                safetensors.torch.save_file(snapshot.model, file)
-            # To a file of Python's, which knows why it could not be written, as torch's does not.
-            with written_whole(self.path / OPTIMIZER_FILE) as file, file.open("wb") as stream:
-                torch.save(snapshot.optimizer, stream)
-            for name, source in (constant or {}).items():
-                # The run's own, so that a file on another disk is copied once only.
-                own = before[-1] / name if before else source
-                link(own if own.exists() else source, self.path / name)
-            write_whole(self.path / INFO_FILE, json.dumps(content, indent=1))
-            self._forget_others(keep)
-        except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-            with suppress(OSError):
-                remove(self.path)
-            why = "no space left" if _is_full(error) else reason(error)
-            raise UsageError(
-                f"{self.path}: the checkpoint could not be written ({why}); the one before it "
-                "stays good. Make room; a run that has ended goes on from there by the same command"
-            ) from error
 
-    def _forget_others(self, keep: int) -> None:
+    def _remove_others(self, keep: int) -> None:
         folder = self.path.parent
         last = whole_checkpoints(folder.parent)[-keep:]
         best = _best(folder.parent, self.history)
@@ -281,21 +295,21 @@ class Checkpoint:
                     (other / OPTIMIZER_FILE).unlink(missing_ok=True)
                 else:
                     (other / INFO_FILE).unlink(missing_ok=True)
-                    remove(other)
+                    remove_tree(other)
 
 
-def checkpoints_of(run_folder: Place) -> Place:
-    """Where a run's checkpoints lie."""
+def checkpoints_of(run_folder: AnyPath) -> AnyPath:
+    """The folder of a run's checkpoints."""
     return run_folder / "checkpoints"
 
 
 def checkpoint_name(epoch: int, step: int | None = None) -> str:
-    """The folder of a checkpoint after an epoch, or after a step of it, both from 1."""
+    """The folder name of a checkpoint after an epoch, or after a step of it, both from 1."""
     return f"epoch-{epoch:04d}" + ("" if step is None else f"-step-{step:06d}")
 
 
-def whole_checkpoints(run_folder: Place) -> list[Place]:
-    """The checkpoints of a run, the last one last."""
+def whole_checkpoints(run_folder: AnyPath) -> list[AnyPath]:
+    """The complete checkpoints of a run, in order."""
     folders = [
         child
         for child in checkpoints_of(run_folder).glob("epoch-*")
@@ -304,25 +318,20 @@ def whole_checkpoints(run_folder: Place) -> list[Place]:
     return sorted(folders, key=lambda folder: _position(folder.name))
 
 
-def latest(run_folder: Place) -> Place | None:
-    """The last whole checkpoint of a run, if it has one."""
+def latest(run_folder: AnyPath) -> AnyPath | None:
+    """The last complete checkpoint of a run, if it has one."""
     return next(reversed(whole_checkpoints(run_folder)), None)
 
 
-def best_epoch(history: Sequence[Row]) -> int:
-    """The epoch, from 1, of the highest validation score, as `goodness` breaks ties."""
-    return max(range(len(history)), key=lambda i: (*goodness(history[i]), -i)) + 1
-
-
-def _best(run_folder: Place, history: Sequence[Row] | None = None) -> Place | None:
-    """The checkpoint of the best epoch, of those that are there; the last one before any epoch."""
+def _best(run_folder: AnyPath, history: Sequence[Row] | None = None) -> AnyPath | None:
+    """The checkpoint of the best epoch that still has one; the last one if no epoch is finished."""
     whole = {_position(folder.name): folder for folder in whole_checkpoints(run_folder)}
     if not whole:
         return None
     last = whole[max(whole)]
     if history is None:
         try:
-            history = _info(last)["history"]
+            history = _read_info(last)["history"]
         except UsageError:
             raise
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -335,7 +344,7 @@ def _best(run_folder: Place, history: Sequence[Row] | None = None) -> Place | No
 
 
 def _position(name: str) -> tuple[int, float]:
-    """Where in its run a checkpoint lies: epochs begun, and the step of the last of them."""
+    """A checkpoint's position in its run: the epoch, and the step within it."""
     match = NAME.fullmatch(name)
     assert match is not None
     return _position_of(int(match[1]), int(match[2]) if match[2] else None)
@@ -345,7 +354,7 @@ def _position_of(epoch: int, step: int | None = None) -> tuple[int, float]:
     return epoch, float("inf") if step is None else step
 
 
-def _info(folder: Place) -> Any:
+def _read_info(folder: AnyPath) -> Any:
     return json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
 
 
@@ -357,9 +366,9 @@ def _copied(state: Any) -> Any:
     return [_copied(value) for value in state] if isinstance(state, list) else state
 
 
-def _loaded(file: Place) -> dict[str, Tensor]:
+def _loaded(file: AnyPath) -> dict[str, Tensor]:
     try:
-        with fetched(file) as local:
+        with local_copy(file) as local:
             weights: dict[str, Tensor] = safetensors.torch.load_file(local)
     except UsageError:
         raise
@@ -369,7 +378,7 @@ def _loaded(file: Place) -> dict[str, Tensor]:
 
 
 def _is_full(error: BaseException | None) -> bool:
-    """Whether an error came of a full disk; torch raises one of its own instead."""
+    """Whether a full disk caused an error; torch replaces the operating system's by its own."""
     while error is not None:
         if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
             return True
@@ -377,10 +386,10 @@ def _is_full(error: BaseException | None) -> bool:
     return False
 
 
-def _damaged(path: Place, error: Exception) -> UsageError:
-    # What follows torch's first line is advice for programmers.
+def _damaged(path: AnyPath, error: Exception) -> UsageError:
+    # After its first line, torch's message has advice for programmers.
     reason = (str(error) or type(error).__name__).splitlines()[0]
     return UsageError(
-        f"{path}: damaged or not a checkpoint's ({reason}); copy it again, or delete it: "
-        "the run then goes on from the checkpoint before it, or afresh"
+        f"{path}: damaged, or not part of a checkpoint ({reason}). Copy it again, or delete it: "
+        "the run then resumes from the previous checkpoint, or starts over"
     )

@@ -1,26 +1,22 @@
-"""Freezing an encoder: its features of a dataset, computed once and mapped by every run.
+"""The features of a frozen encoder: computed once per dataset, cached, and mapped by every run.
 
-They lie in a folder of the local cache whose name is a hash of all that they depend on: the
+They are kept in a folder of the local cache whose name is a hash of all that they depend on: the
 encoder's weights, the dataset's content, how pixels become the encoder's input, and the precision
-that it computes in. Files are small (`raymed.data.features`), and each is computed by whoever first
-locks it: the workers of one run share the work, and so do runs that want the same features at the
-same time. Workers that see other caches, on other nodes, find nothing there and compute it all. A
-lock is the operating system's and ends with its process, so a killed worker's file is computed by
-another.
+the encoder computes in. The files are small (`raymed.data.features`), and each is computed by
+whoever locks it first: the workers of one run share the work, and so do runs that need the same
+features at the same time. Workers on other nodes see other caches, find nothing there and compute
+everything. The locks are the operating system's and end with their process, so that another
+process computes the file of a worker that was killed.
 
-Where `data.features` names a place that all nodes see, what one node has computed is put there and
-fetched from there by the others.
+Where `data.features` names a folder that all nodes see, files computed on one node are copied
+there, and local_copy from there by the others.
 """
 
-import fcntl
 import hashlib
 import shutil
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import safetensors
@@ -32,64 +28,69 @@ from raymed.config import Config
 from raymed.data.dataset import PreparedDataset, Split
 from raymed.data.features import SplitFeatures
 from raymed.errors import UsageError
+from raymed.locks import byte_lock
 from raymed.model.encoder import Encoder, grid, widths
-from raymed.model.precision import computing_in
-from raymed.storage import Place, fetched, place, reason, stamp, written_whole
-from raymed.training.agreement import Agreement
+from raymed.model.precision import precision_context
+from raymed.storage import AnyPath, as_path, atomic_path, file_stamp, local_copy, reason
 from raymed.training.checkpoint import ENCODER, ENCODER_FILE, Checkpoint
-from raymed.training.saving import TrainingEnded
+from raymed.training.errors import Interrupted
+from raymed.training.interrupt_vote import InterruptVote
+from raymed.training.observer import FEATURES, Observer, Status
+from raymed.training.precision import dtype_of
 from raymed.training.start import build_starting_encoder, encoder_run
-from raymed.training.worker import Worker, dtype_of
+from raymed.training.worker import Worker
 
 LOCK_FILE = "lock"
 STEP = 8
-"""Images that the encoder sees at a time: VGG-19's widest layer then takes 100 MB."""
-POLL_S = 0.1
-"""How often a lock that another process holds is asked for."""
+"""Images per forward pass: VGG-19's widest layer then takes 100 MB."""
 
 _digests: dict[tuple[object, ...], str] = {}
-"""Hashes of encoders by where they come from. A worker that trains one trial after the other would
-else read half a gigabyte of weights for each, only to learn that nothing has changed."""
+"""Hashes of encoders by origin. Without them a worker that trains one trial after the other would
+read half a gigabyte of weights for each, only to find them unchanged."""
 
 
 @dataclass(frozen=True)
-class Frozen:
-    """A frozen encoder in the cache.
+class FrozenEncoder:
+    """A frozen encoder and its features, in the cache.
 
     Attributes:
-        encoder_file: its weights.
-        features: by split, of ``train`` and ``val``.
+        encoder_file: The encoder's weights.
+        features: The features of each split, by its name.
     """
 
     encoder_file: Path
     features: dict[str, SplitFeatures]
 
+    def is_complete(self) -> bool:
+        """Whether nothing is left to compute."""
+        return _is_encoder(self.encoder_file) and all(
+            each.is_whole(n) for each in self.features.values() for n in range(len(each.files))
+        )
 
-def freeze(
+
+def freeze_encoder(
     config: Config,
     dataset: PreparedDataset,
     splits: dict[str, Split],
     start: Checkpoint | None,
     worker: Worker,
-    progress: Callable[[int, int], None] | None,
-    ending: Callable[[], bool],
-) -> Frozen:
-    """The features of the encoder that a run starts from, computed where they are not there yet.
+    observer: Observer,
+) -> FrozenEncoder:
+    """The encoder a run starts from and its features, computed where the cache lacks them.
 
-    All workers of a run leave together, whoever computed.
+    All workers of a run return together, whichever of them computed.
 
     Args:
-        config: of the run.
-        dataset: that it is trained on.
-        splits: of the dataset, to compute the features of.
-        start: the checkpoint that the run goes on or starts from, if any.
-        worker: its device computes; its rank decides which share it begins with.
-        progress: called with how many images are done, and of how many.
-        ending: whether the run is to end; asked every few images.
+        config: The run's configuration, its precision decided.
+        dataset: The dataset the run is trained on.
+        splits: The splits to compute features of, by name.
+        start: The checkpoint the run resumes or starts from, if any.
+        worker: Its device computes; its rank decides which files it begins with.
+        observer: Receives the number of images done; asked every few images whether to stop.
 
     Raises:
-        TrainingEnded: on all workers; the files that are whole stay.
-        UsageError: the weights cannot be read, a feature does not fit float16, or the cache cannot
+        Interrupted: On all workers. Finished files are kept.
+        UsageError: The weights cannot be read, a feature does not fit float16, or the cache cannot
             be written.
     """
     encoder: Encoder | None = None
@@ -97,39 +98,43 @@ def freeze(
     if origin not in _digests:
         encoder = build_starting_encoder(config, start)
         _digests[origin] = digest(encoder)
+    frozen = _in_cache(config, dataset, splits, _digests[origin])
+    builder = _FeatureBuilder(frozen, splits, worker, observer)
+    if not frozen.is_complete():
+        encoder = encoder or build_starting_encoder(config, start)
+        precision = dtype_of(config)
+        try:
+            with precision_context(precision, worker.device):
+                builder.build(encoder.move_to(worker.device, precision), config.data.features)
+        except OSError as error:
+            raise _cannot_write(frozen, config.data.features, error) from error
+    builder.finish()
+    return frozen
+
+
+def _in_cache(
+    config: Config, dataset: PreparedDataset, splits: dict[str, Split], encoder_digest: str
+) -> FrozenEncoder:
+    """Where the cache keeps an encoder and its features, whether or not they are there yet."""
     name, size = config.model.encoder, dataset.info.image_size
-    precision = dtype_of(config)
-    depends_on = (name, _digests[origin], dataset.info.content_hash, size, str(precision))
-    key = hashlib.sha256(repr(depends_on).encode()).hexdigest()
-    folder = cache_folder("features", key)
+    depends_on = (name, encoder_digest, dataset.info.content_hash, size, str(dtype_of(config)))
+    folder = cache_folder("features", hashlib.sha256(repr(depends_on).encode()).hexdigest())
     side, (depth, width) = grid(name, size), widths(name)
     features = {
         split: SplitFeatures(folder, split, len(splits[split]), (depth, side, side), width)
         for split in splits
     }
-    frozen = Frozen(folder / ENCODER_FILE, features)
-    whole = all(each.is_whole(n) for each in features.values() for n in range(len(each.files)))
-    agreement = Agreement(worker)
-    if not (whole and _is_encoder(frozen.encoder_file)):
-        encoder = encoder or build_starting_encoder(config, start)
-        encoder = encoder.place(worker.device, precision)
-        try:
-            shared = place(config.data.features) / key if config.data.features else None
-            report = progress or (lambda *_: None)
-            asked = lambda: agreement.ended(ending())  # noqa: E731
-            with computing_in(precision, worker.device):
-                _compute(frozen, splits, encoder, shared, worker, report, asked)
-        except OSError as error:
-            total = sum(each.count * each.row_bytes for each in features.values())
-            there = f" or {config.data.features}" if config.data.features else ""
-            raise UsageError(
-                f"{folder}{there}: cannot write the encoder's features ({reason(error)}); they "
-                f"need {total / 2**20:,.0f} MiB. Make room, or set XDG_CACHE_HOME to a folder with "
-                "room, on a disk that has file locks"
-            ) from error
-    if agreement.over(ending()):
-        raise _ended()
-    return frozen
+    return FrozenEncoder(folder / ENCODER_FILE, features)
+
+
+def _cannot_write(frozen: FrozenEncoder, shared: str | None, error: OSError) -> UsageError:
+    total = sum(each.count * each.row_bytes for each in frozen.features.values())
+    or_shared = f" or {shared}" if shared else ""
+    return UsageError(
+        f"{frozen.encoder_file.parent}{or_shared}: cannot write the encoder's features "
+        f"({reason(error)}); they need {total / 2**20:,.0f} MiB. Free some space, or set "
+        "XDG_CACHE_HOME to a folder with enough space on a disk that supports file locks"
+    )
 
 
 def digest(encoder: Encoder) -> str:
@@ -143,7 +148,7 @@ def digest(encoder: Encoder) -> str:
 
 
 def _origin(config: Config, start: Checkpoint | None) -> tuple[object, ...]:
-    """Where a run's encoder comes from: equal for equal weights in the life of a process."""
+    """Where a run's encoder comes from: equal for equal weights within a process's lifetime."""
     model = config.model
     source = start or encoder_run(model)
     dtype = torch.get_default_dtype()
@@ -151,102 +156,118 @@ def _origin(config: Config, start: Checkpoint | None) -> tuple[object, ...]:
         return model.encoder, config.training.seed, dtype
     if source is None and model.encoder_weights == "imagenet":
         return model.encoder, "imagenet", dtype
-    file = source.encoder_file if source else place(model.encoder_weights)
+    file = source.encoder_file if source else as_path(model.encoder_weights)
     try:
-        return model.encoder, *stamp(file), dtype
+        return model.encoder, *file_stamp(file), dtype
     except OSError as error:
         raise UsageError(f"{file}: cannot be read ({reason(error)})") from error
 
 
-def _compute(
-    frozen: Frozen,
-    splits: dict[str, Split],
-    encoder: Encoder,
-    shared: Place | None,
-    worker: Worker,
-    progress: Callable[[int, int], None],
-    ended: Callable[[], bool],
-) -> None:
-    """Write what is missing, together with whoever else does, and return when all is there."""
-    folder = frozen.encoder_file.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [(name, n) for name, each in frozen.features.items() for n in range(len(each.files))]
-    sizes = [len(frozen.features[name].rows_of_file(n)) for name, n in files]
-    # Each begins with a share of its own, and goes on with those of the others.
-    first = worker.rank * len(files) // worker.world
-    order = [*range(first, len(files)), *range(first)]
-    done: set[int] = set()
+class _FeatureBuilder:
+    """Computes the missing files of a frozen encoder, together with whoever else computes them.
 
-    def pause(images: int = 0) -> None:
-        """Called every few images, of which so many belong to a file that is not whole yet."""
-        progress(sum(sizes[each] for each in done) + images, sum(sizes))
-        if ended():
-            raise _ended()
+    Args:
+        frozen: What is to be computed.
+        splits: The splits whose features they are, by name.
+        worker: This worker.
+        observer: Receives the number of images done, and is asked whether to stop.
+    """
 
-    pause()
-    with (folder / LOCK_FILE).open("a+b") as lock:
-        with _locked(lock, len(files), pause):
-            if not _is_encoder(frozen.encoder_file):
-                _write_encoder(frozen.encoder_file, encoder)
-        # At first what another is writing is passed over; then there is only that to wait for.
-        for wait in (None, pause):
-            for place in order:
-                name, n = files[place]
-                features = frozen.features[name]
-                with _locked(lock, place, wait) as ours:
-                    if ours and not features.is_whole(n):
-                        _fetch(features, n, shared)
-                    if ours and not features.is_whole(n):
-                        rows = features.rows_of_file(n)
-                        chunks = _chunks(encoder, splits[name], rows, worker.device, pause)
-                        features.write(n, chunks)
-                        _share(features, n, shared)
-                if ours:
-                    done.add(place)
-                    progress(sum(sizes[each] for each in done), sum(sizes))
+    def __init__(
+        self, frozen: FrozenEncoder, splits: dict[str, Split], worker: Worker, observer: Observer
+    ) -> None:
+        self.frozen = frozen
+        self.splits = splits
+        self.worker = worker
+        self.observer = observer
+        self.vote = InterruptVote(worker)
+        self.files = [
+            (name, n) for name, of in frozen.features.items() for n in range(len(of.files))
+        ]
+        self.sizes = [len(frozen.features[name].rows_of_file(n)) for name, n in self.files]
+        self.done: set[int] = set()
+
+    def build(self, encoder: Encoder, shared: str | None) -> None:
+        """Write what is missing, and return once everything is there.
+
+        Args:
+            encoder: The encoder, on the worker's device.
+            shared: The folder that all nodes see, of which the cache's has a subfolder; if any.
+        """
+        folder = self.frozen.encoder_file.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        shared_folder = as_path(shared) / folder.name if shared else None
+        # Each worker begins with a share of its own, and continues with those of the others.
+        first = self.worker.rank * len(self.files) // self.worker.world
+        order = [*range(first, len(self.files)), *range(first)]
+        self._pause()
+        with (folder / LOCK_FILE).open("a+b") as lock:
+            with byte_lock(lock, len(self.files), self._pause):
+                if not _is_encoder(self.frozen.encoder_file):
+                    _write_encoder(self.frozen.encoder_file, encoder)
+            # The first pass skips files that others are writing; the second waits for them.
+            for wait in (None, self._pause):
+                for number in order:
+                    with byte_lock(lock, number, wait) as ours:
+                        if ours:
+                            self._complete(number, encoder, shared_folder)
+
+    def finish(self) -> None:
+        """Wait for the run's other workers.
+
+        Raises:
+            Interrupted: One of them is to stop. Raised on all workers.
+        """
+        if self.vote.finish(self.observer.ending()):
+            raise _interrupted()
+
+    def _complete(self, number: int, encoder: Encoder, shared: AnyPath | None) -> None:
+        """Fetch or compute a file that this process has locked, unless it is there."""
+        name, n = self.files[number]
+        features = self.frozen.features[name]
+        if not features.is_whole(n):
+            _fetch(features, n, shared)
+        if not features.is_whole(n):
+            rows = features.rows_of_file(n)
+            device = self.worker.device
+            features.write(n, _chunks(encoder, self.splits[name], rows, device, self._pause))
+            _share(features, n, shared)
+        self.done.add(number)
+        self._report()
+
+    def _report(self, images: int = 0) -> None:
+        """Report the images of finished files, and ``images`` of an unfinished one."""
+        done = sum(self.sizes[number] for number in self.done) + images
+        world = self.worker.world
+        self.observer.progress(Status(0, done, sum(self.sizes), workers=world, doing=FEATURES))
+
+    def _pause(self, images: int = 0) -> None:
+        """Called every few images: report them, and stop if the run is to."""
+        self._report(images)
+        if self.vote.poll(self.observer.ending()):
+            raise _interrupted()
 
 
-def _ended() -> TrainingEnded:
-    return TrainingEnded("asked to end; the features so far stay, and the same command goes on")
+def _interrupted() -> Interrupted:
+    return Interrupted(
+        "asked to stop; the features computed so far are kept, and the same command resumes"
+    )
 
 
-def _fetch(features: SplitFeatures, number: int, shared: Place | None) -> None:
-    """Copy a file from the place that all nodes see, if it is there."""
+def _fetch(features: SplitFeatures, number: int, shared: AnyPath | None) -> None:
+    """Copy a file from the shared folder, if it is there."""
     file = features.files[number]
     if shared is not None and (shared / file.name).is_file():
-        with fetched(shared / file.name) as found, written_whole(file) as copy:
+        with local_copy(shared / file.name) as found, atomic_path(file) as copy:
             shutil.copyfile(found, copy)
 
 
-def _share(features: SplitFeatures, number: int, shared: Place | None) -> None:
-    """Copy a file to the place that all nodes see."""
+def _share(features: SplitFeatures, number: int, shared: AnyPath | None) -> None:
+    """Copy a file to the shared folder, if there is one."""
     file = features.files[number]
     if shared is not None:
-        with written_whole(shared / file.name) as copy:
+        with atomic_path(shared / file.name) as copy:
             shutil.copyfile(file, copy)
-
-
-@contextmanager
-def _locked(lock: BinaryIO, place: int, wait: Callable[[], None] | None) -> Iterator[bool]:
-    """Hold one byte of the lock file; False, at once, if another process does and we can't wait.
-
-    While we wait, ``wait`` is called, which may raise: the system's own waiting cannot be ended
-    from a thread that no signal reaches, as a worker's is.
-    """
-    while True:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
-            break
-        except (BlockingIOError, PermissionError):
-            if wait is None:
-                yield False
-                return
-        wait()
-        time.sleep(POLL_S)
-    try:
-        yield True
-    finally:
-        fcntl.lockf(lock, fcntl.LOCK_UN, 1, place)
 
 
 @torch.inference_mode()
@@ -257,9 +278,9 @@ def _chunks(
     device: torch.device,
     before: Callable[[int], None],
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The features of some rows, float16, a few images at a time.
+    """The features of ``rows``, float16, a few images at a time.
 
-    ``before`` is called with how many are done, and may raise.
+    ``before`` is called before each forward pass with the number of images done, and may raise.
     """
     for start in range(0, len(rows), STEP):
         before(start)
@@ -268,7 +289,7 @@ def _chunks(
         if not (feature_map.isfinite().all() and hidden.isfinite().all()):
             raise UsageError(
                 "model.encoder_weights: a feature of the frozen encoder is not finite in float16: "
-                "give other weights, or set model.train_encoder=true"
+                "use other weights, or set model.train_encoder=true"
             )
         yield feature_map.numpy(), hidden.numpy()
 
@@ -278,12 +299,12 @@ def _write_encoder(file: Path, encoder: Encoder) -> None:
         f"{ENCODER}{name}": tensor.cpu().contiguous()
         for name, tensor in encoder.state_dict().items()
     }
-    with written_whole(file) as partial:
+    with atomic_path(file) as partial:
         safetensors.torch.save_file(state, partial)
 
 
 def _is_encoder(file: Path) -> bool:
-    """Whether the file is there and has the length that its header says."""
+    """Whether the file exists and has the length that its header states."""
     try:
         with safetensors.safe_open(file, "pt") as opened:
             return any(name.startswith(ENCODER) for name in opened.keys())  # noqa: SIM118

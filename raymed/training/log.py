@@ -1,4 +1,4 @@
-"""What a run leaves to be read: metrics.csv and TensorBoard's files."""
+"""A run's log: metrics.csv and TensorBoard's event files."""
 
 import csv
 import io
@@ -9,7 +9,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -17,12 +16,12 @@ import numpy as np
 from raymed.config import Config
 from raymed.errors import UsageError
 from raymed.generation import Report
-from raymed.storage import Place, Remote, reason, write_whole, written_whole
+from raymed.storage import AnyPath, RemotePath, atomic_path, atomic_write_text, reason
 from raymed.training.observer import Row
 
 METRICS_FILE = "metrics.csv"
-BOARD = "tensorboard"
-"""The folder of a run for TensorBoard's files."""
+TENSORBOARD_FOLDER = "tensorboard"
+"""The folder of TensorBoard's event files in a run's folder."""
 HPARAMS = (
     "loss.tag",
     "loss.sent",
@@ -38,25 +37,21 @@ HPARAMS = (
     "model.hidden_size",
     "model.embedding_size",
 )
-"""Keys by which TensorBoard compares runs: what sweeps search, and what else tells runs apart."""
-HEAT = np.array([255, 96, 0])
-"""The colour, RGB, of visual attention."""
-OPACITY = 0.6
-"""Of the heat at a sentence's strongest region; elsewhere in proportion."""
+"""The keys by which TensorBoard compares runs: those that sweeps search, and others that matter."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A validation image's report beside the ground truth.
+    """A validation image's generated report and its ground truth.
 
     Attributes:
-        name: the image's.
+        name: The image's name.
         image: uint8 [H, W].
-        report: the generated one.
-        alpha: visual attention [S, N] of at least as many sentences as the report has; None of a
+        report: The generated report.
+        alpha: Visual attention [S, N] of at least as many sentences as the report has; None for a
             system that does not attend to regions.
-        truth: sentences of the report that a person wrote.
-        tags: the image's.
+        truth: The sentences of the report written by a person.
+        tags: The image's tags.
     """
 
     name: str
@@ -68,34 +63,34 @@ class Sample:
 
 
 class RunLog:
-    """Writes a run's log files; one per run, on its first worker. Leaving it closes them.
+    """Writes a run's log files, on the run's first worker; a context manager that closes them.
 
     Args:
-        folder: of the run. TensorBoard's files grow line by line, which an object store's cannot:
-            they are then written here, and copied there after each epoch.
-        history: rows of the epochs already done, where a run is taken up again.
-        config: of the run.
+        folder: The run's folder. Event files are appended to, which object stores do not support:
+            for those they are written to a local folder, and copied after each epoch.
+        history: The metrics of the epochs already done, if the run is resumed.
+        config: The run's configuration.
     """
 
-    def __init__(self, folder: Place, history: list[Row], config: Config) -> None:
-        # Importing it takes a second, so only the worker that writes does.
+    def __init__(self, folder: AnyPath, history: list[Row], config: Config) -> None:
+        # Takes a second to import, which only the worker that writes spends.
         from torch.utils.tensorboard import SummaryWriter
         from torch.utils.tensorboard.summary import hparams
 
         if history:
-            # A run that was killed between its checkpoint and its log lacks the last row.
+            # The log of a run killed between checkpoint and log lacks the last row.
             with _writing(folder):
                 write_metrics(folder / METRICS_FILE, history)
         self.folder = folder
         self.local = (
-            Path(tempfile.mkdtemp(prefix="raymed-")) if isinstance(folder, Remote) else folder
+            Path(tempfile.mkdtemp(prefix="raymed-")) if isinstance(folder, RemotePath) else folder
         )
         with _writing(folder):
             self.board: SummaryWriter = SummaryWriter(
-                str(self.local / BOARD), purge_step=len(history) + 1
+                str(self.local / TENSORBOARD_FOLDER), purge_step=len(history) + 1
             )
-        # The metric is a scalar of every epoch, so that a run that is stopped early has it too.
-        # `add_hparams` would list it as a second run, in a folder of its own.
+        # `best_score` is logged after every epoch, so a run stopped early has it too. `add_hparams`
+        # would list a second run, in a folder of its own.
         tree = config.model_dump(mode="json")
         values = {key: tree[section][name] for key in HPARAMS for section, name in [key.split(".")]}
         experiment, started, self.finished = hparams(values, {"best_score": 0.0})
@@ -105,14 +100,9 @@ class RunLog:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        # What ended a run says more than what its log has to say of a full disk; and a run whose
-        # checkpoints are whole is no worse for it.
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # A full disk must not mask the error that ended the run, nor fail a run whose checkpoints
+        # are complete.
         with suppress(OSError, UsageError):
             if kind is None:
                 self.board._get_file_writer().add_summary(self.finished)
@@ -122,10 +112,10 @@ class RunLog:
             shutil.rmtree(self.local, ignore_errors=True)
 
     def epoch(self, history: list[Row], samples: Sequence[Sample]) -> None:
-        """Write the table of all epochs, and the last one's scalars and samples to TensorBoard.
+        """Write the metrics of all epochs, and the last epoch's scalars and samples to TensorBoard.
 
         Raises:
-            UsageError: a file cannot be written (no space left, say).
+            UsageError: A file cannot be written, for example because the disk is full.
         """
         row = history[-1]
         step = int(row["epoch"])
@@ -134,24 +124,32 @@ class RunLog:
             for name, value in row.items():
                 if name != "epoch":
                     self.board.add_scalar(name, value, step)
-            for one in samples:
-                self.board.add_text(f"report/{one.name}", side_by_side(one), step)
-                if one.alpha is not None:
-                    self.board.add_image(
-                        f"attention/{one.name}", attention_strip(one), step, dataformats="HWC"
-                    )
+            for sample in samples:
+                self.board.add_text(f"report/{sample.name}", report_and_truth(sample), step)
+                self._add_attention(sample, step)
             self.board.flush()
             self._copy_board()
 
+    def _add_attention(self, sample: Sample, step: int) -> None:
+        if sample.alpha is None:
+            return
+        # Matplotlib, which has the colours, is loaded when the first sample is drawn.
+        from raymed.reports.overlay import attention_strip
+
+        of_sentences = sample.alpha[: len(sample.report.sentences)]
+        side = round(of_sentences.shape[1] ** 0.5)
+        strip = attention_strip(sample.image, of_sentences.reshape(-1, side, side))
+        self.board.add_image(f"attention/{sample.name}", strip, step, dataformats="HWC")
+
     def _copy_board(self) -> None:
-        if isinstance(self.folder, Remote):
-            for file in (self.local / BOARD).iterdir():
-                with written_whole(self.folder / BOARD / file.name) as copy:
+        if isinstance(self.folder, RemotePath):
+            for file in (self.local / TENSORBOARD_FOLDER).iterdir():
+                with atomic_path(self.folder / TENSORBOARD_FOLDER / file.name) as copy:
                     shutil.copyfile(file, copy)
 
 
-def side_by_side(sample: Sample) -> str:
-    """A report and its ground truth as a Markdown table, a sentence to a row, the tags first."""
+def report_and_truth(sample: Sample) -> str:
+    """A report and its ground truth as a Markdown table: a row of tags, then one per sentence."""
     tags = [tag for tag, _ in sample.report.tags[:5]]
     written = [", ".join(tags), *sample.report.sentences]
     truth = [", ".join(sample.tags), *sample.truth]
@@ -161,37 +159,17 @@ def side_by_side(sample: Sample) -> str:
     return "\n".join(f"| {ours} | {theirs} |" for ours, theirs in cells)
 
 
-def attention_strip(sample: Sample) -> np.ndarray:
-    """The film, then for each sentence the film with its attention over it.
-
-    Returns:
-        uint8 [H, (1 + sentences) * W, 3].
-    """
-    assert sample.alpha is not None
-    height, width = sample.image.shape
-    film = np.repeat(sample.image[:, :, None].astype(np.float32), 3, axis=2)
-    panels = [film]
-    for alpha in sample.alpha[: len(sample.report.sentences)]:
-        side = round(len(alpha) ** 0.5)
-        rows, columns = (np.arange(size) * side // size for size in (height, width))
-        heat = alpha.reshape(side, side)[np.ix_(rows, columns)] / alpha.max()
-        opacity = OPACITY * heat[:, :, None]
-        panels.append(film * (1 - opacity) + HEAT * opacity)
-    strip: np.ndarray = np.concatenate(panels, axis=1).round().astype(np.uint8)
-    return strip
-
-
-def write_metrics(path: Place, history: list[Row]) -> None:
-    """All rows as CSV, whole or not at all."""
+def write_metrics(path: AnyPath, history: list[Row]) -> None:
+    """Write all rows as CSV, atomically."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(history[-1]))
     writer.writeheader()
     writer.writerows(history)
-    write_whole(path, text.getvalue())
+    atomic_write_text(path, text.getvalue())
 
 
-def read_metrics(path: Place) -> list[Row]:
-    """The rows of a metrics table; none while there is no table yet."""
+def read_metrics(path: AnyPath) -> list[Row]:
+    """Read the rows of metrics.csv; there are none while the file does not exist."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -201,11 +179,11 @@ def read_metrics(path: Place) -> list[Row]:
 
 
 @contextmanager
-def _writing(folder: Place) -> Iterator[None]:
+def _writing(folder: AnyPath) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise UsageError(
-            f"{folder}: its metrics cannot be written ({reason(error)}). Make room, or see to it "
-            "that it can be reached; they are written again with the next epoch"
+            f"{folder}: the metrics cannot be written ({reason(error)}). Free disk space, or check "
+            "that the folder is reachable; they are written again after the next epoch"
         ) from error

@@ -1,15 +1,14 @@
-"""The training loop: plain torch, on one process or on many with DDP; no Ray.
+"""The training loop: plain torch, on one process or on several with DDP; no Ray.
 
-Read `train`, then what it calls: `train_epoch`, `train_step`, `end_epoch`. Everything random
-depends on the seed, the epoch and an image's place in it, so a run that is resumed ends where an
-uninterrupted one ends.
+Read `train`, then the `Trainer`'s methods in the order in which they call each other. All
+randomness depends on the seed, the epoch and an image's position in it, so that a run that is
+interrupted and resumed ends with the same weights as one that is not.
 """
 
-import math
 import time
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import fields
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,126 +16,198 @@ from torch import Tensor, nn
 from raymed.config import Config
 from raymed.data.batches import steps_per_epoch
 from raymed.metrics.ngrams import distinct
-from raymed.progress import reported_to
-from raymed.sections import TrainingConfig
-from raymed.storage import Place
+from raymed.progress import report_progress_to
+from raymed.storage import AnyPath
 from raymed.training.abandon import StepAbandoned, abandonable
-from raymed.training.checkpoint import Partial, best_epoch
-from raymed.training.feeding import Taught, fed
+from raymed.training.checkpoint import EpochProgress, best_epoch
+from raymed.training.checkpointer import Checkpointer
+from raymed.training.errors import TrainingFailed
 from raymed.training.log import RunLog
-from raymed.training.loss import Terms, terms
+from raymed.training.loss import LossTerms, loss_terms
+from raymed.training.loss_meter import LossMeter
 from raymed.training.observer import Observer, Row, Status
-from raymed.training.reading import Reader
-from raymed.training.saving import LeavingValidation, Saving, TrainingStopped
+from raymed.training.optimizer import set_learning_rates
+from raymed.training.prefetch import TrainingBatch, prefetch_to_device
 from raymed.training.setup import Setup, set_up
-from raymed.training.validation import no_cider, sample_reports, validate
+from raymed.training.split_reports import sample_reports
+from raymed.training.validation import (
+    Validation,
+    validate,
+    validation_size,
+    why_cider_is_zero,
+)
 from raymed.training.worker import Worker
 
-NAMES = ["loss", *(f"loss_{field.name}" for field in fields(Terms))]
+LOSSES = ["loss", *(f"loss_{field.name}" for field in fields(LossTerms))]
 """The loss and its terms, as an epoch's row names them."""
-STEPS_BETWEEN_READINGS = {"cuda": 10}
-"""A GPU is asked for losses only now and then, as it has to end its work to answer; a CPU, which
-works while it is asked, at every step."""
+STEPS_PER_FETCH = {"cuda": 10}
+"""Steps between two fetches of the losses, by device type; 1 for others. A GPU has to finish its
+work before it can answer, whereas a CPU has always finished."""
 
 
-def train(config: Config, folder: Place, worker: Worker, observer: Observer) -> None:
-    """Train one run, from its last checkpoint if it has one.
+def train(config: Config, folder: AnyPath, worker: Worker, observer: Observer) -> None:
+    """Train a run, resuming from its last checkpoint if it has one.
 
     Args:
-        config: the run's.
-        folder: the run's; takes checkpoints, metrics.csv and TensorBoard's files.
-        worker: rank, world size and device; with a world above 1, torch.distributed is ready.
-        observer: told how far the run is, and asked whether it is to end.
+        config: The run's configuration.
+        folder: The run's folder, for checkpoints, metrics.csv and TensorBoard's files.
+        worker: This worker.
+        observer: Receives the run's progress, and is asked whether to stop.
 
     Raises:
-        UsageError: the dataset, the weights or a checkpoint cannot be used.
-        TrainingStopped: a gradient is no longer finite, naming epoch, step and the terms of the
-            loss; or the last checkpoint cannot be written.
-        TrainingEnded: the observer wanted the run to end; it goes on from where it was.
+        UsageError: The dataset, the weights or a checkpoint cannot be used.
+        TrainingFailed: A gradient is not finite (the message names epoch, step and the terms of
+            the loss), or the last checkpoint cannot be saved.
+        Interrupted: The observer asked the run to stop; it can be resumed.
     """
-    with _reporting(observer, worker, epoch=0):
+    with _report_to(observer, worker, epoch=0):
         run = set_up(config, folder, worker, observer)
-        _see_the_score(run, worker, observer)
-    history = run.template.history
-    unfinished = run.last.partial if run.last else None
-    log = RunLog(folder, history, run.config) if worker.rank == 0 else None
-    with (
-        log or nullcontext(),
-        Saving(run.template, run.model, run.optimizer, run.constant, log, observer) as saving,
-    ):
-        for epoch in range(len(history) + 1, run.config.training.epochs + 1):
-            so_far = unfinished or Partial(0, [0.0] * len(NAMES), 0.0)
-            unfinished = None
-            trained = train_epoch(run, epoch, so_far, history, worker, observer, saving)
-            history = end_epoch(run, epoch, trained, history, worker, observer, saving)
-        saving.whole(worker)
+        _warn_if_cider_is_zero(run, worker, observer)
+    log = RunLog(folder, run.template.history, run.config) if worker.rank == 0 else None
+    with log or nullcontext(), Checkpointer(run, log, worker, observer) as checkpointer:
+        Trainer(run, worker, observer, checkpointer).train()
 
 
-def train_epoch(
-    run: Setup,
-    epoch: int,
-    so_far: Partial,
-    history: list[Row],
-    worker: Worker,
-    observer: Observer,
-    saving: Saving,
-) -> Partial:
-    """Train the steps of an epoch that are left after ``so_far``."""
-    config = run.config
-    steps = steps_per_epoch(len(run.training), config.training.batch_size)
-    every = STEPS_BETWEEN_READINGS.get(worker.device.type, 1)
-    reader = Reader(worker, so_far.sums)
-    began = time.perf_counter() - so_far.seconds
-    run.model.train()
-    order = config.training.batch_size, config.training.seed, epoch
-    batches = run.training.batches(*order, worker.rank, worker.world, first=so_far.step)
-    with (
-        closing(fed(batches, run.model, worker.device)) as feed,
-        _abandonable(run, worker, observer),
-    ):
-        for step, taught in enumerate(feed, start=so_far.step + 1):
-            set_rates(run.optimizer, config.training, (epoch - 1) * steps + step - 1, steps)
-            try:
-                reader.add(step, *train_step(run, taught, worker.world))
-            except StepAbandoned:
-                if step - 1 > so_far.step:
-                    seconds = time.perf_counter() - began
-                    saving.within(epoch, Partial(step - 1, reader.sums, seconds), history)
-                raise saving.ended(worker) from None
-            to_save = step % config.launch.checkpoint_steps == 0
-            if not (step % every == 0 or step == steps or to_save):
-                continue
-            observer.progress(Status(epoch, step, steps, reader.read(), worker.world))
-            ending = reader.share(observer.ending())
-            if reader.diverged:
-                raise _diverged(epoch, *reader.diverged)
-            if step < steps and (ending or to_save):
-                seconds = time.perf_counter() - began
-                saving.within(epoch, Partial(step, reader.sums, seconds), history)
-                if ending:
-                    raise saving.ended(worker)
-    return Partial(steps, reader.sums, time.perf_counter() - began)
+class Trainer:
+    """A run in training.
+
+    Args:
+        run: The run, ready for its next step.
+        worker: This worker.
+        observer: Receives the run's progress, and is asked whether to stop.
+        checkpointer: Saves the run.
+
+    Attributes:
+        history: A row of metrics for each finished epoch.
+    """
+
+    def __init__(
+        self, run: Setup, worker: Worker, observer: Observer, checkpointer: Checkpointer
+    ) -> None:
+        self.run = run
+        self.worker = worker
+        self.observer = observer
+        self.checkpointer = checkpointer
+        self.history: list[Row] = run.template.history
+
+    def train(self) -> None:
+        """Train all epochs that are left."""
+        progress = self.run.resumed.partial if self.run.resumed else None
+        for epoch in range(len(self.history) + 1, self.run.config.training.epochs + 1):
+            progress = progress or EpochProgress(0, [0.0] * len(LOSSES), 0.0)
+            self.end_epoch(epoch, self.train_epoch(epoch, progress))
+            progress = None
+        self.checkpointer.wait()
+
+    def train_epoch(self, epoch: int, progress: EpochProgress) -> EpochProgress:
+        """Train the steps of an epoch that are left after ``progress``."""
+        run, worker, config = self.run, self.worker, self.run.config
+        steps = steps_per_epoch(len(run.training), config.training.batch_size)
+        steps_per_fetch = STEPS_PER_FETCH.get(worker.device.type, 1)
+        meter = LossMeter(worker, progress.sums)
+        started = time.perf_counter() - progress.seconds
+
+        def after(step: int) -> EpochProgress:
+            return EpochProgress(step, meter.sums, time.perf_counter() - started)
+
+        run.model.train()
+        with closing(self._batches(epoch, first=progress.step)) as batches, self._abandonable():
+            for step, batch in enumerate(batches, start=progress.step + 1):
+                done = (epoch - 1) * steps + step - 1
+                set_learning_rates(run.optimizer, config.training, done, steps)
+                try:
+                    meter.add(step, *train_step(run, batch, worker.world))
+                except StepAbandoned:
+                    if step - 1 > progress.step:
+                        self.checkpointer.save_step(epoch, after(step - 1), self.history)
+                    self.checkpointer.interrupt()
+                to_save = step % config.launch.checkpoint_steps == 0
+                if not (to_save or step % steps_per_fetch == 0 or step == steps):
+                    continue
+                self.observer.progress(Status(epoch, step, steps, meter.fetch(), worker.world))
+                to_stop = meter.reduce(self.observer.ending())
+                if meter.diverged:
+                    raise _diverged(epoch, *meter.diverged)
+                if step < steps and (to_save or to_stop):
+                    self.checkpointer.save_step(epoch, after(step), self.history)
+                    if to_stop:
+                        self.checkpointer.interrupt()
+        return after(steps)
+
+    def end_epoch(self, epoch: int, trained: EpochProgress) -> None:
+        """Validate, save and report an epoch."""
+        run = self.run
+        started = time.perf_counter()
+        with _report_to(self.observer, self.worker, epoch):
+            after_batch = self._interrupt_validation(epoch, trained)
+            validated = validate(run.model, run.validation, run.config, self.worker, after_batch)
+        row = self._row(epoch, trained, validated)
+        row["seconds"] = trained.seconds + time.perf_counter() - started
+        self.history = [*self.history, row]
+        samples = []
+        if self.worker.rank == 0 and best_epoch(self.history) == epoch:
+            samples = sample_reports(run.model, run.validation, validated.config)
+        self.checkpointer.save_epoch(validated, self.history, samples)
+        self.observer.epoch(row)
+        if self.worker.any(self.observer.ending()) and epoch < run.config.training.epochs:
+            self.checkpointer.interrupt()
+
+    def _batches(self, epoch: int, first: int) -> Generator[TrainingBatch]:
+        """This worker's shares of an epoch's batches, without the ``first`` so many."""
+        run, worker, training = self.run, self.worker, self.run.config.training
+        batches = run.training.batches(
+            training.batch_size, training.seed, epoch, worker.rank, worker.world, first
+        )
+        return prefetch_to_device(batches, run.model, worker.device)
+
+    def _abandonable(self) -> AbstractContextManager[None]:
+        """Let a step be abandoned where it may take a CPU tens of seconds, as with VGG-19."""
+        encoder = self.run.model.encoder
+        if encoder is None or self.worker.world > 1 or self.worker.device.type != "cpu":
+            return nullcontext()
+        return abandonable(encoder, self.observer.ending)
+
+    def _interrupt_validation(self, epoch: int, trained: EpochProgress) -> Callable[[], None]:
+        """What to call after each batch of a validation, to stop there if the run is asked to.
+
+        The workers agree after each batch that all of them have; one may have a batch more.
+        """
+        run, world = self.run, self.worker.world
+        images = validation_size(run.validation, run.config) // world
+        remaining = -(-images // run.config.training.batch_size)
+
+        def after_batch() -> None:
+            nonlocal remaining
+            remaining -= 1
+            if remaining >= 0 and self.worker.any(self.observer.ending()):
+                self.checkpointer.save_step(epoch, trained, self.history)
+                self.checkpointer.interrupt()
+
+        return after_batch
+
+    def _row(self, epoch: int, trained: EpochProgress, validated: Validation) -> Row:
+        """An epoch's metrics."""
+        images = len(self.run.training)
+        row: Row = {"epoch": float(epoch)}
+        row |= {name: total / images for name, total in zip(LOSSES, trained.sums, strict=True)}
+        row |= validated.row
+        row["best_score"] = max(each["score"] for each in [*self.history, row])
+        row["learning_rate"] = self.run.optimizer.param_groups[0]["lr"]
+        row["images_per_second"] = images / trained.seconds
+        return row
 
 
-def _abandonable(run: Setup, worker: Worker, observer: Observer) -> AbstractContextManager[None]:
-    """Let a step be left where it may take a CPU tens of seconds, as with VGG-19 in the loop."""
-    encoder = run.model.encoder
-    if encoder is None or worker.world > 1 or worker.device.type != "cpu":
-        return nullcontext()
-    return abandonable(encoder, observer.ending)
-
-
-def train_step(run: Setup, taught: Taught, world: int) -> tuple[Tensor, Tensor]:
-    """One optimiser step, in which nothing waits for the device.
+def train_step(run: Setup, training_batch: TrainingBatch, world: int) -> tuple[Tensor, Tensor]:
+    """Take one optimiser step. Nothing here waits for the device.
 
     Returns:
-        The sums over this worker's images of their loss and its terms, and how many they are,
-        [1 + terms + 1]; and the gradient's norm before clipping.
+        The sums of the loss and its terms over this worker's images, and the number of these
+        images, [1 + terms + 1]; and the gradient's norm before clipping, a scalar.
     """
-    batch, passages = taught
-    with run.model.computing():
+    batch, passages = training_batch
+    with run.model.precision_context():
         outputs = run.parallel(batch.images, passages, batch.seeds)
-        losses = terms(outputs, batch)
+        losses = loss_terms(outputs, batch)
     total = losses.total(run.config.loss)
     # The weights of all shares sum to 1, and DDP takes the mean over the workers.
     loss = (total * batch.weights).sum() * world
@@ -149,101 +220,33 @@ def train_step(run: Setup, taught: Taught, world: int) -> tuple[Tensor, Tensor]:
     return (values.detach() * counted).sum(dim=1), norm
 
 
-def end_epoch(
-    run: Setup,
-    epoch: int,
-    trained: Partial,
-    history: list[Row],
-    worker: Worker,
-    observer: Observer,
-    saving: Saving,
-) -> list[Row]:
-    """Validate, save and report an epoch; the history with its row."""
-    began = time.perf_counter()
-    images = len(run.training)
-    validated_on = min(
-        run.config.data.validation_images or len(run.validation), len(run.validation)
-    )
-    row: Row = {"epoch": float(epoch)}
-    row |= {name: total / images for name, total in zip(NAMES, trained.sums, strict=True)}
-    with _reporting(observer, worker, epoch):
-        validated = validate(
-            run.model,
-            run.validation,
-            run.vocabulary,
-            run.config,
-            worker,
-            LeavingValidation(
-                saving,
-                partial(saving.within, epoch, trained, history),
-                observer.ending,
-                worker,
-                # As many as the worker with the fewest images has.
-                batches=-(-(validated_on // worker.world) // run.config.training.batch_size),
-            ),
-        )
-    row |= validated.row
-    row["best_score"] = max(r["score"] for r in [*history, row])
-    row["learning_rate"] = run.optimizer.param_groups[0]["lr"]
-    row["images_per_second"] = images / trained.seconds
-    row["seconds"] = trained.seconds + time.perf_counter() - began
-    history = [*history, row]
-    samples = []
-    if worker.rank == 0 and best_epoch(history) == epoch:
-        samples = sample_reports(
-            run.model, run.validation, run.vocabulary, validated.config, worker
-        )
-    saving.after(validated.config, history, validated.curve, samples)
-    observer.epoch(row)
-    if worker.any(observer.ending()) and epoch < run.config.training.epochs:
-        raise saving.ended(worker)
-    return history
-
-
-def set_rates(
-    optimizer: torch.optim.Optimizer, config: TrainingConfig, done: int, steps: int
-) -> None:
-    """The learning rates after ``done`` steps of ``config.epochs`` times ``steps``.
-
-    A linear rise over the first ``warmup`` of them, then a half cosine down to ``final_rate``.
-    """
-    share, floor = (done + 1) / (config.epochs * steps), config.final_rate
-    if share < config.warmup:
-        factor = share / config.warmup
-    else:
-        fallen = (share - config.warmup) / (1 - config.warmup) if config.warmup < 1 else 0.0
-        factor = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * fallen))
-    for group in optimizer.param_groups:
-        group["lr"] = group["base_rate"] * factor
-
-
-def _see_the_score(run: Setup, worker: Worker, observer: Observer) -> None:
-    """Say so where no epoch's score can tell it from another's."""
-    count = run.config.data.validation_images or len(run.validation)
+def _warn_if_cider_is_zero(run: Setup, worker: Worker, observer: Observer) -> None:
+    """Warn of a validation split on which no epoch's score can differ from another's."""
+    count = validation_size(run.validation, run.config)
     references = run.validation.split.references[:count]
-    if worker.rank or run.last or run.model.writer is None or distinct(references) > 1:
+    if worker.rank or run.resumed or run.model.writer is None or distinct(references) > 1:
         return
     observer.warn(
-        f"{no_cider(len(references), 'val')}. The best epoch is then that of the lowest training "
-        "loss; for a score, validate on more studies"
+        f"{why_cider_is_zero(count, 'val')}. The best epoch will be the one with the lowest "
+        "training loss; to rank epochs by score, validate on more studies"
     )
 
 
-def _reporting(observer: Observer, worker: Worker, epoch: int) -> AbstractContextManager[None]:
-    """Report to the observer how far the work inside the block is."""
+def _report_to(observer: Observer, worker: Worker, epoch: int) -> AbstractContextManager[None]:
+    """Report to the observer the progress of long work inside the block."""
 
     def report(doing: str, done: int, total: int | None) -> None:
         observer.progress(Status(epoch, done, total or done, workers=worker.world, doing=doing))
 
-    return reported_to(report)
+    return report_progress_to(report)
 
 
-def _diverged(epoch: int, step: int, means: list[float]) -> TrainingStopped:
+def _diverged(epoch: int, step: int, means: list[float]) -> TrainingFailed:
     listed = ", ".join(
         f"{name.removeprefix('loss_')} {value:.4g}"
-        for name, value in zip(NAMES[1:], means[1:], strict=True)
+        for name, value in zip(LOSSES[1:], means[1:], strict=True)
     )
-    return TrainingStopped(
+    return TrainingFailed(
         f"training diverged at epoch {epoch}, step {step}: a gradient is not finite (mean terms of "
         f"the loss: {listed}). Lower training.learning_rate or training.clip_norm, or the loss "
         "weights"

@@ -1,7 +1,7 @@
 """The joint loss over tags, stops, words and attention (Jing et al. 2018, eqs. 8 and 9).
 
-Each term is a sum per image; the loss of a batch is the mean over its images, so the weights
-mean the same at any batch size and any number of workers.
+Each term is a sum per image, and the loss of a batch is the mean over its images, so that the
+weights mean the same at any batch size and with any number of workers.
 """
 
 from dataclasses import dataclass, fields
@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raymed.data.batches import IGNORED, Batch
-from raymed.model.precision import widened
-from raymed.model.system import Outputs, Words
+from raymed.model.precision import at_least_float32
+from raymed.model.system import NextWords, Outputs
 from raymed.sections import LossConfig
 
 
 @dataclass(frozen=True)
-class Terms:
+class LossTerms:
     """The unweighted terms of the loss, each [B].
 
     Attributes:
@@ -27,7 +27,7 @@ class Terms:
         attention: sum_n (1 - sum_s alpha_n,s)^2 + sum_m (1 - sum_s beta_m,s)^2, over the report's
             own sentences; or the regularisation of the system's own paper.
 
-    A term that a system has not is 0.
+    A term the system lacks is 0.
     """
 
     tag: Tensor
@@ -41,12 +41,12 @@ class Terms:
         return torch.stack(parts).sum(dim=0)
 
 
-def terms(outputs: Outputs, batch: Batch) -> Terms:
+def loss_terms(outputs: Outputs, batch: Batch) -> LossTerms:
     """The terms of eqs. 8 and 9 for each image of the batch."""
     tag = tag_loss(outputs.tag_logits, batch.tags)
     none = torch.zeros_like(tag)
     stops, words, penalty = outputs.stop_logits, outputs.words, outputs.attention_penalty
-    return Terms(
+    return LossTerms(
         tag=tag,
         sent=none if stops is None else stop_loss(stops, batch.stops),
         word=none if words is None else word_loss(words, len(tag)),
@@ -61,12 +61,12 @@ def tag_loss(logits: Tensor, tags: Tensor) -> Tensor:
 
 
 def stop_loss(logits: Tensor, stops: Tensor) -> Tensor:
-    """Logits [B, S, 2] and stops [B, S] (1, 0, or -1 for no sentence) -> [B]."""
+    """Logits [B, S, 2] and stops [B, S] (1, 0, or -1 where there is no sentence) -> [B]."""
     losses = F.cross_entropy(logits.transpose(1, 2), stops, ignore_index=IGNORED, reduction="none")
     return losses.sum(dim=1)
 
 
-def word_loss(words: Words, images: int) -> Tensor:
-    """The words of so many images -> [B]."""
-    losses = F.cross_entropy(widened(words.logits), words.targets, reduction="none")
+def word_loss(words: NextWords, images: int) -> Tensor:
+    """The next words of ``images`` images -> [B]."""
+    losses = F.cross_entropy(at_least_float32(words.logits), words.targets, reduction="none")
     return losses.new_zeros(images).index_add(0, words.images, losses)

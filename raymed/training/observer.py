@@ -1,5 +1,6 @@
-"""What training tells the one who watches it, and is told by them."""
+"""Whoever watches a run: what training reports to it, and what it asks of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,29 +9,40 @@ Row = dict[str, float]
 
 
 def goodness(row: Row) -> tuple[float, float]:
-    """By what epochs of a run are compared, the greatest being the best.
+    """The key by which a run's epochs are compared; the greatest is the best.
 
-    The validation score; of equal scores, the lower training loss: where the score cannot tell
-    epochs apart (CIDEr is 0 on a validation split of one study), the first need not be the best.
+    The validation score and, where scores are equal, the lower training loss: where the score
+    cannot distinguish epochs (CIDEr is 0 on a validation split of one study), the first epoch need
+    not be the best.
     """
     return row["score"], -row["loss"]
 
 
+def best_epoch(rows: Sequence[Row]) -> int:
+    """The number, from 1, of the best epoch so far; the earliest one if several are equal."""
+    return max(range(len(rows)), key=lambda index: goodness(rows[index])) + 1
+
+
+def best_so_far(rows: Sequence[Row]) -> Row:
+    """The metrics of the best epoch so far."""
+    return rows[best_epoch(rows) - 1]
+
+
 FEATURES = "computing the frozen encoder's features"
-"""What is done before the first epoch where the encoder is frozen."""
+"""`Status.doing` before the first epoch of a run with a frozen encoder."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
-        epoch: that is being trained or validated, from 1; 0 before the first one.
-        done: steps of the epoch that are done, or as much of what is done meanwhile.
-        total: of how many.
-        loss: of the last step.
-        workers: that train.
-        doing: what is done meanwhile; empty: training.
+        epoch: The epoch being trained or validated, from 1; 0 before the first.
+        done: Steps of the epoch that are done, or units of the other work that ``doing`` names.
+        total: How many there are.
+        loss: The last step's loss.
+        workers: The number of data-parallel workers.
+        doing: What is done other than training; empty while it trains.
     """
 
     epoch: int
@@ -42,16 +54,16 @@ class Status:
 
 
 class Observer(Protocol):
-    """Who watches a run. Each worker has one; but for `epoch`, only the first one's is told."""
+    """Watches a run. Each worker calls its own; the first worker's speaks for the run."""
 
     def progress(self, status: Status) -> None:
-        """How far it is; called at every step, so it must cost next to nothing."""
+        """Report progress. Called at every step, so it must cost next to nothing."""
 
     def epoch(self, row: Row) -> None:
-        """An epoch is over; called on every worker with the same row. May raise, to end the run."""
+        """Report a finished epoch, on every worker with the same row. May raise to end the run."""
 
     def warn(self, text: str) -> None:
-        """Something went wrong, and training goes on. May be called from another thread."""
+        """Report a problem that does not stop training. May be called from another thread."""
 
     def ending(self) -> bool:
-        """Whether the run is to write a checkpoint and end; asked of every worker at every step."""
+        """Whether the run is to save a checkpoint and stop. Called on every worker, every step."""

@@ -1,4 +1,4 @@
-"""What a run starts from: weights as the configuration names them, or those of another run."""
+"""The weights a run starts from: those the configuration names, or another run's."""
 
 import torch
 
@@ -8,18 +8,18 @@ from raymed.data.vocabulary import Vocabulary
 from raymed.errors import UsageError
 from raymed.model.encoder import Encoder, build_encoder, check_weights
 from raymed.sections import ModelConfig
-from raymed.storage import place
+from raymed.storage import as_path
 from raymed.training.checkpoint import Checkpoint
 
-SIZES = ("system", "encoder", "hidden_size", "embedding_size")
-"""Keys of the model section that decide which weights there are and their shapes."""
+SHAPE_KEYS = ("system", "encoder", "hidden_size", "embedding_size")
+"""Keys of the model section that determine which weights there are and their shapes."""
 
 
 def check_start(config: Config, dataset: PreparedDataset) -> None:
-    """See that there are such weights to start from, before any process is started to load them.
+    """Check that the weights to start from exist and fit, before starting processes to load them.
 
     Raises:
-        UsageError: naming the key that does not fit.
+        UsageError: They do not; the message names the key.
     """
     if config.training.start_from is None:
         if encoder_run(config.model) is None:
@@ -27,11 +27,11 @@ def check_start(config: Config, dataset: PreparedDataset) -> None:
         return
     start, path = starting_checkpoint(config), config.training.start_from
     assert start is not None
-    for name in SIZES:
+    for name in SHAPE_KEYS:
         ours, theirs = (getattr(each.model, name) for each in (config, start.config))
         if ours != theirs:
             raise UsageError(
-                f"model.{name}: is {ours}, and training.start_from: {path} has {theirs}: "
+                f"model.{name}: is {ours}, but training.start_from: {path} has {theirs}: "
                 f"set model.{name}={theirs}, or start from another run"
             )
     vocabulary = Vocabulary.most_frequent(dataset.words, dataset.tags, config.data.vocabulary)
@@ -39,37 +39,37 @@ def check_start(config: Config, dataset: PreparedDataset) -> None:
         ours, theirs = (getattr(each, kind) for each in (vocabulary, start.vocabulary))
         if ours != theirs:
             raise UsageError(
-                f"training.start_from: {path}: its {len(theirs)} {kind} are not the {len(ours)} "
-                f"of {config.data.path}: give the dataset and the data.vocabulary that it was "
-                "trained with, or start from another run"
+                f"training.start_from: {path}: its {len(theirs)} {kind} differ from the "
+                f"{len(ours)} of {config.data.path}: use the dataset and the data.vocabulary "
+                "it was trained with, or start from another run"
             )
 
 
 def starting_checkpoint(config: Config) -> Checkpoint | None:
-    """The checkpoint that `training.start_from` names, if it does.
+    """The checkpoint that ``training.start_from`` names, if any.
 
     Raises:
-        UsageError: it cannot be opened.
+        UsageError: It cannot be opened.
     """
     path = config.training.start_from
     return None if path is None else _open(path, "training.start_from")
 
 
 def encoder_run(config: ModelConfig) -> Checkpoint | None:
-    """The checkpoint that `model.encoder_weights` names, if it names a folder.
+    """The checkpoint that ``model.encoder_weights`` names, if it names a folder.
 
     Raises:
-        UsageError: it cannot be opened, or has another encoder.
+        UsageError: It cannot be opened, or has another encoder.
     """
     weights = config.encoder_weights
-    if weights in ("imagenet", "none") or not place(weights).is_dir():
+    if weights in ("imagenet", "none") or not as_path(weights).is_dir():
         return None
     checkpoint = _open(weights, "model.encoder_weights")
     theirs = checkpoint.config.model.encoder
     if theirs != config.encoder:
         raise UsageError(
-            f"model.encoder_weights: {weights}: its encoder is {theirs}, and model.encoder is "
-            f"{config.encoder}: set model.encoder={theirs}, or give another run"
+            f"model.encoder_weights: {weights}: its encoder is {theirs}, but model.encoder is "
+            f"{config.encoder}: set model.encoder={theirs}, or choose another run"
         )
     return checkpoint
 
@@ -80,7 +80,7 @@ def build_starting_encoder(config: Config, start: Checkpoint | None) -> Encoder:
     Random weights are drawn from the run's seed. A frozen encoder has no dropout.
 
     Raises:
-        UsageError: the weights cannot be downloaded, read, or are another network's.
+        UsageError: The weights cannot be downloaded or read, or belong to another network.
     """
     model = config.model
     dropout = model.dropout if model.train_encoder else 0.0

@@ -1,7 +1,7 @@
-"""Which images a run was trained on, kept in its checkpoints, and how many of others they are.
+"""The images a run was trained on, recorded in its checkpoints, and their overlap with a split.
 
-Besides those of its training split, these are the images that what it started from was trained on:
-the run of ``training.start_from``, or of ``model.encoder_weights``.
+Besides those of its training split, these are the images on which the run it started from was
+trained: that of ``training.start_from`` or of ``model.encoder_weights``.
 """
 
 import hashlib
@@ -16,19 +16,19 @@ from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.data.fingerprints import Fingerprints, fingerprints_file
 from raymed.errors import UsageError
-from raymed.storage import fetched, reason
+from raymed.storage import local_copy, reason
 from raymed.training.checkpoint import TRAINED_ON_FILE, Checkpoint
 from raymed.training.start import encoder_run, starting_checkpoint
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """How many of some images a run was trained on.
+    """How many of a split's images a run was trained on.
 
     Attributes:
-        images: by id or by pixels.
-        by_id: whose id was in training.
-        by_pixels: whose pixels were in training.
+        images: Images that match a training image by id or by pixels.
+        by_id: Images that match by id.
+        by_pixels: Images that match by pixels.
     """
 
     images: int
@@ -37,32 +37,32 @@ class Overlap:
 
 
 def trained_on(checkpoint: Checkpoint) -> Fingerprints | None:
-    """The images that a checkpoint was trained on; None where it does not know them.
+    """The images a checkpoint was trained on; None if it has no record of them.
 
     Raises:
-        UsageError: its record of them is damaged.
+        UsageError: The record is damaged.
     """
     file = checkpoint.path / TRAINED_ON_FILE
     if not file.is_file():
         return None
     try:
-        with fetched(file) as local:
+        with local_copy(file) as local:
             return Fingerprints.load(local)
     except (OSError, KeyError, safetensors.SafetensorError) as error:
         raise UsageError(
-            f"{file}: damaged ({reason(error)}); copy it again, or delete it: what the run was "
-            "trained on is then not known"
+            f"{file}: damaged ({reason(error)}). Copy it again, or delete it: which images the run "
+            "was trained on is then unknown"
         ) from error
 
 
 def trained_on_file(config: Config, dataset: PreparedDataset) -> Path | None:
-    """The file, in the cache, that a run's checkpoints are to keep.
+    """The file, in the cache, that a run's checkpoints are to contain.
 
     Returns:
-        None where the run starts from one that does not know what it was trained on.
+        None if the run starts from one that has no record of its training images.
 
     Raises:
-        UsageError: the dataset or a checkpoint cannot be opened, or the cache not be written.
+        UsageError: The dataset or a checkpoint cannot be opened, or the cache cannot be written.
     """
     own = fingerprints_file(dataset, "train")
     source = starting_checkpoint(config) or encoder_run(config.model)
@@ -78,17 +78,18 @@ def trained_on_file(config: Config, dataset: PreparedDataset) -> Path | None:
         joined.save(file)
     except OSError as error:
         raise UsageError(
-            f"{file}: cannot be written ({reason(error)}); make room, or set XDG_CACHE_HOME to a "
-            "folder with room"
+            f"{file}: cannot be written ({reason(error)}). Free some space, or set XDG_CACHE_HOME "
+            "to a folder with enough space"
         ) from error
     return file
 
 
 def overlap(checkpoint: Checkpoint, dataset: PreparedDataset, split_name: str) -> Overlap | None:
-    """How many of a split's images a checkpoint was trained on; None where it does not know them.
+    """How many of a split's images a checkpoint was trained on; None if it has no record of them.
 
     Raises:
-        UsageError: the split or the checkpoint's record cannot be read, or the cache not written.
+        UsageError: The split or the checkpoint's record cannot be read, or the cache cannot be
+            written.
     """
     trained = trained_on(checkpoint)
     if trained is None:
@@ -99,8 +100,8 @@ def overlap(checkpoint: Checkpoint, dataset: PreparedDataset, split_name: str) -
 
 
 def _among(hashes: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Which hashes are known, bool [n]; `numpy.isin` would copy the known ones many times."""
+    """Which hashes are known, bool [n]; `numpy.isin` would copy the known ones several times."""
     ordered = np.sort(known)
-    places = np.minimum(np.searchsorted(ordered, hashes), len(ordered) - 1)
-    among: np.ndarray = ordered[places] == hashes
+    positions = np.minimum(np.searchsorted(ordered, hashes), len(ordered) - 1)
+    among: np.ndarray = ordered[positions] == hashes
     return among

@@ -1,4 +1,4 @@
-"""Fine-tuning a sweep's best trials: each goes on from its weights with the encoder unfrozen."""
+"""Fine-tuning a sweep's best trials: training continues with the encoder unfrozen."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,104 +6,104 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from raymed import config as configuration
+from raymed.absolute_paths import with_absolute_paths
 from raymed.config import Config
 from raymed.errors import UsageError
 from raymed.evaluation import baseline_scores
-from raymed.launch.lock import alone
-from raymed.launch.run import CONFIG_FILE, claim, last_checkpoint, located, need_groups
-from raymed.launch.side_by_side import train_side_by_side
-from raymed.storage import Place
-from raymed.training.checkpoint import Checkpoint
+from raymed.launch.parallel_runs import require_worker_groups, train_in_parallel
+from raymed.locks import folder_lock
+from raymed.metrics.table import ranked_score, summary
+from raymed.run_folder import RunFolder, SweepFolder
+from raymed.storage import AnyPath
 from raymed.training.setup import check
 from raymed.tuning.leaderboard import TrialResult, ranked_trials
-from raymed.tuning.study import SWEEP_FILE, open_study
-from raymed.tuning.trial import TRIALS
-
-FINE_TUNED = "fine-tuned"
-"""The folder of the fine-tuned runs, below the sweep's."""
+from raymed.tuning.study import open_study
 
 
 @dataclass(frozen=True)
 class FineTuned:
-    """A trial before and after.
+    """A trial before and after fine-tuning.
 
     Attributes:
-        trial: as the leaderboard has it.
-        folder: of the run that goes on from it.
-        score: the run's best validation score.
+        trial: The trial, from the leaderboard.
+        folder: The run that continued from it.
+        score: That run's best validation score.
     """
 
     trial: TrialResult
-    folder: Place
+    folder: AnyPath
     score: float
 
 
 def fine_tune(
-    folder: Place, trials: int, overrides: Sequence[str], console: Console
+    folder: AnyPath, trials: int, overrides: Sequence[str], console: Console
 ) -> list[FineTuned]:
-    """Train the best trials of a sweep on, with their encoders unfrozen; or take that up.
+    """Fine-tune the best trials of a sweep, or resume that.
 
     The runs lie in ``SWEEP/fine-tuned/``, one for each trial; the trials stay as they are.
 
     Args:
-        folder: of a sweep.
-        trials: how many, from the leaderboard's top.
-        overrides: ``key=value`` texts, such as ``training.epochs=5``; what they leave out is the
-            trial's own.
-        console: to print on.
+        folder: A sweep's folder.
+        trials: How many trials, from the top of the leaderboard.
+        overrides: ``key=value`` texts, such as ``training.epochs=5``; the trial's own settings
+            apply otherwise.
+        console: Where to print.
 
     Raises:
-        UsageError: it is no sweep's folder, no trial has a score, or a setting does not fit.
+        UsageError: It is not a sweep's folder, no trial has a score, or a setting does not fit.
     """
-    if not (folder / SWEEP_FILE).is_file():
-        raise UsageError(f"{folder}: is no sweep's folder: it has no {SWEEP_FILE}")
-    sweep = located(configuration.load(folder / SWEEP_FILE))
-    ranked = ranked_trials(open_study(sweep, folder), sweep, folder)
-    best = [trial for trial in ranked if trial.best][:trials]
-    if not best:
-        raise UsageError(f"{folder}: no trial has a score yet, so there is none to fine-tune")
+    sweep = SweepFolder(folder)
+    best = _best_trials(sweep, trials)
     configs = {
-        (folder / FINE_TUNED / trial.trial).absolute(): _unfrozen(folder, trial, overrides)
-        for trial in best
+        RunFolder((sweep.fine_tuned / one.trial).absolute()): _unfrozen(sweep, one, overrides)
+        for one in best
     }
     base = next(iter(configs.values()))
-    need_groups(base, "fine-tuning")
-    with alone(folder / FINE_TUNED):
-        waiting = {}
+    require_worker_groups(base, "fine-tuning")
+    with folder_lock(sweep.fine_tuned):
+        unfinished = {}
         for run, config in configs.items():
             dataset = check(config)
-            claim(config)
-            last = last_checkpoint(run, dataset)
+            run.initialise(config)
+            last = run.resumed_from(dataset)
             if last is None or last.epoch < config.training.epochs:
-                waiting[run] = config
-        if waiting:
-            train_side_by_side(waiting, base, folder / FINE_TUNED, None, _outcome, console)
+                unfinished[run] = config
+        if unfinished:
+            train_in_parallel(unfinished, base, sweep.fine_tuned, None, _outcome, console)
     done = [
-        FineTuned(trial, run, Checkpoint.open(run).history[-1]["score"])
+        FineTuned(trial, run.path, run.best_checkpoint().history[-1]["score"])
         for trial, run in zip(best, configs, strict=True)
     ]
     console.print(_table(done))
     for name, baseline in baseline_scores(dataset, "val", base.data.validation_images).items():
-        console.print(f"{name}: CIDEr {baseline.cider:.3f}, recall@5 {baseline.recall_5:.3f}")
+        console.print(f"{name}: {summary(baseline)}")
     return done
 
 
-def _unfrozen(folder: Place, trial: TrialResult, overrides: Sequence[str]) -> Config:
-    own = (folder / TRIALS / trial.trial).absolute()
+def _best_trials(sweep: SweepFolder, count: int) -> list[TrialResult]:
+    config = with_absolute_paths(sweep.config())
+    ranked = ranked_trials(open_study(config, sweep.path), config, sweep.path)
+    best = [trial for trial in ranked if trial.best][:count]
+    if not best:
+        raise UsageError(f"{sweep.path}: no trial has a score yet, so there is none to fine-tune")
+    return best
+
+
+def _unfrozen(sweep: SweepFolder, trial: TrialResult, overrides: Sequence[str]) -> Config:
+    """The configuration of a trial's fine-tuning run."""
+    own = RunFolder(sweep.trial(trial.trial).path.absolute())
     settings = [
         "model.train_encoder=true",
-        f"training.start_from={own}",
+        f"training.start_from={own.path}",
         *overrides,
-        f"run.folder={(folder / FINE_TUNED).absolute()}",
+        f"run.folder={sweep.fine_tuned.absolute()}",
         f"run.name={trial.trial}",
     ]
-    return located(configuration.load(own / CONFIG_FILE, settings))
+    return with_absolute_paths(own.config(settings))
 
 
-def _outcome(run: Place) -> str:
-    best = Checkpoint.open(run).history[-1]
-    return f"validation {'CIDEr' if 'cider' in best else 'recall@5'} {best['score']:.3f}"
+def _outcome(run: RunFolder) -> str:
+    return f"validation {ranked_score(run.best_checkpoint().history[-1])}"
 
 
 def _table(done: Sequence[FineTuned]) -> Table:

@@ -1,7 +1,6 @@
-"""The sweep's trials ranked by what each has reached on the validation split."""
+"""A sweep's trials ranked by what each has reached on the validation split."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -12,14 +11,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from raymed.config import Config
-from raymed.evaluation import Baseline
-from raymed.storage import Place, output
-from raymed.training.checkpoint import best_epoch
-from raymed.training.log import METRICS_FILE, read_metrics
-from raymed.training.observer import Row
-from raymed.tuning.space import proposed
-from raymed.tuning.study import REASON, begun, objectives
-from raymed.tuning.trial import TRIALS, trial_name
+from raymed.metrics.scoring import Scores
+from raymed.metrics.table import leaderboard_metrics, objective_metrics
+from raymed.reports.sweep_results import TrialResult
+from raymed.run_folder import SweepFolder
+from raymed.storage import AnyPath, user_output
+from raymed.training.observer import best_so_far
+from raymed.tuning.space import to_values
+from raymed.tuning.study import REASON, objectives, started_trials
+from raymed.tuning.trial import trial_name
 
 LEADERBOARD_FILE = "leaderboard.parquet"
 STATES = {
@@ -28,98 +28,66 @@ STATES = {
     TrialState.FAIL: "failed",
     TrialState.RUNNING: "unfinished",
 }
-LONGEST = 20
-"""Trials that the terminal's table shows; the file has all."""
-SHOWN_METRICS = ("score", "cider", "recall_5", "seconds_per_report", "stop_threshold", "top_tags")
+MAX_ROWS = 20
+"""Number of trials in the terminal's table; the file has all of them."""
 
 
-@dataclass(frozen=True)
-class TrialResult:
-    """One trial, as Optuna's study and its own table of metrics tell of it.
+def ranked_trials(study: optuna.Study, config: Config, folder: AnyPath) -> list[TrialResult]:
+    """Every started trial of a sweep, best first by the first objective; failed ones come last."""
+    front = {trial.number for trial in study.best_trials}
+    results = [
+        _result(trial, config, folder, trial.number in front) for trial in started_trials(study)
+    ]
+    sign = 1 if next(iter(objectives(config.tune).values())) == "max" else -1
 
-    Attributes:
-        trial: its name, also that of its folder below ``trials/``.
-        values: the searched keys and what was tried.
-        state: ``completed``, ``stopped`` early, ``failed``, or ``unfinished``.
-        epochs: reported epochs.
-        best: the metrics of the epoch with the highest validation score; none if it has none.
-        objectives: the objectives' values at that epoch, the first of which ranks the trials.
-        pareto: no other trial whose values the study has is better in one objective and as good
-            in the others.
-        seconds: of training and validation.
-        reason: why it failed.
-    """
+    def rank(result: TrialResult) -> tuple[bool, float, str]:
+        return not result.best, -sign * result.objectives[0] if result.best else 0.0, result.trial
 
-    trial: str
-    values: dict[str, Any]
-    state: str
-    epochs: int
-    best: Row
-    objectives: tuple[float, ...]
-    pareto: bool
-    seconds: float
-    reason: str = ""
-
-    @property
-    def score(self) -> float | None:
-        return self.best.get("score")
+    return sorted(results, key=rank)
 
 
-def ranked_trials(study: optuna.Study, config: Config, folder: Place) -> list[TrialResult]:
-    """Every trial of a sweep once, by the first objective, best first; failed ones come last."""
-    trials = begun(study)
-    results = [_result(trial, config, folder) for trial in trials]
-    signs = [1 if mode == "max" else -1 for mode in objectives(config.tune).values()]
-    goodness = {
-        r.trial: tuple(s * v for s, v in zip(signs, r.objectives, strict=True))
-        for r in results
-        if r.best
-    }
-    complete = {trial_name(t.number) for t in trials if t.state == TrialState.COMPLETE}
-    told = complete & goodness.keys()
-    front = _front(goodness[name] for name in told)
-    results = [replace(r, pareto=r.trial in told and goodness[r.trial] in front) for r in results]
-    return sorted(results, key=lambda r: (not r.best, -goodness.get(r.trial, (0,))[0], r.trial))
-
-
-def leaderboard_table(results: Sequence[TrialResult], baselines: Mapping[str, Baseline]) -> Table:
-    """The ranked trials for the terminal, the baselines' beneath them."""
+def leaderboard_table(results: Sequence[TrialResult], baselines: Mapping[str, Scores]) -> Table:
+    """The ranked trials as a table for the terminal, followed by the baselines."""
     several = len(results[0].objectives) > 1
     table = Table(title="trials by validation score", box=None, padding=(0, 2, 0, 0))
     table.add_column("trial", no_wrap=True)
-    heads = ("CIDEr", "R@5", "epochs", *(("ms/report", "Pareto") if several else ()))
+    metrics = [metric for metric in objective_metrics() if metric.module]
+    heads = (
+        *(metric.column for metric in metrics),
+        "epochs",
+        *(("ms/report", "Pareto") if several else ()),
+    )
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
-    # However many keys are searched, only this column grows.
+    # Only this column grows with the number of searched keys.
     table.add_column("searched values")
-    for result in results[:LONGEST]:
+    for result in results[:MAX_ROWS]:
         state = "" if result.state == "completed" else f" [{result.state}]"
         time = result.best.get("seconds_per_report")
         extra = ("-" if time is None else f"{1000 * time:.1f}", "*" if result.pareto else "")
         free = {k: result.best[k] for k in ("stop_threshold", "top_tags") if k in result.best}
-        found = f"; found {shown(free)}" if free else ""
+        found = f"; found {format_values(free)}" if free else ""
         table.add_row(
             result.trial,
-            _score(result.best.get("cider")),
-            _score(result.best.get("recall_5")),
+            *(metric.format(result.best.get(metric.key)) for metric in metrics),
             str(result.epochs),
             *(extra if several else ()),
-            escape(shown(result.values) + found + state),
+            escape(format_values(result.values) + found + state),
         )
-    if len(results) > LONGEST:
-        table.add_row(f"… {len(results) - LONGEST} more", *[""] * (len(table.columns) - 1))
+    if len(results) > MAX_ROWS:
+        table.add_row(f"… {len(results) - MAX_ROWS} more", *[""] * (len(table.columns) - 1))
     for name, value in baselines.items():
-        table.add_row(name, _score(value.cider), _score(value.recall_5))
+        table.add_row(name, *(metric.format(value.get(metric.key)) for metric in metrics))
     return table
 
 
-def write_leaderboard(path: Place, results: Sequence[TrialResult], config: Config) -> None:
-    """One row per trial, in the order given; each searched key is a column.
+def write_leaderboard(path: AnyPath, results: Sequence[TrialResult], config: Config) -> None:
+    """Write one row per trial, in the order given; each searched key is a column.
 
     Raises:
-        UsageError: it cannot be written.
+        UsageError: The file cannot be written.
     """
-    keys = [k for k in SHOWN_METRICS if any(k in r.best for r in results)]
+    keys = [metric.key for metric in leaderboard_metrics(r.best for r in results)]
     rows = [
         {
             "place": place,
@@ -134,52 +102,41 @@ def write_leaderboard(path: Place, results: Sequence[TrialResult], config: Confi
         }
         for place, r in enumerate(results, start=1)
     ]
-    with output(path) as partial:
+    with user_output(path) as partial:
         pq.write_table(pa.Table.from_pylist(rows), partial)
 
 
-def shown(values: Mapping[Any, Any]) -> str:
-    """Keys and values on a line."""
+def format_values(values: Mapping[Any, Any]) -> str:
+    """Keys and values on one line."""
     return ", ".join(
         f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items()
     )
 
 
-def _result(trial: FrozenTrial, config: Config, folder: Place) -> TrialResult:
+def _result(trial: FrozenTrial, config: Config, folder: AnyPath, pareto: bool) -> TrialResult:
     name = trial_name(trial.number)
-    history = read_metrics(folder / TRIALS / name / METRICS_FILE)
-    best = history[best_epoch(history) - 1] if history else {}
+    history = SweepFolder(folder).trial(name).history()
+    best = best_so_far(history) if history else {}
+    evaluated = trial.state == TrialState.COMPLETE
     state = STATES[trial.state]
     if state == "completed" and len(history) < config.training.epochs:
-        # Of several objectives Optuna knows no pruned trial.
+        # Optuna has no pruned trials of several objectives.
         state = "stopped"
+    if best:
+        reached = tuple(best[metric] for metric in objectives(config.tune))
+    else:
+        # The metrics may have been deleted since.
+        reached = tuple(trial.values) if evaluated else ()
     return TrialResult(
+        number=trial.number,
         trial=name,
-        values=proposed(trial.params, config.tune.space),
+        values=to_values(trial.params, config.tune.space),
         state=state,
+        evaluated=evaluated,
         epochs=len(history),
         best=best,
-        objectives=tuple(best[k] for k in objectives(config.tune)) if best else (),
-        pareto=False,
+        objectives=reached,
+        pareto=pareto,
         seconds=sum(row["seconds"] for row in history),
         reason=trial.user_attrs.get(REASON, ""),
     )
-
-
-def _front(points: Iterable[tuple[float, ...]]) -> set[tuple[float, ...]]:
-    """Those that no other one dominates. Thousands of trials are too many to compare in pairs."""
-    front: list[tuple[float, ...]] = []
-    # In this order what dominates a point comes before it.
-    for point in sorted(set(points), reverse=True):
-        if not any(_dominates(other, point) for other in front):
-            front.append(point)
-    return set(front)
-
-
-def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
-    pairs = list(zip(one, other, strict=True))
-    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
-
-
-def _score(score: float | None) -> str:
-    return "-" if score is None else f"{score:.3f}"

@@ -1,4 +1,4 @@
-"""Following a sweep on the console: a live table on a terminal, and a line for each trial's end."""
+"""A sweep's progress on the console: a live table on a terminal, a line for each finished trial."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -16,34 +16,37 @@ from rich.live import Live
 from rich.table import Table
 
 from raymed.config import Config
-from raymed.progress import Pulse
-from raymed.storage import place
-from raymed.tuning.leaderboard import TrialResult, shown
+from raymed.metrics.table import objective_metric
+from raymed.model.systems import system_class
+from raymed.progress import Throttle
+from raymed.reports.sweep_results import TrialResult
+from raymed.storage import as_path
+from raymed.tuning.leaderboard import format_values
 from raymed.tuning.study import objectives
-from raymed.tuning.trial import DECIDED, FAILURE, LOST, NUMBER, at_best, trial_name
+from raymed.tuning.trial import Outcome, Proposal
 
 PATIENCE_S = 20.0
-"""How long the queue may take to say what it was warned of."""
+"""How long to wait for the queue's warnings, in seconds."""
 LOSSES = {"loss": "loss", "loss_tag": "tag", "loss_sent": "sent", "loss_word": "word"}
 
 
 @dataclass
-class Running:
-    """A trial in training: its searched values, its last epoch, and when it was started."""
+class RunningTrial:
+    """A trial in training: its searched values, its outcome so far, and when it started."""
 
     values: Mapping[str, Any]
-    row: dict[str, Any] = field(default_factory=dict)
-    began: float = field(default_factory=time.monotonic)
+    outcome: Outcome = field(default_factory=lambda: Outcome.of([]))
+    started: float = field(default_factory=time.monotonic)
 
 
 class SweepProgress(tune.Callback):
-    """Told by Tune of every trial's start, results and end; a context that shows them.
+    """Receives every trial's start, results and end from Tune, and shows them inside a context.
 
     Args:
-        config: of the sweep.
-        console: to print on.
-        queue: told of every trial that is over.
-        done: trials of an earlier start, best first.
+        config: The sweep's configuration.
+        console: The console to print on.
+        queue: The queue, whose job of every trial that ends is stopped.
+        done: Trials of earlier starts, best first.
     """
 
     def __init__(
@@ -61,13 +64,16 @@ class SweepProgress(tune.Callback):
         if done and done[0].best:
             self.best = done[0].objectives[0], done[0].trial
         self.ended = self.stopped = self.failed = 0
-        self.lost = False
-        self.running: dict[str, Running] = {}
+        self.queue_lost = False
+        self.running: dict[str, RunningTrial] = {}
         self.warned: set[str] = set()
-        self.pulse = Pulse()
-        self.began = time.monotonic()
+        self.pulse = Throttle()
+        self.started = time.monotonic()
         self.objective, self.mode = next(iter(objectives(config.tune).items()))
-        self.called = "CIDEr" if self.objective in ("score", "cider") else self.objective
+        dimension = config.tune.space.get("model.system")
+        systems = dimension.extremes() if dimension else (config.model.system,)
+        writes_reports = any(system_class(name).writes_reports for name in systems)
+        self.label = objective_metric(self.objective, writes_reports).label
         self.live = Live(
             console=console, get_renderable=self._table, refresh_per_second=2, transient=True
         )
@@ -84,83 +90,86 @@ class SweepProgress(tune.Callback):
         trace: TracebackType | None,
     ) -> None:
         self.live.stop()
-        self._pass_warnings_on()
+        self._print_warnings()
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its callbacks with its own state; a terminal can't be, and need not be.
+        # Tune pickles its callbacks with its own state, but a terminal cannot be pickled.
         return {}
 
     def on_step_end(self, **_: Any) -> None:
         # Tune calls it several times a second, whatever the trials do.
         if not self.console.is_terminal and self.pulse.due():
-            self.console.print(self._state(), highlight=False, markup=False, soft_wrap=True)
+            self._print(self._summary())
 
     def on_trial_start(self, *, trial: Trial, **_: Any) -> None:
-        values = {k: v for k, v in trial.config.items() if k not in (NUMBER, DECIDED)}
-        self.running[_name(trial)] = Running(values)
+        proposal = Proposal.from_config(trial.config)
+        self.running[proposal.name] = RunningTrial(proposal.values)
 
     def on_trial_result(self, *, trial: Trial, result: dict[str, Any], **_: Any) -> None:
-        self._pass_warnings_on()
-        if LOST in result:
-            self.lost = True
-        elif FAILURE not in result:
-            self.running[_name(trial)].row = result
-            value, sign = result[at_best(self.objective)], 1 if self.mode == "max" else -1
+        self._print_warnings()
+        outcome = Outcome.from_result(result)
+        if outcome.queue_lost:
+            self.queue_lost = True
+        elif not outcome.failure:
+            name = Proposal.from_config(trial.config).name
+            self.running[name].outcome = outcome
+            value, sign = outcome.best[self.objective], 1 if self.mode == "max" else -1
             if self.best is None or sign * value > sign * self.best[0]:
-                self.best = value, _name(trial)
+                self.best = value, name
 
     def on_trial_complete(self, *, trial: Trial, **_: Any) -> None:
-        result = trial.last_result
-        if LOST in result:
-            self._over(trial)
-        elif FAILURE in result:
+        outcome = Outcome.from_result(trial.last_result)
+        if outcome.queue_lost:
+            self._remove(trial)
+        elif outcome.failure:
             self.failed += 1
-            self._ended(trial, f"failed: {result[FAILURE]}")
+            self._end(trial, f"failed: {outcome.failure}")
         else:
-            early = result["epoch"] < self.config.training.epochs
+            early = outcome.epoch < self.config.training.epochs
             self.stopped += early
-            value = result[at_best(self.objective)]
+            value = outcome.best[self.objective]
             note = ", stopped early" if early else ""
-            self._ended(trial, f"{self.called} {value:.3f}, epoch {result['epoch']:.0f}{note}")
+            self._end(trial, f"{self.label} {value:.3f}, epoch {outcome.epoch}{note}")
 
     def on_trial_error(self, *, trial: Trial, **_: Any) -> None:
-        # Its training's own failures come as results; this is its client's, in Tune itself.
-        self._ended(trial, "interrupted; the same command takes it up again")
+        # Failures of training come as results; this is one of the trial's client, in Tune itself.
+        self._end(trial, "interrupted; run the same command again to resume it")
 
-    def _pass_warnings_on(self) -> None:
+    def _print_warnings(self) -> None:
         try:
             warned = ray.get(self.queue.warnings.remote(), timeout=PATIENCE_S)
-        # Of a queue that died the trials tell.
+        # If the queue has died, the trials report it.
         except (RayActorError, GetTimeoutError):
             return
-        for folder, words in warned:
-            # What is wrong with the data or the machine, every trial warns of.
-            if words in self.warned:
+        for folder, text in warned:
+            # Every trial warns of what is wrong with the data or the machine.
+            if text in self.warned:
                 continue
-            self.warned.add(words)
-            self._say(f"warning: {place(folder).name}: {words}")
+            self.warned.add(text)
+            self._print(f"warning: {as_path(folder).name}: {text}")
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def _ended(self, trial: Trial, outcome: str) -> None:
-        self._over(trial)
+    def _end(self, trial: Trial, text: str) -> None:
+        self._remove(trial)
         self.ended += 1
         best = f"; best {self.best[0]:.3f} ({self.best[1]})" if self.best else ""
-        seconds = time.monotonic() - self.began
-        self._say(f"{seconds:4.0f} s  {_name(trial)}: {outcome}{best}")
+        seconds = time.monotonic() - self.started
+        self._print(f"{seconds:4.0f} s  {Proposal.from_config(trial.config).name}: {text}{best}")
 
-    def _over(self, trial: Trial) -> None:
-        # Where it was stopped early, its workers wait for leave to train another epoch.
-        self.queue.stop.remote(trial.config[NUMBER])
-        self.running.pop(_name(trial), None)
+    def _remove(self, trial: Trial) -> None:
+        proposal = Proposal.from_config(trial.config)
+        # If it was stopped early, its workers wait for permission to train another epoch.
+        self.queue.stop.remote(proposal.number)
+        self.running.pop(proposal.name, None)
 
-    def _state(self) -> str:
-        """How far the sweep is, on a line."""
+    def _summary(self) -> str:
+        """The sweep's progress on one line."""
         done, trials = self.earlier + self.ended, self.config.tune.trials
         left = trials - done - len(self.running)
-        seconds = time.monotonic() - self.began
-        best = f"; best {self.called} {self.best[0]:.3f} ({self.best[1]})" if self.best else ""
+        seconds = time.monotonic() - self.started
+        best = f"; best {self.label} {self.best[0]:.3f} ({self.best[1]})" if self.best else ""
         wait = ""
         if self.ended:
             wait = f", about {seconds / self.ended * (trials - done) / 60:.0f} min left"
@@ -170,23 +179,19 @@ class SweepProgress(tune.Callback):
         )
 
     def _table(self) -> Group:
-        """Sweep and trials as they are at this moment."""
+        """The sweep and its running trials at this moment."""
         table = Table(box=None, padding=(0, 2, 0, 0))
-        for head in ("trial", "epoch", *LOSSES.values(), self.called, "s"):
+        for head in ("trial", "epoch", *LOSSES.values(), self.label, "s"):
             table.add_column(head, justify="left" if head == "trial" else "right", no_wrap=True)
         table.add_column("searched values")
         for name, one in list(self.running.items()):
-            row = one.row
+            last = one.outcome.last
             table.add_row(
                 name,
-                f"{row.get('epoch', 0):.0f}/{self.config.training.epochs}",
-                *(f"{row[key]:.2f}" if row else "-" for key in LOSSES),
-                f"{row[at_best(self.objective)]:.3f}" if row else "-",
-                f"{time.monotonic() - one.began:.0f}",
-                shown(one.values),
+                f"{one.outcome.epoch}/{self.config.training.epochs}",
+                *(f"{last[key]:.2f}" if last else "-" for key in LOSSES),
+                f"{one.outcome.best[self.objective]:.3f}" if last else "-",
+                f"{time.monotonic() - one.started:.0f}",
+                format_values(one.values),
             )
-        return Group(self._state(), table)
-
-
-def _name(trial: Trial) -> str:
-    return trial_name(trial.config[NUMBER])
+        return Group(self._summary(), table)

@@ -1,7 +1,6 @@
 """Tune's search algorithm over a sweep's Optuna study: interrupted trials first, then new ones.
 
-Tune's own OptunaSearch only asks for new trials, and tells those that are stopped early as
-complete.
+Tune's own OptunaSearch cannot resume trials, and records those stopped early as complete.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,25 +14,32 @@ from ray.tune.search import Searcher
 
 from raymed.sections import TuneConfig
 from raymed.training.observer import Row
-from raymed.tuning.space import as_parameters, propose, proposed, same, untried
-from raymed.tuning.study import REASON, REPEATED, asked, begun, build_sampler, objectives
-from raymed.tuning.trial import DECIDED, FAILURE, LOST, NUMBER, at_best, trial_name
+from raymed.tuning.space import canonical, draw_untried, propose, to_params, to_values
+from raymed.tuning.study import (
+    REASON,
+    REPEATED,
+    build_sampler,
+    objectives,
+    proposed_trials,
+    reopen_trial,
+    started_trials,
+)
+from raymed.tuning.trial import OBJECTIVE, Outcome, Proposal, trial_name
 
-History = Callable[[int], Sequence[Row]]
-"""The epochs of a trial, by its number, that lie on the disk."""
-PATIENCE = 5
-"""Proposals in a row that were tried before, after which the sampler is not asked again."""
+MAX_REPEATS = 5
+"""Proposals in a row with values tried before, after which the sampler is not asked again."""
 
 
 class StudySearch(Searcher):
-    """Proposes what the study has, tells it what came of it.
+    """Proposes trials from the study, and records their outcomes in it.
 
     Args:
-        study: of the sweep.
-        config: of the search.
-        epochs: that a trial trains if it is not stopped.
-        history: of the trials that go on from an earlier start.
-        remind: told of the epochs of these that were decided on: Tune's id of the trial, epochs.
+        study: The sweep's study.
+        config: The search's configuration.
+        epochs: Number of epochs of a trial that is not stopped early.
+        history: Returns the metrics on disk of the trial with the given number.
+        replay: Called for each resumed trial with Tune's id of it and the metrics of its epochs
+            that were decided on in an earlier start.
     """
 
     def __init__(
@@ -41,83 +47,89 @@ class StudySearch(Searcher):
         study: optuna.Study,
         config: TuneConfig,
         epochs: int,
-        history: History,
-        remind: Callable[[str, Sequence[Row]], None],
+        history: Callable[[int], Sequence[Row]],
+        replay: Callable[[str, Sequence[Row]], None],
     ) -> None:
-        self.names = list(objectives(config))
-        super().__init__(at_best(self.names[0]), objectives(config)[self.names[0]])
+        self.objectives = objectives(config)
+        super().__init__(OBJECTIVE, next(iter(self.objectives.values())))
         self.study = study
         self.config = config
         self.epochs = epochs
         self.history = history
-        self.remind = remind
-        trials = asked(study)
-        self.number = len(trials)
-        self.interrupted = [t for t in trials if t.state == TrialState.RUNNING]
+        self.replay = replay
+        trials = proposed_trials(study)
+        self.next_number = len(trials)
+        self.interrupted = [t.number for t in trials if t.state == TrialState.RUNNING]
         self.tried = {
-            same(proposed(trial.params, config.space)): trial.number
-            for trial in begun(study)
+            canonical(to_values(trial.params, config.space)): trial.number
+            for trial in started_trials(study)
             if trial.state.is_finished()
         }
-        self.asked: dict[str, optuna.Trial] = {}
+        self.running: dict[str, optuna.Trial] = {}
+        """Optuna's trials by Tune's ids."""
         self.reported: dict[str, set[int]] = {}
+        """Epochs whose score the study has, by Tune's ids."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        decided = 0
+        decided: list[Row] = []
         reported: set[int] = set()
-        trial = self._interrupted()
+        trial = self._next_interrupted()
         if trial is not None:
             reported = set(self.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
-            rows = self.history(trial.number)
-            # Whether its last epoch was to be followed by another was perhaps not decided yet.
-            decided = max(len(rows) - 1, 0)
-            self.remind(trial_id, rows[:decided])
+            # It may not have been decided yet whether another epoch was to follow the last one.
+            decided = list(self.history(trial.number))[:-1]
+            self.replay(trial_id, decided)
         else:
-            trial = self._new()
+            trial = self._next_new()
         if trial is None:
             return str(Searcher.FINISHED)
-        self.asked[trial_id] = trial
+        self.running[trial_id] = trial
         self.reported[trial_id] = reported
-        return {**propose(trial, self.config.space), NUMBER: trial.number, DECIDED: decided}
+        # Tune lets a trial continue before the search has heard of its last epoch, so the study of
+        # a sweep that was killed then lacks it.
+        for epoch in range(1, len(decided) + 1):
+            self._report_epoch(trial_id, Outcome.of(decided[:epoch]))
+        values = propose(trial, self.config.space)
+        return Proposal(trial.number, values, len(decided)).to_config()
 
-    def _interrupted(self) -> optuna.Trial | None:
-        """The next trial that an earlier start has left, if there is any."""
+    def _next_interrupted(self) -> optuna.Trial | None:
+        """The next trial that an earlier start left unfinished, if there is one."""
         while self.interrupted:
-            frozen = self.interrupted.pop(0)
-            self.study.sampler = build_sampler(self.config, frozen.number)
-            trial = optuna.Trial(self.study, frozen._trial_id)
-            if not self._is_repeated(trial):
+            number = self.interrupted.pop(0)
+            self.study.sampler = build_sampler(self.config, number)
+            trial = reopen_trial(self.study, number)
+            if not self._reject_if_repeated(trial):
                 return trial
         return None
 
-    def _new(self) -> optuna.Trial | None:
-        """The next proposal that no trial has had; None if there is none left.
+    def _next_new(self) -> optuna.Trial | None:
+        """The next proposal with values not tried before; None if there is none left.
 
-        Where the sampler proposes again and again what was tried, a point is drawn for it.
+        If the sampler keeps proposing what was tried, a random point is drawn instead.
         """
         for repeats in count():
-            if repeats >= PATIENCE and not self.study.get_trials(
+            if repeats >= MAX_REPEATS and not self.study.get_trials(
                 deepcopy=False, states=(TrialState.WAITING,)
             ):
                 space = self.config.space
-                point = untried(space, self.tried, (self.config.seed, self.number))
+                point = draw_untried(space, self.tried, (self.config.seed, self.next_number))
                 if point is None:
                     return None
-                self.study.enqueue_trial(as_parameters(point, space))
-            self.study.sampler = build_sampler(self.config, self.number)
-            self.number += 1
+                self.study.enqueue_trial(to_params(point, space))
+            self.study.sampler = build_sampler(self.config, self.next_number)
+            self.next_number += 1
             trial = self.study.ask()
-            if not self._is_repeated(trial):
+            if not self._reject_if_repeated(trial):
                 return trial
         raise AssertionError
 
-    def _is_repeated(self, trial: optuna.Trial) -> bool:
-        """Whether another trial has the same values; then it is told so, and is over.
+    def _reject_if_repeated(self, trial: optuna.Trial) -> bool:
+        """Whether another trial has the same values; if so, this one ends here.
 
-        To the study it is a failed one: the sampler is to learn nothing from it, neither what it
-        knows already, nor that a point is as good as two.
+        It ends as failed, so that the sampler learns nothing from it: neither what it knows
+        already, nor that one point is worth two.
         """
-        values = same(propose(trial, self.config.space))
+        values = canonical(propose(trial, self.config.space))
         first = self.tried.setdefault(values, trial.number)
         if first == trial.number:
             return False
@@ -126,36 +138,40 @@ class StudySearch(Searcher):
         return True
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        # Optuna takes no values of single epochs where there are several objectives.
-        if len(self.names) == 1 and not {FAILURE, LOST} & result.keys():
-            epoch = int(result["epoch"])
-            if epoch not in self.reported[trial_id]:
-                self.reported[trial_id].add(epoch)
-                self.asked[trial_id].report(result[at_best(self.names[0])], epoch)
+        outcome = Outcome.from_result(result)
+        if outcome.is_score:
+            self._report_epoch(trial_id, outcome)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        trial = self.asked[trial_id]
-        self._tell(trial_id, trial, result, error)
-        del self.asked[trial_id], self.reported[trial_id]
+        # A trial without a proper end stays running in the study, so the next start resumes it.
+        if result and not error:
+            outcome = Outcome.from_result(result)
+            if not outcome.queue_lost:
+                self._record_end(trial_id, outcome)
+        del self.running[trial_id], self.reported[trial_id]
 
-    def _tell(
-        self, trial_id: str, trial: optuna.Trial, result: dict[str, Any] | None, error: bool
-    ) -> None:
-        if error or not result or LOST in result:
-            # It stays running in the study, so that the next start takes it up.
-            return
-        if FAILURE in result:
-            trial.set_user_attr(REASON, result[FAILURE])
+    def _report_epoch(self, trial_id: str, outcome: Outcome) -> None:
+        # Optuna accepts no intermediate values if there are several objectives.
+        if len(self.objectives) == 1 and outcome.epoch not in self.reported[trial_id]:
+            (metric,) = self.objectives
+            self.reported[trial_id].add(outcome.epoch)
+            self.running[trial_id].report(outcome.best[metric], outcome.epoch)
+
+    def _record_end(self, trial_id: str, outcome: Outcome) -> None:
+        trial = self.running[trial_id]
+        if outcome.failure:
+            trial.set_user_attr(REASON, outcome.failure)
             self.study.tell(trial, state=TrialState.FAIL)
             return
-        self.on_trial_result(trial_id, result)
-        if len(self.names) == 1 and result["epoch"] < self.epochs:
+        self._report_epoch(trial_id, outcome)
+        # Optuna has no pruned trials of several objectives: the study gets what was reached.
+        if len(self.objectives) == 1 and outcome.epoch < self.epochs:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
-            self.study.tell(trial, [result[at_best(name)] for name in self.names])
+            self.study.tell(trial, [outcome.best[metric] for metric in self.objectives])
 
     def save(self, checkpoint_path: str) -> None:
-        # All it knows is in the study; Tune wants a file.
+        # All of the state is in the study, but Tune expects a file.
         Path(checkpoint_path).touch()

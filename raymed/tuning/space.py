@@ -1,4 +1,9 @@
-"""The search space: what the configuration says, asked of an Optuna trial."""
+"""The search space, and the one place that maps its values to Optuna's parameters and back.
+
+Optuna knows a key with ``or`` as two parameters: a yes-or-no question, named for example
+``loss.attention = 0``, and, where it was answered with no, the value. All other code handles
+`Values` only.
+"""
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -14,78 +19,78 @@ Space = Mapping[str, Dimension]
 Values = dict[str, Any]
 """Dotted keys of the configuration and the values to try."""
 DRAWS = 100
-"""Points that are drawn at random before all are gone through."""
+"""Number of points drawn at random before all points are enumerated."""
 
 
 def propose(trial: optuna.Trial, space: Space) -> Values:
-    """Ask Optuna for a value of each key that is searched under the values before it.
+    """Ask Optuna for a value of each key whose condition holds for the values before it.
 
-    Asked again of a trial that has been asked, it gives the same values.
+    Asking the same trial again gives the same values.
     """
     values: Values = {}
     for key, dimension in space.items():
-        if all(values.get(other) in wanted for other, wanted in dimension.when.items()):
+        if _is_searched(dimension, values):
             values[key] = _suggest(trial, key, dimension)
     return values
 
 
-def proposed(params: Mapping[str, Any], space: Space) -> Values:
-    """The values behind a trial's parameters, as `propose` gave them."""
+def to_values(params: Mapping[str, Any], space: Space) -> Values:
+    """The values behind a trial's parameters, as `propose` returned them."""
     values = {}
     for key, dimension in space.items():
-        if dimension.or_value is not None and params.get(question(key, dimension)):
+        if dimension.or_value is not None and params.get(_question(key, dimension)):
             values[key] = dimension.or_value
         elif key in params:
             values[key] = params[key]
     return values
 
 
-def as_parameters(point: Mapping[str, Any], space: Space) -> dict[str, Any]:
-    """The parameters that a point of ``tune.points_to_evaluate`` fixes."""
+def to_params(values: Mapping[str, Any], space: Space) -> dict[str, Any]:
+    """The parameters that fix the given values of a trial."""
     params: dict[str, Any] = {}
-    for key, value in point.items():
+    for key, value in values.items():
         dimension = space[key]
         if dimension.or_value is not None:
-            params[question(key, dimension)] = value == dimension.or_value
+            params[_question(key, dimension)] = value == dimension.or_value
         if dimension.or_value is None or value != dimension.or_value:
             params[key] = value
     return params
 
 
-def question(key: str, dimension: Dimension) -> str:
-    """The parameter by which Optuna is asked whether a key takes its value of ``or``."""
-    return f"{key} = {dimension.or_value:g}"
-
-
-def same(values: Mapping[str, Any]) -> str:
-    """A text that is equal for proposals of equal values."""
-    # Of a key that takes whole numbers, its value of `or` is a float.
+def canonical(values: Mapping[str, Any]) -> str:
+    """A text that is the same for equal values."""
+    # A key's value of `or` is a float, even if the key takes whole numbers.
     plain = {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in values.items()}
     return json.dumps(plain, sort_keys=True)
 
 
-def size(space: Space, most: int) -> int:
-    """How many different points there are, or ``most`` where there are more."""
-    return sum(1 for _ in islice(_points(space), most)) if _is_finite(space) else most
+def count_points(space: Space, limit: int) -> int:
+    """Number of different points in the space, but at most ``limit``."""
+    return sum(1 for _ in islice(_points(space), limit)) if _is_finite(space) else limit
 
 
-def untried(space: Space, tried: Collection[str], seed: Sequence[int]) -> Values | None:
-    """A point drawn at random of those that were not tried; None if there is none left.
+def draw_untried(space: Space, tried: Collection[str], seed: Sequence[int]) -> Values | None:
+    """Draw a random point that has not been tried; None if there is none left.
 
     Args:
-        space: that is searched.
-        tried: points, as `same` has them.
-        seed: decides which.
+        space: The search space.
+        tried: Points tried so far, each as `canonical` text.
+        seed: Seed of the draw.
     """
     sampler = optuna.samplers.RandomSampler(int(np.random.SeedSequence(seed).generate_state(1)[0]))
     draws = optuna.create_study(sampler=sampler)
     for _ in range(DRAWS):
         point = propose(draws.ask(), space)
-        if same(point) not in tried:
+        if canonical(point) not in tried:
             return point
     if not _is_finite(space):
         return None
-    return next((point for point in _points(space) if same(point) not in tried), None)
+    return next((point for point in _points(space) if canonical(point) not in tried), None)
+
+
+def _is_searched(dimension: Dimension, values: Values) -> bool:
+    """Whether a key's condition holds for the values of the keys before it."""
+    return all(values.get(other) in allowed for other, allowed in dimension.when.items())
 
 
 def _is_finite(space: Space) -> bool:
@@ -93,30 +98,38 @@ def _is_finite(space: Space) -> bool:
 
 
 def _points(space: Space) -> Iterator[Values]:
-    """All points of a finite space, one after the other: there may be very many."""
+    """All points of a finite space, lazily: there may be very many."""
 
-    def below(keys: Sequence[str], above: Values) -> Iterator[Values]:
+    def extend(values: Values, keys: Sequence[str]) -> Iterator[Values]:
         if not keys:
-            yield above
+            yield values
             return
         key, *rest = keys
         dimension = space[key]
-        if any(above.get(other) not in wanted for other, wanted in dimension.when.items()):
-            yield from below(rest, above)
+        if not _is_searched(dimension, values):
+            yield from extend(values, rest)
             return
         low, high = dimension.integer or (0, -1)
         seen = set()
         for value in chain(dimension.extremes(), range(low + 1, high)):
-            if (text := same({key: value})) not in seen:
+            if (text := canonical({key: value})) not in seen:
                 seen.add(text)
-                yield from below(rest, {**above, key: value})
+                yield from extend({**values, key: value}, rest)
 
-    return below([*space], {})
+    return extend({}, [*space])
+
+
+def _question(key: str, dimension: Dimension) -> str:
+    """Name of the parameter that decides whether a key takes its value of ``or``.
+
+    Studies on disk contain it.
+    """
+    return f"{key} = {dimension.or_value:g}"
 
 
 def _suggest(trial: optuna.Trial, key: str, dimension: Dimension) -> Any:
     if dimension.or_value is not None and trial.suggest_categorical(
-        question(key, dimension), [False, True]
+        _question(key, dimension), [False, True]
     ):
         return dimension.or_value
     if dimension.choice:

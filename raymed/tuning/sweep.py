@@ -1,273 +1,118 @@
-"""The sweep: Optuna proposes, Ray Train worker groups train, bad trials are stopped early.
+"""The sweep: Optuna proposes trials, Ray Train worker groups train them; bad ones stop early.
 
-What is to be known of a sweep lies in its folder: the study, and each trial's checkpoints. So the
-same command takes it up again, whatever was killed.
+All that is known of a sweep lies in its folder: the study, and each trial's checkpoints. So the
+same command resumes it, whatever was killed.
 """
 
-import logging
-import os
-import shutil
-import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import optuna
-from ray import tune
-from ray.actor import ActorHandle
-from ray.util import get_node_ip_address
 from rich.console import Console
 
-from raymed import config as configuration
+from raymed.absolute_paths import with_absolute_paths
 from raymed.config import SEARCH_DEFAULTS, Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
-from raymed.evaluation import Baseline, baseline_scores
-from raymed.keys import Decides
+from raymed.evaluation import baseline_scores
 from raymed.launch.cluster import connected
 from raymed.launch.groups import worker_groups
-from raymed.launch.lock import alone
-from raymed.launch.run import RESULT, changed_keys, located, need_groups, run_folder, taken
+from raymed.launch.parallel_runs import require_worker_groups
 from raymed.launch.trainer import check_room
-from raymed.sections import TAGS_ONLY
-from raymed.storage import Place, output, reason
-from raymed.training.log import METRICS_FILE, read_metrics
-from raymed.training.observer import Row
+from raymed.metrics.scoring import Scores
+from raymed.metrics.table import METRICS, ranking_of
+from raymed.model.systems import system_class
+from raymed.reports.sweep_results import TrialResult
+from raymed.run_folder import SweepFolder
+from raymed.storage import AnyPath, user_output
 from raymed.training.setup import check
 from raymed.tuning.leaderboard import (
     LEADERBOARD_FILE,
-    TrialResult,
     leaderboard_table,
     ranked_trials,
     write_leaderboard,
 )
 from raymed.tuning.progress import SweepProgress
-from raymed.tuning.search import StudySearch
-from raymed.tuning.space import size
-from raymed.tuning.stopping import build_scheduler, remind
 from raymed.tuning.study import (
-    CONTENT,
-    FOLDER,
     REPEATED,
-    SWEEP_FILE,
-    asked,
-    begun,
-    is_folder,
-    make_study,
+    claim_study,
     objectives,
-    refuse_anothers,
+    proposed_trials,
+    refuse_foreign_study,
+    started_trials,
+    trials_left,
+    trials_wanted,
 )
-from raymed.tuning.trial import NUMBER, TRIALS, run_trial, trial_name
+from raymed.tuning.tuner import run_tuner, silence_tune
 
 BEST_FILE = "best.yaml"
-RESTARTS = 3
-"""How often a sweep goes on by itself, at most, when its queue dies."""
-ROOM_TO_WRITE = 2**20
-"""Bytes; with less, a disk is full."""
-NOISY = (
-    "ray.tune.tune",
-    "ray.tune.execution.experiment_state",
-    "ray.tune.analysis.experiment_analysis",
-    "ray.train._internal.syncer",
-)
+MAX_QUEUE_STARTS = 3
+"""How often the queue of trials is started before a sweep gives up."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A finished sweep: its folder, its trials from best to worst, the baselines' scores."""
+    """A finished sweep.
 
-    folder: Place
+    Attributes:
+        folder: The sweep's folder.
+        results: The trials, best first.
+        baselines: Scores of the baselines by name.
+    """
+
+    folder: AnyPath
     results: list[TrialResult]
-    baselines: dict[str, Baseline]
+    baselines: dict[str, Scores]
 
     @property
-    def leaderboard(self) -> Place:
+    def leaderboard(self) -> AnyPath:
+        """The leaderboard's file."""
         return self.folder / LEADERBOARD_FILE
 
     @property
-    def best_config(self) -> Place:
-        """The best trial's configuration, as `raymed train` takes it."""
+    def best_config(self) -> AnyPath:
+        """The best trial's configuration, as a file for `raymed train`."""
         return self.folder / BEST_FILE
 
     @property
-    def best(self) -> Place:
+    def best(self) -> AnyPath:
         """The folder of the best trial's run."""
-        return self.folder / TRIALS / self.results[0].trial
+        return SweepFolder(self.folder).trial(self.results[0].trial).path
 
 
 def run_sweep(config: Config, console: Console) -> Sweep:
-    """Run a sweep, or take it up; write leaderboard.parquet and best.yaml to its folder.
+    """Run or resume a sweep, and write leaderboard.parquet and best.yaml to its folder.
 
     Raises:
-        UsageError: the space is empty, the folder is another sweep's or in use, a trial would not
+        UsageError: The space is empty, the folder is another sweep's or in use, a trial would not
             fit the cluster or the dataset, or no trial has reported a score.
     """
-    config = located(config)
+    config = with_absolute_paths(config)
     dataset = check_sweep(config)
-    folder = run_folder(config)
+    sweep = SweepFolder.of(config)
+    folder = sweep.path
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    _refuse_another(folder, config)
-    refuse_anothers(config, folder)
-    with alone(folder):
-        study = _claim(folder, config, dataset, console)
-        _say_what_is_done(study, config, console)
+    sweep.refuse_changed(config)
+    refuse_foreign_study(config, folder)
+    with sweep.open(config):
+        study = claim_study(config, folder, dataset, partial(_print, console))
+        _print_state(study, config, console)
         baselines = baseline_scores(dataset, "val", config.data.validation_images)
-        if _left(study, config):
-            _quiet()
+        if trials_left(study, config.tune):
+            silence_tune()
             with connected(config.launch.address):
                 _run_trials(study, config, folder, console)
-        results = ranked_trials(study, config, folder)
-        if not results or results[0].score is None:
-            reason = f"; the first {results[0].reason}" if results else ""
-            raise UsageError(f"{folder}: no trial has reported a score{reason}")
-        write_leaderboard(folder / LEADERBOARD_FILE, results, config)
-        best = config.override({**results[0].values, "run.name": f"{config.run.name}-best"})
-        with output(folder / BEST_FILE) as partial_file:
-            partial_file.write_text(best.override(SEARCH_DEFAULTS).to_yaml(), encoding="utf-8")
-    repeats = sum(REPEATED in trial.user_attrs for trial in asked(study))
-    if repeats:
-        _say(
-            console,
-            f"{repeats} proposals had the values of an earlier trial and were not trained again",
-        )
-    left = _left(study, config)
-    if left:
-        _say(
-            console,
-            f"interrupted: {left} of {_wanted(config)} trials left; the same command goes on",
-        )
+        results = _write_results(study, config, folder)
+    _print_remainder(study, config, console)
     console.print(leaderboard_table(results, baselines))
     return Sweep(folder, results, baselines)
 
 
-def check_sweep(config: Config) -> PreparedDataset:
-    """See that there is something to search, and that every proposal will fit the dataset.
-
-    Raises:
-        UsageError: naming the key.
-    """
-    if not config.tune.space:
-        raise UsageError(
-            "tune.space: is empty; name a key to search, such as "
-            "`tune.space.loss.tag={log_uniform: [0.1, 10]}`"
-        )
-    need_groups(config, "sweep")
-    _check_objectives(config)
-    dataset = check(config)
-    dimension = config.tune.space.get("model.top_tags")
-    if dimension is not None:
-        check(config.override({"model.top_tags": max(dimension.extremes())}))
-    return dataset
-
-
-def _check_objectives(config: Config) -> None:
-    """See that every trial has each objective, and that they mean the same in all of them."""
-    dimension = config.tune.space.get("model.system")
-    searched = [*dimension.extremes()] if dimension else []
-    if dimension is None or dimension.when:
-        searched.append(config.model.system)
-    tags_only = [system for system in searched if system in TAGS_ONLY]
-    key = f"{'tune.space: ' if dimension else ''}model.system"
-    wanted = objectives(config.tune)
-    if "cider" in wanted and tags_only:
-        raise UsageError(
-            f"tune.objectives: cider: {tags_only[0]} ({key}) writes no report and has no CIDEr; "
-            "give other systems, or tune.objectives={recall_5: max}"
-        )
-    if "score" in wanted and 0 < len(tags_only) < len(searched):
-        other = next(system for system in searched if system not in TAGS_ONLY)
-        raise UsageError(
-            f"{key}: the score of {tags_only[0]} is the tag recall@5 and that of {other} the "
-            "CIDEr, which cannot be compared; search systems of one kind, or set "
-            "tune.objectives={recall_5: max}"
-        )
-
-
-def _refuse_another(folder: Place, config: Config) -> None:
-    """See that the folder is free, or holds this very sweep."""
-    file = folder / SWEEP_FILE
-    if file.is_file():
-        changed = changed_keys(configuration.load(file), config, (*RESULT, Decides.SEARCH))
-        if changed:
-            raise UsageError(
-                f"{folder}: holds a sweep of another configuration ({'; '.join(changed)}). Choose "
-                "another run.name, or delete that folder"
-            )
-    elif taken(folder):
-        raise UsageError(f"{folder}: exists and is no sweep; choose another run.name, or delete it")
-
-
-def _claim(
-    folder: Place, config: Config, dataset: PreparedDataset, console: Console
-) -> optuna.Study:
-    try:
-        (folder / TRIALS).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot be written ({reason(error)})") from error
-    with output(folder / SWEEP_FILE) as partial_file:
-        partial_file.write_text(config.to_yaml(), encoding="utf-8")
-    study = make_study(config, folder)
-    known = study.user_attrs.get(CONTENT)
-    if known is None:
-        if begun(study):
-            raise UsageError(
-                f"tune.storage: holds a study {config.run.name} of another origin; choose another "
-                "run.name"
-            )
-        study.set_user_attr(CONTENT, dataset.info.content_hash)
-    elif known != dataset.info.content_hash:
-        raise UsageError(
-            f"{dataset.path}: its content is not what the trials of {folder} were trained on; "
-            "give data.path of that dataset, or choose another run.name"
-        )
-    before = study.user_attrs.get(FOLDER, str(folder))
-    if not is_folder(folder, before):
-        _say(console, f"the sweep was in {before}, and goes on in {folder}")
-    study.set_user_attr(FOLDER, str(folder.absolute()))
-    return study
-
-
-def _say_what_is_done(study: optuna.Study, config: Config, console: Console) -> None:
-    trials, wanted = begun(study), _wanted(config)
-    if wanted < config.tune.trials:
-        _say(
-            console,
-            f"tune.space has {wanted} different points, so there are {wanted} trials, "
-            f"not {config.tune.trials}",
-        )
-    if trials:
-        running = sum(not trial.state.is_finished() for trial in trials)
-        done = len(trials) - running
-        taken_up = min(running, _left(study, config))
-        _say(
-            console,
-            (f"{done} of {wanted}" if done <= wanted else f"{done}")
-            + " trials are done already"
-            + (f", {taken_up} go on from their last checkpoint" if taken_up else "")
-            + (f"; tune.trials is {wanted}, so there is none to add" if done > wanted else ""),
-        )
-
-
-def _wanted(config: Config) -> int:
-    """How many trials there can be: no two have the same values."""
-    return size(config.tune.space, config.tune.trials)
-
-
-def _left(study: optuna.Study, config: Config) -> int:
-    """Trials that are not at their end, those not yet proposed included."""
-    done = sum(trial.state.is_finished() for trial in begun(study))
-    return max(_wanted(config) - done, 0)
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _run_trials(study: optuna.Study, config: Config, folder: Place, console: Console) -> None:
+def _run_trials(study: optuna.Study, config: Config, folder: AnyPath, console: Console) -> None:
+    """Run the trials that are left; if their queue dies, start another one and resume them."""
     room = check_room(config, config.tune.groups or 1)
-    for _ in range(RESTARTS):
-        left = _left(study, config)
+    for _ in range(MAX_QUEUE_STARTS):
+        left = trials_left(study, config.tune)
         groups = min(room, config.tune.groups or room, left)
         console.print(
             f"{left} trials over {', '.join(config.tune.space)}; worker groups: {groups}, of "
@@ -278,101 +123,118 @@ def _run_trials(study: optuna.Study, config: Config, folder: Place, console: Con
         with (
             worker_groups(config, groups, jobs=left) as queue,
             SweepProgress(config, console, queue, done) as progress,
-            tempfile.TemporaryDirectory(prefix="raymed-", ignore_cleanup_errors=True) as state,
         ):
-            _fit(_tuner(study, config, folder, state, groups, queue, progress, done), state)
-        if not progress.lost:
+            run_tuner(study, config, folder, groups, queue, progress)
+        if not progress.queue_lost:
             return
-        console.print("the queue of trials died; going on from their last checkpoints")
+        console.print("the queue of trials died; resuming them from their last checkpoints")
     raise UsageError(
-        f"{folder}: the queue of trials died {RESTARTS} times, perhaps for want of memory; the "
-        "same command goes on from their last checkpoints"
+        f"{folder}: the queue of trials died {MAX_QUEUE_STARTS} times, perhaps for lack of memory; "
+        "run the same command again to resume the trials from their last checkpoints"
     )
 
 
-def _fit(tuner: tune.Tuner, state: str) -> None:
-    try:
-        tuner.fit()
-    except Exception as error:
-        # Tune meets a full disk in many places, and each fails in a way of its own.
-        if shutil.disk_usage(state).free < ROOM_TO_WRITE:
-            raise UsageError(
-                f"{state}: no space left on the disk; make room, and give the same command "
-                "again: the trials go on from their last checkpoints"
-            ) from error
-        raise
+def _write_results(study: optuna.Study, config: Config, folder: AnyPath) -> list[TrialResult]:
+    """Write the leaderboard and the best trial's configuration; returns the trials, best first.
+
+    Raises:
+        UsageError: No trial has reported a score.
+    """
+    results = ranked_trials(study, config, folder)
+    if not results or results[0].score is None:
+        reason = f"; the first {results[0].reason}" if results else ""
+        raise UsageError(f"{folder}: no trial has reported a score{reason}")
+    write_leaderboard(folder / LEADERBOARD_FILE, results, config)
+    best = config.override({**results[0].values, "run.name": f"{config.run.name}-best"})
+    with user_output(folder / BEST_FILE) as partial_file:
+        partial_file.write_text(best.override(SEARCH_DEFAULTS).to_yaml(), encoding="utf-8")
+    return results
 
 
-def _quiet() -> None:
-    """What Tune says of itself would stand between our own lines."""
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-    # Tune's own record of the sweep, which it may complain about, is not what we read.
-    os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    for name in NOISY:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+def check_sweep(config: Config) -> PreparedDataset:
+    """Check that there is something to search, and that every proposal will fit the dataset.
+
+    Raises:
+        UsageError: Naming the key.
+    """
+    if not config.tune.space:
+        raise UsageError(
+            "tune.space: is empty; give a key to search, such as "
+            "`tune.space.loss.tag={log_uniform: [0.1, 10]}`"
+        )
+    require_worker_groups(config, "sweep")
+    _check_objectives(config)
+    dataset = check(config)
+    dimension = config.tune.space.get("model.top_tags")
+    if dimension is not None:
+        check(config.override({"model.top_tags": max(dimension.extremes())}))
+    return dataset
 
 
-def _tuner(
-    study: optuna.Study,
-    config: Config,
-    folder: Place,
-    state: str,
-    groups: int,
-    queue: ActorHandle,
-    progress: SweepProgress,
-    done: Sequence[TrialResult],
-) -> tune.Tuner:
-    names = list(objectives(config.tune))
-    scheduler = build_scheduler(config)
-
-    def history(trial: str) -> list[Row]:
-        return read_metrics(folder / TRIALS / trial / METRICS_FILE)
-
-    for one in done:
-        if one.state != "unfinished" and one.epochs:
-            remind(scheduler, one.trial, history(one.trial), names)
-    search = StudySearch(
-        study,
-        config.tune,
-        config.training.epochs,
-        history=lambda number: history(trial_name(number)),
-        remind=partial(remind, scheduler, names=names),
-    )
-    trial = partial(
-        run_trial, queue=queue, trials=folder / TRIALS, objectives=objectives(config.tune)
-    )
-    return tune.Tuner(
-        # A trial only waits: a processor reserved for it would be one that the workers lack. Ray
-        # wants something reserved, so it is a little memory; of this node, where Tune's state is.
-        tune.with_resources(trial, {"memory": 2**20, f"node:{get_node_ip_address()}": 0.001}),
-        tune_config=tune.TuneConfig(
-            search_alg=search,
-            scheduler=scheduler,
-            num_samples=_left(study, config),
-            max_concurrent_trials=groups,
-            reuse_actors=True,
-            trial_dirname_creator=lambda trial: trial_name(trial.config[NUMBER]),
-        ),
-        run_config=tune.RunConfig(
-            name="tune",
-            storage_path=state,
-            verbose=0,
-            callbacks=[progress],
-            stop=_WhenLost(progress),
-            failure_config=tune.FailureConfig(max_failures=RESTARTS),
-        ),
-    )
+def _check_objectives(config: Config) -> None:
+    """Check that every trial has each objective, and that it means the same in all of them."""
+    dimension = config.tune.space.get("model.system")
+    searched = [*dimension.extremes()] if dimension else []
+    if dimension is None or dimension.when:
+        searched.append(config.model.system)
+    writing = [system for system in searched if system_class(system).writes_reports]
+    tags_only = [system for system in searched if system not in writing]
+    key = f"{'tune.space: ' if dimension else ''}model.system"
+    wanted = objectives(config.tune)
+    of_tags, of_reports = ranking_of(writes_reports=False), ranking_of(writes_reports=True)
+    advice = f"tune.objectives={{{of_tags.key}: {of_tags.direction}}}"
+    of_reports_only = [METRICS[name] for name in wanted if METRICS[name].of == "reports"]
+    if of_reports_only and tags_only:
+        missing = of_reports_only[0]
+        raise UsageError(
+            f"tune.objectives: {missing.key}: {tags_only[0]} ({key}) writes no reports and has no "
+            f"{missing.label}; choose other systems, or {advice}"
+        )
+    if "score" in wanted and tags_only and writing:
+        raise UsageError(
+            f"{key}: the score of {tags_only[0]} is the {of_tags.label} and that of {writing[0]} "
+            f"the {of_reports.label}, which cannot be compared; search systems of one kind, or set "
+            f"{advice}"
+        )
 
 
-class _WhenLost(tune.Stopper):
-    """Ends all trials once one has found that the queue is no more."""
+def _print_state(study: optuna.Study, config: Config, console: Console) -> None:
+    """Print how many trials there are to be, and how many of them are done."""
+    trials, wanted = started_trials(study), trials_wanted(config.tune)
+    if wanted < config.tune.trials:
+        _print(
+            console,
+            f"tune.space has {wanted} different points, so there are {wanted} trials, "
+            f"not {config.tune.trials}",
+        )
+    if not trials:
+        return
+    running = sum(not trial.state.is_finished() for trial in trials)
+    done = len(trials) - running
+    text = f"{done} of {wanted}" if done <= wanted else f"{done}"
+    text += " trials are already done"
+    if resumed := min(running, trials_left(study, config.tune)):
+        text += f", resuming {resumed} from their last checkpoints"
+    if done > wanted:
+        text += f"; tune.trials is {wanted}, so there are none to add"
+    _print(console, text)
 
-    def __init__(self, progress: SweepProgress) -> None:
-        self.progress = progress
 
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
-        return False
+def _print_remainder(study: optuna.Study, config: Config, console: Console) -> None:
+    """Print what was not trained: repeated proposals, and trials left by an interruption."""
+    repeats = sum(REPEATED in trial.user_attrs for trial in proposed_trials(study))
+    if repeats:
+        _print(
+            console,
+            f"{repeats} proposals repeated the values of earlier trials and were not trained again",
+        )
+    if left := trials_left(study, config.tune):
+        _print(
+            console,
+            f"interrupted: {left} of {trials_wanted(config.tune)} trials left; run the same "
+            "command again to resume",
+        )
 
-    def stop_all(self) -> bool:
-        return self.progress.lost
+
+def _print(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

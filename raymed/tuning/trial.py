@@ -1,86 +1,104 @@
-"""A Tune trial: a thin client that submits a job and passes on what comes back.
+"""A trial's proposal and its outcome, and how they travel through Ray Tune.
 
-It loads neither torch nor the data, so starting one costs little.
+Tune wants a dictionary for a trial's settings and another for each of its results. The types here
+convert themselves; all other code handles the types only.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
-import ray
-from ray import tune
-from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
+from raymed.training.observer import Row, best_so_far
+from raymed.tuning.space import Values
 
-from raymed.launch.queue import Job
-from raymed.storage import Place
-from raymed.training.observer import Row, goodness
-
-TRIALS = "trials"
-"""The folder of a sweep's trials, below its own."""
-NUMBER = "trial"
-"""Key under which a proposal carries Optuna's number of the trial, beside the searched keys."""
-DECIDED = "decided"
-"""Key for how many epochs were decided on in an earlier start of the sweep."""
-FAILURE = "failure"
-"""Key of a trial's last report if its training failed: why."""
-LOST = "lost"
-"""Key of its last report if the queue is no more, and the trial is to be taken up again."""
-
-
-def run_trial(
-    proposal: dict[str, Any],
-    queue: ActorHandle,
-    trials: Place,
-    objectives: Mapping[str, str],
-) -> None:
-    """Have one proposal trained, reporting each epoch to Tune.
-
-    Args:
-        proposal: what Optuna proposes, with the trial's number and the epochs decided on.
-        queue: a `raymed.launch.queue.JobQueue`.
-        trials: the folder that takes a folder for each trial.
-        objectives: metrics of an epoch, each with ``max`` or ``min``.
-    """
-    number = proposal[NUMBER]
-    values = {key: value for key, value in proposal.items() if key not in (NUMBER, DECIDED)}
-    job = Job(number, str(trials / trial_name(number)), values)
-    rows: list[Row] = []
-    ending: dict[str, Any] = {}
-    try:
-        decided = max(proposal[DECIDED], ray.get(queue.submit.remote(job)))
-        while True:
-            row, failure = ray.get(queue.next_row.remote(number, len(rows)))
-            if row is None:
-                break
-            rows.append(row)
-            if len(rows) > decided:
-                tune.report(with_best(rows, objectives))
-        if failure:
-            ending = {FAILURE: failure}
-    except RayActorError:
-        ending = {LOST: True}
-    if ending:
-        last = with_best(rows, objectives) if rows else _nothing(objectives)
-        tune.report({**last, **ending})
-
-
-def with_best(rows: Sequence[Row], objectives: Iterable[str]) -> dict[str, Any]:
-    """The last epoch's metrics, and each objective at the best epoch so far."""
-    best = max(rows, key=goodness)
-    return {**rows[-1], **{at_best(name): best[name] for name in objectives}}
-
-
-def at_best(objective: str) -> str:
-    """The key of an objective at the best epoch so far."""
-    return f"{objective}_at_best"
-
-
-def _nothing(objectives: Mapping[str, str]) -> dict[str, Any]:
-    worst = {"max": -math.inf, "min": math.inf}
-    return {"epoch": 0, **{at_best(name): worst[mode] for name, mode in objectives.items()}}
+EPOCH = "epoch"
+OBJECTIVE = "objective"
+"""Keys of a result that Tune's schedulers and its search algorithm read."""
 
 
 def trial_name(number: int) -> str:
-    """The name of a trial and of its folder, by Optuna's number: ``trial-004``."""
+    """Name of a trial and of its folder, from Optuna's number of it: ``trial-004``."""
     return f"trial-{number:03d}"
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What the study proposes for a trial.
+
+    Attributes:
+        number: Optuna's number of the trial.
+        values: Dotted keys of the configuration and the values to try.
+        decided: Number of epochs after which an earlier start of the sweep had decided whether to
+            train the next one; 0 for a new trial.
+    """
+
+    number: int
+    values: Values
+    decided: int = 0
+
+    @property
+    def name(self) -> str:
+        """The trial's name."""
+        return trial_name(self.number)
+
+    def to_config(self) -> dict[str, Any]:
+        """The settings of a Tune trial."""
+        return {"proposal": self}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """The proposal in a Tune trial's settings."""
+        proposal: Self = config["proposal"]
+        return proposal
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What has come of a trial so far; reported to Tune after each epoch.
+
+    Attributes:
+        last: Metrics of the last epoch; empty before the first.
+        best: Metrics of the best epoch so far; empty before the first.
+        failure: Why training failed; empty unless it did.
+        queue_lost: Whether the queue has died, so that the trial is to be resumed later.
+    """
+
+    last: Row
+    best: Row
+    failure: str = ""
+    queue_lost: bool = False
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], failure: str = "", queue_lost: bool = False) -> Self:
+        """The outcome of the epochs trained so far."""
+        if not rows:
+            return cls({}, {}, failure, queue_lost)
+        return cls(rows[-1], best_so_far(rows), failure, queue_lost)
+
+    @property
+    def epoch(self) -> int:
+        """Number of the last epoch; 0 before the first."""
+        return int(self.last.get("epoch", 0))
+
+    @property
+    def is_score(self) -> bool:
+        """Whether this reports an epoch's metrics, and neither a failure nor a lost queue."""
+        return not self.failure and not self.queue_lost
+
+    def to_result(self, objectives: Mapping[str, str]) -> dict[str, Any]:
+        """A Tune result.
+
+        Args:
+            objectives: ``max`` or ``min`` by metric; Tune compares trials by the first one.
+        """
+        metric, mode = next(iter(objectives.items()))
+        # Before the first epoch: Tune refuses a result without its metric.
+        worst = -math.inf if mode == "max" else math.inf
+        return {"outcome": self, EPOCH: self.epoch, OBJECTIVE: self.best.get(metric, worst)}
+
+    @classmethod
+    def from_result(cls, result: Mapping[str, Any]) -> Self:
+        """The outcome in a Tune result."""
+        outcome: Self = result["outcome"]
+        return outcome

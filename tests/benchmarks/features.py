@@ -22,8 +22,8 @@ from raymed.model.encoder import build_encoder, grid, widths
 from raymed.model.system import System
 from raymed.model.systems import build_system
 from raymed.tokens import END, PAD, START
-from raymed.training.loss import terms
-from raymed.training.setup import build_optimizer
+from raymed.training.loss import loss_terms
+from raymed.training.optimizer import build_optimizer
 
 IMAGES, SIZE, VOCABULARY, TAGS = 64, 224, 1004, 572
 MOST_SENTENCES, MOST_WORDS, SEED = 12, 30, 437
@@ -74,7 +74,7 @@ def take_step(
     """As in `raymed.training.loop`, from fetching the batch on."""
     batch = batch_of(source(), *texts)
     passages = model.passages(batch.reports)
-    losses = terms(model(batch.images, passages, batch.seeds), batch)
+    losses = loss_terms(model(batch.images, passages, batch.seeds), batch)
     loss = (losses.total(config.loss) * batch.weights).sum()
     optimizer.zero_grad()
     loss.backward()

@@ -16,19 +16,17 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from rich.console import Console
 
 from raymed import config as configuration
 from raymed.config import Config
-from raymed.data.phantom import draw
-from raymed.data.prepare import prepare
 from raymed.generation import generate
 from raymed.model.encoder import build_encoder
-from raymed.model.precision import computing_in
-from raymed.training.feeding import fed
+from raymed.model.precision import precision_context
 from raymed.training.loop import train_step
+from raymed.training.prefetch import prefetch_to_device
 from raymed.training.setup import Setup, set_up
 from raymed.training.worker import Worker
+from tests.support.prepared import prepare_phantom
 from tests.support.recording import Recorder
 
 ON_GPU = torch.cuda.is_available()
@@ -44,13 +42,13 @@ def finished() -> None:
 
 def bare(device: torch.device) -> Callable[[], None]:
     """Forward and backward passes of the network alone, on images that are there."""
-    encoder = build_encoder(NETWORK).place(device, torch.bfloat16)
+    encoder = build_encoder(NETWORK).move_to(device, torch.bfloat16)
     images = torch.randint(0, 256, (BATCH, PIXELS, PIXELS), dtype=torch.uint8, device=device)
 
     def run() -> None:
         for _ in range(STEPS):
             encoder.zero_grad()
-            with computing_in(torch.bfloat16, device):
+            with precision_context(torch.bfloat16, device):
                 feature_map, hidden = encoder(images)
                 loss = feature_map.float().mean() + hidden.float().mean()
             loss.backward()
@@ -66,7 +64,9 @@ def loop(run: Setup, worker: Worker) -> Callable[[], None]:
         done = 0
         for epoch in range(1, STEPS + 1):
             order = run.config.training.batch_size, 0, epoch, worker.rank, worker.world
-            for taught in fed(run.training.batches(*order), run.model, worker.device):
+            for taught in prefetch_to_device(
+                run.training.batches(*order), run.model, worker.device
+            ):
                 train_step(run, taught, worker.world)
                 done += 1
                 if done == STEPS:
@@ -124,13 +124,7 @@ def main() -> None:
     device = torch.device("cuda", 0) if ON_GPU else torch.device("cpu")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepare(
-            draw(STUDIES, image_size=PIXELS),
-            folder / "data",
-            source="phantom",
-            image_size=PIXELS,
-            console=Console(quiet=True),
-        )
+        prepare_phantom(folder / "data", STUDIES, image_size=PIXELS)
         values: dict[str, Any] = {
             "data.path": str(folder / "data"),
             "model.encoder": NETWORK,

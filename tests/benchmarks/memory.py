@@ -20,12 +20,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.data.examples import Example
-from raymed.data.prepare import prepare
 from raymed.evaluation import baseline_scores, evaluate
 from raymed.figures import abnormal_rows
 from raymed.metrics.baselines import nearest
@@ -33,6 +31,7 @@ from raymed.training.checkpoint import Checkpoint
 from raymed.training.loop import train
 from raymed.training.worker import Worker
 from raymed.tuning.sweep import check_sweep
+from tests.support.prepared import prepare_examples
 from tests.support.recording import Recorder
 
 IMAGES, SIDE = 6_000, 16
@@ -144,13 +143,7 @@ def main() -> None:
         os.environ["XDG_CACHE_HOME"] = f"{name}/cache"
         for times in (1, 10):
             data, folder = Path(name, f"data-{times}"), Path(name, f"run-{times}")
-            prepare(
-                examples(times * images),
-                data,
-                source="noise",
-                image_size=SIDE,
-                console=Console(quiet=True),
-            )
+            prepare_examples(examples(times * images), data, image_size=SIDE)
             counts = PreparedDataset.open(data).info.counts
             print(", ".join(f"{count:,} {split}" for split, count in counts.items()), flush=True)
             for part in PARTS:

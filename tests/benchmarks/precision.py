@@ -10,8 +10,8 @@ from collections.abc import Callable
 import torch
 
 from raymed.model.encoder import build_encoder
-from raymed.model.precision import computing_in
-from raymed.training.worker import computes_bfloat16
+from raymed.model.precision import precision_context
+from raymed.training.precision import computes_bfloat16
 
 IMAGES, PIXELS, ROUNDS = 4, 224, 3
 HERE = torch.device("cpu")
@@ -26,7 +26,7 @@ def step(precision: torch.dtype, channels_last: bool) -> Callable[[], None]:
 
     def run() -> None:
         optimizer.zero_grad()
-        with computing_in(precision, HERE):
+        with precision_context(precision, HERE):
             feature_map, hidden = encoder(images)
             loss = feature_map.float().mean() + hidden.float().mean()
         loss.backward()

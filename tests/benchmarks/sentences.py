@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-from raymed.generation import write
+from raymed.generation import decode_passages
 from raymed.model.word_lstm import WordLSTM
 from raymed.sections import GenerationConfig
 from raymed.tokens import START
@@ -18,7 +18,7 @@ IMAGES, SENTENCES, WORDS, SIZE, VOCABULARY, ROUNDS = 16, 6, 12, 512, 1004, 3
 
 
 def greedy(word_lstm: WordLSTM, topics: torch.Tensor) -> torch.Tensor:
-    return write(word_lstm, (topics,), WORDS, GenerationConfig())
+    return decode_passages(word_lstm, (topics,), WORDS, GenerationConfig())
 
 
 def rerun_prefix(word_lstm: WordLSTM, topics: torch.Tensor) -> torch.Tensor:

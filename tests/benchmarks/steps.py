@@ -19,14 +19,13 @@ from raymed import config as configuration
 from raymed.config import Config
 from raymed.data.batches import TokenisedSplit
 from raymed.data.dataset import PreparedDataset
-from raymed.data.phantom import draw
-from raymed.data.prepare import prepare
 from raymed.data.vocabulary import Vocabulary
 from raymed.launch.cluster import connected
 from raymed.launch.run import run_training
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.loop import train
 from raymed.training.worker import Worker
+from tests.support.prepared import prepare_phantom
 from tests.support.recording import Recorder
 
 STUDIES, PIXELS, BATCH = 400, 64, 16
@@ -84,13 +83,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for size in (PIXELS, 224):
-            prepare(
-                draw(STUDIES, image_size=size),
-                folder / f"data-{size}",
-                source="phantom",
-                image_size=size,
-                console=Console(quiet=True),
-            )
+            prepare_phantom(folder / f"data-{size}", STUDIES, image_size=size)
         config = Config().override(
             {
                 "data.path": str(folder / f"data-{PIXELS}"),

@@ -20,11 +20,9 @@ from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 
 from raymed.config import SEARCH_DEFAULTS, Config
-from raymed.data.phantom import draw
-from raymed.data.prepare import prepare
 from raymed.launch.cluster import connected
+from raymed.launch.monitor import start_monitor
 from raymed.launch.trainer import fit
-from raymed.launch.watch import start_watch
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.loop import train
 from raymed.training.observer import Row
@@ -34,7 +32,8 @@ from raymed.tuning.space import propose
 from raymed.tuning.stopping import build_scheduler
 from raymed.tuning.study import make_study, objectives, open_study
 from raymed.tuning.sweep import run_sweep
-from raymed.tuning.trial import DECIDED, NUMBER, with_best
+from raymed.tuning.trial import Outcome, Proposal
+from tests.support.prepared import prepare_phantom
 from tests.support.recording import Recorder
 
 STUDIES, PIXELS, EPOCHS = 120, 32, 2
@@ -76,18 +75,18 @@ def in_process(config: Config, folder: Path) -> list[float]:
     return beside_training(study.trials, [folder / str(t.number) for t in study.trials])
 
 
-def inside_trial(proposal: dict[str, Any], config: Config, folder: Path) -> None:
+def inside_trial(settings: dict[str, Any], config: Config, folder: Path) -> None:
     torch.set_num_threads(1)
-    values = {key: value for key, value in proposal.items() if key not in (NUMBER, DECIDED)}
+    proposal = Proposal.from_config(settings)
     rows: list[Row] = []
 
     def report(row: Row) -> None:
         rows.append(row)
-        tune.report(with_best(rows, objectives(config.tune)))
+        tune.report(Outcome.of(rows).to_result(objectives(config.tune)))
 
-    run = folder / str(proposal[NUMBER])
+    run = folder / str(proposal.number)
     train(
-        config.override({**values, **SEARCH_DEFAULTS}),
+        config.override({**proposal.values, **SEARCH_DEFAULTS}),
         run,
         Worker(torch.device("cpu")),
         Recorder(report),
@@ -116,7 +115,7 @@ def inside(config: Config, folder: Path) -> list[float]:
 
 def nested_trial(proposal: dict[str, Any], config: Config, folder: Path) -> None:
     run = folder / str(proposal.pop("number"))
-    fit(config.override({**proposal, **SEARCH_DEFAULTS}), run, start_watch())
+    fit(config.override({**proposal, **SEARCH_DEFAULTS}), run, start_monitor())
     tune.report({"score": read_metrics(run / METRICS_FILE)[-1]["best_score"]})
 
 
@@ -157,13 +156,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepare(
-            draw(STUDIES, image_size=PIXELS),
-            folder / "data",
-            source="phantom",
-            image_size=PIXELS,
-            console=Console(quiet=True),
-        )
+        prepare_phantom(folder / "data", STUDIES, image_size=PIXELS)
         config = Config().override(
             {
                 "data.path": str(folder / "data"),

@@ -3,8 +3,6 @@
 import json
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -72,13 +70,6 @@ while "CPU" in ray.cluster_resources() and time.monotonic() < until:
     time.sleep(0.5)
 print("left:", ray.cluster_resources().get("CPU", 0))
 """
-
-
-@pytest.fixture
-def ray_files() -> Iterator[Path]:
-    """A folder for Ray's files; its sockets must have shorter names than `tmp_path` gives."""
-    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
 
 
 @pytest.mark.cluster

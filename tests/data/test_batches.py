@@ -5,14 +5,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from rich.console import Console
 
 from raymed.data.batches import Batch, TokenisedSplit, steps_per_epoch
 from raymed.data.dataset import PreparedDataset, Split
 from raymed.data.examples import Example
-from raymed.data.prepare import prepare
 from raymed.data.vocabulary import Vocabulary
 from raymed.tokens import END, PAD, START, UNKNOWN
+from tests.support.prepared import prepare_examples
 
 
 @pytest.fixture(scope="module")
@@ -220,21 +219,19 @@ def test_a_split_holds_next_to_nothing_for_an_image(
     for count in (800, 2400):
         random = np.random.default_rng(0)
         words = np.array([f"word{chr(97 + number)}" for number in range(26)])
-        prepare(
+        prepare_examples(
             (
                 Example(
                     f"i{number}",
                     f"s{number}",
-                    np.full((4, 4), number % 256, np.uint8),
+                    np.full((8, 8), number % 256, np.uint8),
                     ". ".join(" ".join(random.choice(words, 8)) for _ in range(5)),
                     (f"tag {number % 7}", f"tag {number % 11}"),
                 )
                 for number in range(count)
             ),
             tmp_path / str(count),
-            source="x",
-            image_size=4,
-            console=Console(quiet=True),
+            image_size=8,
         )
         opened = PreparedDataset.open(tmp_path / str(count))
         opened.split("train")

@@ -55,7 +55,7 @@ def test_every_way_to_write_several_values_gives_the_same() -> None:
 @pytest.mark.parametrize("cell", ["[two words, more]", "['a'", "[['a'], 'b']", "[f(x)]", "[('a')"])
 def test_what_is_no_list_is_not_taken_for_one(cell: str) -> None:
     if cell.endswith("]"):
-        with pytest.raises(ValueError, match="not a list as Python or JSON writes it"):
+        with pytest.raises(ValueError, match="not a Python or JSON list"):
             cells.values(cell)
     else:
         assert cells.values(cell) == [cell]

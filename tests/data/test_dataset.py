@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
-from raymed.data import dataset, prepare, shards
+from raymed.data import dataset
 from raymed.data.dataset import PreparedDataset
 from raymed.data.examples import Example, Finding
 from raymed.errors import UsageError
+from tests.support.prepared import prepare_examples
 
 SIZE = 8
 
@@ -41,19 +41,13 @@ def example(number: int) -> Example:
 def _small_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(dataset, "_BATCH_ROWS", 8)
-    monkeypatch.setattr(shards, "PART_ROWS", 11)
+    monkeypatch.setattr("raymed.data.parts.PART_ROWS", 11)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     path = tmp_path / "prepared"
-    prepare.prepare(
-        [example(number) for number in range(60)],
-        path,
-        source="x",
-        image_size=SIZE,
-        console=Console(quiet=True),
-    )
+    prepare_examples([example(number) for number in range(60)], path, image_size=SIZE)
     return path
 
 
@@ -191,7 +185,7 @@ def flip_a_byte(folder: Path) -> None:
         (lambda folder: os.remove(folder / "dataset.json"), "not a prepared dataset"),
         (lambda folder: (folder / "dataset.json").write_text("{"), "dataset.json is missing or"),
         (lambda folder: (folder / "dataset.json").write_text('{"schema": 2}'), "is missing or dam"),
-        (change_version, "schema version 99, and this raymed reads version 2"),
+        (change_version, "schema version 99, but this version of raymed reads version 2"),
         (lambda folder: os.remove(folder / "words.json"), "words.json is missing or damaged"),
         (lambda folder: os.remove(folder / "train-00001.parquet"), "train-00001.parquet is miss"),
         (flip_a_byte, "train-00001.parquet is missing or damaged"),

@@ -268,7 +268,7 @@ def test_bombs_are_refused_before_they_go_off(tmp_path: Path, kind: str) -> None
     path = saved(tmp_path / "i", bomb(kind))
     tracemalloc.start()
     reasons = {"header": "too large: 60000 x 60000", "frames": "decoded"}
-    with pytest.raises(ImageError, match=reasons.get(kind, "not of the size")):
+    with pytest.raises(ImageError, match=reasons.get(kind, "differs in size")):
         read_image(path, 16)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -279,7 +279,7 @@ def test_a_box_without_length_is_no_endless_loop(tmp_path: Path) -> None:
     made = dcmread(file("JPEG2000.dcm"))
     boxes = b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0\0\0\x08free"
     frame = get_frame(made.PixelData, 0, number_of_frames=1)
-    for length, reason in ((8, "or its pixels are damaged"), (0, "a box of it has no length")):
+    for length, reason in ((8, "or its pixels are damaged"), (0, "a JPEG 2000 box has no length")):
         last = length.to_bytes(4, "big") + b"free" + b"\0\0\0\0jp2c"
         made.PixelData = encapsulate([boxes + last + frame])
         with pytest.raises(ImageError, match=reason):
@@ -306,7 +306,7 @@ def test_a_decoder_that_crashes_takes_nothing_with_it(tmp_path: Path) -> None:
 def test_a_deflated_file_is_not_inflated(tmp_path: Path) -> None:
     made = dataset(RAMP)
     made.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
-    with pytest.raises(ImageError, match="syntax is not read: Deflated Explicit"):
+    with pytest.raises(ImageError, match="syntax is not supported: Deflated Explicit"):
         read_image(saved(tmp_path / "i", made), 16)
 
 
@@ -319,7 +319,7 @@ def test_a_deflated_file_is_not_inflated(tmp_path: Path) -> None:
         ({"PhotometricInterpretation": "YBR_PARTIAL_420"}, "neither monochrome nor"),
         ({"SamplesPerPixel": 9}, "too large"),
         ({"BitsAllocated": 7}, r"or its pixels are damaged \(Explicit VR Little Endian\)"),
-        ({"BitsAllocated": None, "BitsStored": None}, "does not say how many bits a pixel has"),
+        ({"BitsAllocated": None, "BitsStored": None}, "lacks the number of bits per pixel"),
     ],
 )
 def test_what_cannot_be_shown_says_why(
@@ -338,7 +338,9 @@ def test_files_that_are_no_image_or_of_an_unknown_kind(tmp_path: Path) -> None:
     made.file_meta.TransferSyntaxUID = UID("1.2.840.99999.7734518")
     path = tmp_path / "i"
     made.save_as(path, enforce_file_format=True, implicit_vr=False, little_endian=True)
-    with pytest.raises(ImageError, match="DICOM transfer syntax is not read: unknown") as raised:
+    with pytest.raises(
+        ImageError, match="DICOM transfer syntax is not supported: unknown"
+    ) as raised:
         read_image(path, 16)
     assert "7734518" not in str(raised.value)
 

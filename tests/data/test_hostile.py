@@ -14,11 +14,11 @@ from PIL import Image
 from pydicom.uid import JPEG2000Lossless
 from rich.console import Console
 
-from raymed.data import iu_xray
 from raymed.data.examples import Example, Rejected
-from raymed.data.sources import prepare_source
+from raymed.data.prepare import prepare_source
+from raymed.data.sources import iu_xray
+from raymed.data.sources.table_columns import TableSettings
 from raymed.errors import UsageError
-from raymed.sections import PrepareConfig
 from tests.support.dicom_files import IDENTITY, dataset, saved
 
 PIXELS = np.random.default_rng(0).integers(0, 4096, (64, 64)).astype(np.uint16)
@@ -43,7 +43,7 @@ def corpus(folder: Path) -> tuple[Path, dict[str, str]]:
     compressed.compress(JPEG2000Lossless, generate_instance_uid=False)
     saved(folder / "compressed.dcm", compressed)
     whole = (folder / "compressed.dcm").read_bytes()
-    bad = {"../outside.png": "image path leaves the images folder"}
+    bad = {"../outside.png": "image path is outside the images folder"}
     for name, content, reason in (
         ("cut.dcm", whole[: len(whole) - 200], "DICOM image cannot be decoded"),
         ("head.dcm", whole[:180], "DICOM file has no image"),
@@ -72,7 +72,7 @@ def test_the_rest_is_prepared_and_nobody_is_named(tmp_path: Path) -> None:
     table, bad = corpus(tmp_path / "in")
     out = tmp_path / "out"
     console = Console(width=200, force_terminal=False)
-    settings = PrepareConfig(out=str(out), image_size=16)
+    settings = TableSettings(out=str(out), image_size=16)
     tracemalloc.start()
     with console.capture() as capture:
         info = prepare_source("table", str(table), settings, console)
@@ -118,7 +118,7 @@ def test_xml_that_expands_or_fetches_is_refused(tmp_path: Path, kind: str) -> No
         assert first == Rejected("", "CXR1", "report has no image")
     else:
         assert isinstance(first, Rejected)
-        assert first.reason.startswith("report file is no valid XML: 1.xml: EntitiesForbidden")
+        assert first.reason.startswith("report file is not valid XML: 1.xml: EntitiesForbidden")
     assert isinstance(second, Example)
 
 

@@ -76,7 +76,7 @@ def test_float_tiff_and_a_constant_image(tmp_path: Path) -> None:
     flat = saved(tmp_path, Image.fromarray(np.full((4, 4), 70, np.uint16)), "flat.png")
     assert not read_image(flat, 4).any()
     values[0, 0] = np.nan
-    with pytest.raises(ImageError, match="not finite"):
+    with pytest.raises(ImageError, match="non-finite"):
         read_image(saved(tmp_path, Image.fromarray(values), "nan.tif"), 16)
 
 

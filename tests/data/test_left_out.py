@@ -10,11 +10,11 @@ from rich.console import Console
 from raymed.data.batches import TokenisedSplit
 from raymed.data.dataset import PreparedDataset
 from raymed.data.examples import Example, Rejected
-from raymed.data.prepare import prepare
 from raymed.data.statistics import LeftOutCounts
 from raymed.data.text import Text, preprocess
 from raymed.data.vocabulary import Vocabulary
 from raymed.errors import UsageError
+from tests.support.prepared import prepare_examples
 
 LONG = ". ".join(["a " * 39 + "b"] * 15)
 
@@ -31,20 +31,22 @@ def examples(count: int) -> list[Example | Rejected]:
 def prepared(folder: Path, data: list[Example | Rejected]) -> str:
     console = Console(width=200, force_terminal=False)
     with console.capture() as capture:
-        prepare(data, folder / "out", source="x", image_size=8, console=console)
+        prepare_examples(data, folder / "out", image_size=8, console=console)
     return capture.get()
 
 
 def test_shares_are_printed_and_kept(tmp_path: Path) -> None:
-    said = prepared(tmp_path, examples(30))
+    printed = prepared(tmp_path, examples(30))
     # Of 10 reports each: 15 sentences of 40 words; 7 words and one token; 4 words.
     words, tokens = 10 * (15 * 40 + 7 + 4), 10
     cut = 10 * (15 * 40 - 12 * 30)
-    assert f"Dropped: {tokens / (words + tokens):.1%} of the tokens are no words (x-ray " in said
+    assert (
+        f"Dropped: {tokens / (words + tokens):.1%} of the tokens are not words (x-ray " in printed
+    )
     assert (
         "(generation.max_sentences=12, generation.max_words=30): "
         f"{10 * 3 / (10 * 18):.1%} of the sentences, {cut / words:.1%} of the words;"
-    ) in said
+    ) in printed
     left_out = PreparedDataset.open(tmp_path / "out").info.left_out
     assert left_out is not None
     assert left_out.tokens == pytest.approx(tokens / (words + tokens))
@@ -52,23 +54,26 @@ def test_shares_are_printed_and_kept(tmp_path: Path) -> None:
     assert (left_out.sentences, left_out.words) == pytest.approx((30 / 180, cut / words))
 
 
-def test_nothing_is_said_where_nothing_is_left_out(tmp_path: Path) -> None:
-    said = prepared(tmp_path, examples(30)[2::3])
-    assert "Dropped" not in said
-    assert "Longer" not in said
+def test_nothing_is_printed_where_nothing_is_left_out(tmp_path: Path) -> None:
+    printed = prepared(tmp_path, examples(30)[2::3])
+    assert "Dropped" not in printed
+    assert "Beyond" not in printed
 
 
 def test_they_are_printed_where_no_report_could_be_used() -> None:
     console = Console(width=200, force_terminal=False)
     bad = [Example("i", "s", Path("none"), "x-ray t-spine", ())]
-    with console.capture() as capture, pytest.raises(UsageError, match="no image with a report"):
-        prepare(bad, "never", source="x", console=console)
+    with (
+        console.capture() as capture,
+        pytest.raises(UsageError, match="no usable image with a report"),
+    ):
+        prepare_examples(bad, "never", console=console)
     assert (
-        "Dropped: 100.0% of the tokens are no words (t-spine 50.0%, x-ray 50.0%)" in capture.get()
+        "Dropped: 100.0% of the tokens are not words (t-spine 50.0%, x-ray 50.0%)" in capture.get()
     )
 
 
-def test_a_data_set_of_before_can_be_opened(tmp_path: Path) -> None:
+def test_a_dataset_of_an_older_version_can_be_opened(tmp_path: Path) -> None:
     prepared(tmp_path, examples(30))
     file = tmp_path / "out/dataset.json"
     content = json.loads(file.read_text())

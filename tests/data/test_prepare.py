@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,11 +12,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from raymed.data import shards
+from raymed.data import parts
 from raymed.data.examples import Example, Finding, Rejected
 from raymed.data.images import read_image
-from raymed.data.prepare import prepare
 from raymed.errors import UsageError
+from tests.support.prepared import prepare_examples
 
 
 def example(number: int, **changes: object) -> Example:
@@ -36,10 +37,6 @@ def examples(count: int = 20) -> list[Example | Rejected]:
     return [example(number) for number in range(count)]
 
 
-def quiet() -> Console:
-    return Console(quiet=True)
-
-
 def rows_of(out: Path) -> dict[str, dict[str, object]]:
     rows = {}
     for path in sorted(out.glob("t*.parquet")) + sorted(out.glob("val*.parquet")):
@@ -49,7 +46,7 @@ def rows_of(out: Path) -> dict[str, dict[str, object]]:
 
 
 def test_every_row_is_written_as_the_source_gave_it(tmp_path: Path) -> None:
-    info = prepare(examples(), tmp_path / "out", source="x", image_size=8, console=quiet())
+    info = prepare_examples(examples(), tmp_path / "out", image_size=8)
     rows = rows_of(tmp_path / "out")
     assert len(rows) == 20
     for number in range(20):
@@ -62,7 +59,7 @@ def test_every_row_is_written_as_the_source_gave_it(tmp_path: Path) -> None:
             {"tag": "heart", "left": 0.1, "top": 0.2, "right": 0.3, "bottom": 0.4}
         ]
     assert info.counts == Counter(row["side"] for row in rows.values())
-    for part in (part for parts in info.parts.values() for part in parts):
+    for part in (part for of_split in info.parts.values() for part in of_split):
         content = (tmp_path / "out" / part.file).read_bytes()
         assert part.sha256 == hashlib.sha256(content).hexdigest()
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["schema"] == 2
@@ -72,7 +69,7 @@ def test_every_row_is_written_as_the_source_gave_it(tmp_path: Path) -> None:
 def test_words_and_tags_are_counted_over_training(tmp_path: Path) -> None:
     data = [example(n, split="train" if n < 10 else "test") for n in range(12)]
     data += [example(12, split="val", tags=("only here",), report="Unseen unseen.")]
-    prepare(data, tmp_path / "o", source="x", protocol="given", image_size=8, console=quiet())
+    prepare_examples(data, tmp_path / "o", split="given", image_size=8)
     words = json.loads((tmp_path / "o/words.json").read_text())
     assert words == {"heart": 10, "normal": 10, "number": 10} | dict.fromkeys("abcdefghij", 1)
     assert list(words) == ["heart", "normal", "number", *"abcdefghij"]
@@ -94,7 +91,7 @@ def test_bad_rows_are_left_out_with_their_reason(tmp_path: Path) -> None:
     data = [*examples(), *bad, example(54, image=tmp_path / "good.png")]
     console = Console(width=200, force_terminal=False)
     with console.capture() as capture:
-        info = prepare(data, tmp_path / "o", source="x", image_size=8, console=console)
+        info = prepare_examples(data, tmp_path / "o", image_size=8, console=console)
     rejected = {
         row["image_id"]: row["reason"]
         for row in pq.read_table(tmp_path / "o/rejected.parquet").to_pylist()
@@ -104,7 +101,7 @@ def test_bad_rows_are_left_out_with_their_reason(tmp_path: Path) -> None:
         "i51": f"image file not found: {tmp_path}/missing.png",
         "i52": "report is missing",
         "i53": "report has no sentence with a word in it",
-        "i3": "image id is there twice; the first one was taken",
+        "i3": "duplicate image id; the first one is used",
         "x": "the source: says so",
     }
     assert info.rejected["the source"] == 1
@@ -120,9 +117,9 @@ def test_bad_rows_are_left_out_with_their_reason(tmp_path: Path) -> None:
 
 
 def test_parts_follow_one_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = prepare(examples(40), tmp_path / "whole", source="x", image_size=8, console=quiet())
-    monkeypatch.setattr(shards, "PART_ROWS", 7)
-    parted = prepare(examples(40), tmp_path / "parted", source="x", image_size=8, console=quiet())
+    whole = prepare_examples(examples(40), tmp_path / "whole", image_size=8)
+    monkeypatch.setattr(parts, "PART_ROWS", 7)
+    parted = prepare_examples(examples(40), tmp_path / "parted", image_size=8)
     assert [part.rows for part in parted.parts["train"]] == [7, 7, 7, 7, 4]
     assert rows_of(tmp_path / "whole") == rows_of(tmp_path / "parted")
     assert whole.content_hash == parted.content_hash
@@ -130,8 +127,8 @@ def test_parts_follow_one_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_content_hash_follows_the_content(tmp_path: Path) -> None:
     def hashed(data: list[Example | Rejected], **options: object) -> str:
-        options = {"source": "x", "image_size": 8, "overwrite": True, **options}
-        return prepare(data, tmp_path / "o", console=quiet(), **options).content_hash  # type: ignore[arg-type]
+        options = {"image_size": 8, "overwrite": True, **options}
+        return prepare_examples(data, tmp_path / "o", **options).content_hash  # type: ignore[arg-type]
 
     first = hashed(examples())
     assert first == hashed(examples(), source="y") == hashed([*examples(), Rejected("", "", "z")])
@@ -149,12 +146,12 @@ def test_content_hash_follows_the_content(tmp_path: Path) -> None:
 def test_paper_split_prints_its_leakage(tmp_path: Path) -> None:
     console = Console(width=200, force_terminal=False)
     with console.capture() as capture:
-        info = prepare(
+        info = prepare_examples(
             examples(1100),
             tmp_path / "o",
             source="iu-xray",
-            image_size=2,
-            protocol="paper",
+            image_size=8,
+            split="paper",
             console=console,
         )
     rows = rows_of(tmp_path / "o").values()
@@ -171,39 +168,38 @@ def test_r2gen_split(tmp_path: Path) -> None:
     ids.write_text(
         json.dumps({"train": ["s0", "s1", "s4", "s7", "gone"], "val": ["s2"], "test": ["s3"]})
     )
-    options = {"source": "x", "image_size": 8, "protocol": "r2gen", "console": quiet()}
     console = Console(width=200, force_terminal=False)
-    options["console"] = console
+    options: dict[str, Any] = {"image_size": 8, "split": "r2gen", "console": console}
     data = [*examples(12), example(14, report=""), example(40)]
     with console.capture() as capture:
-        info = prepare(data, tmp_path / "o", split_file=ids, **options)  # type: ignore[arg-type]
+        info = prepare_examples(data, tmp_path / "o", split_file=str(ids), **options)
     assert info.counts == {"train": 6, "val": 2, "test": 2}
     assert info.rejected == {"no split is named for it": 3, "report is missing": 1}
     assert (
-        "Listed in the split file: train 5 ids (4 found, 3 prepared), val 1 ids (1 found, 1 "
+        "Ids in the split file: train 5 ids (4 found, 3 prepared), val 1 ids (1 found, 1 "
         "prepared), test 1 ids (1 found, 1 prepared)"
     ) in capture.get()
     with pytest.raises(UsageError, match="`r2gen` needs a split file"):
-        prepare(examples(12), tmp_path / "o2", **options)  # type: ignore[arg-type]
+        prepare_examples(examples(12), tmp_path / "o2", **options)
 
 
 def test_what_is_in_the_way_is_kept(tmp_path: Path) -> None:
-    options = {"source": "x", "image_size": 8, "console": quiet()}
+    options: dict[str, Any] = {"image_size": 8}
     out = tmp_path / "out"
     out.mkdir()
-    first = prepare(examples(), out, **options)  # type: ignore[arg-type]
+    first = prepare_examples(examples(), out, **options)
     with pytest.raises(UsageError, match="already there"):
-        prepare(examples(), out, **options)  # type: ignore[arg-type]
-    second = prepare(examples(30), out, overwrite=True, **options)  # type: ignore[arg-type]
+        prepare_examples(examples(), out, **options)
+    second = prepare_examples(examples(30), out, overwrite=True, **options)
     assert (len(rows_of(out)), second.counts != first.counts) == (30, True)
     other = tmp_path / "other"
     other.mkdir()
     (other / "precious").write_text("kept")
     for taken in (other, other / "precious"):
-        with pytest.raises(UsageError, match="no prepared dataset"):
-            prepare(examples(), taken, overwrite=True, **options)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="cannot write there"):
-        prepare(examples(), other / "precious" / "below", **options)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="not a prepared dataset"):
+            prepare_examples(examples(), taken, overwrite=True, **options)
+    with pytest.raises(UsageError, match="cannot be written"):
+        prepare_examples(examples(), other / "precious" / "below", **options)
     assert (other / "precious").read_text() == "kept"
     assert {path.name for path in tmp_path.iterdir()} == {"out", "other"}
 
@@ -221,11 +217,10 @@ def failing() -> Iterator[Example]:
         (
             [example(n, report="") for n in range(9)],
             "study",
-            r"could be used.*9 \(report is missing\), such as i0",
+            r"no usable image.*9 \(report is missing\), such as i0",
         ),
-        ([], "study", "no image with a report could be used; left out: nothing"),
+        ([], "study", "no usable image with a report; left out: nothing"),
         (examples(9), "paper", "only 9 images"),
-        (examples(9), "odd", "'odd' is none of auto, study, paper, given, r2gen"),
         (failing(), "study", "no image at all"),
     ],
 )
@@ -234,9 +229,11 @@ def test_what_is_unfit_for_training(
 ) -> None:
     console = Console(width=200, force_terminal=False)
     with console.capture() as capture, pytest.raises(UsageError, match=message):
-        prepare(data, tmp_path / "o", source="x", image_size=8, protocol=protocol, console=console)
+        prepare_examples(
+            data, tmp_path / "o", source="x", image_size=8, split=protocol, console=console
+        )
     assert not list(tmp_path.iterdir())
-    assert ("Statistics" in capture.get()) == (bool(data) and protocol != "odd")
+    assert ("Statistics" in capture.get()) == bool(data)
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,5 +242,5 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(pq, "write_table", full)
     with pytest.raises(UsageError, match=f"{tmp_path}: no space left"):
-        prepare(examples(), tmp_path / "o", source="x", image_size=8, console=quiet())
+        prepare_examples(examples(), tmp_path / "o", image_size=8)
     assert not list(tmp_path.iterdir())

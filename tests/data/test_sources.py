@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from raymed.data.sources import prepare_source
+from raymed.data.prepare import prepare_source
+from raymed.data.sources.table_columns import TableSettings
 from raymed.errors import UsageError
 from raymed.sections import PrepareConfig
 
@@ -18,6 +19,10 @@ VIEWS = ["PA", "ap", "Frontal", "LATERAL", "ll", "", "oblique", "frontal", "late
 
 def settings(out: Path, **changes: object) -> PrepareConfig:
     return PrepareConfig.model_validate({"out": str(out), "image_size": 8, **changes})
+
+
+def table_settings(out: Path, **changes: object) -> TableSettings:
+    return TableSettings.model_validate({"out": str(out), "image_size": 8, **changes})
 
 
 def quiet() -> Console:
@@ -38,7 +43,7 @@ def test_a_table_by_view(tmp_path: Path, wanted: str) -> None:
     path = table_of(tmp_path, "position")
     other = {"frontal": "lateral", "lateral": "frontal"}[wanted]
     kept = {"frontal": {"0", "1", "2", "7"}, "lateral": {"3", "4", "8", "9"}}
-    options = settings(tmp_path / "out", views=wanted, columns={"view": "position"})
+    options = table_settings(tmp_path / "out", views=wanted, columns={"view": "position"})
     info = prepare_source("table", str(path), options, quiet())
     rows = [
         r for p in (tmp_path / "out").glob("*-0*.parquet") for r in pq.read_table(p).to_pylist()
@@ -50,15 +55,17 @@ def test_a_table_by_view(tmp_path: Path, wanted: str) -> None:
         for row in pq.read_table(tmp_path / "out/rejected.parquet").to_pylist()
     }
     expected = dict.fromkeys(
-        (f"{n}.png" for n in kept[other]), f"view is {other}, and only {wanted} is wanted"
+        (f"{n}.png" for n in kept[other]), f"view is {other}, but only {wanted} is kept"
     )
-    expected["5.png"] = f"view is not known, and only {wanted} is wanted"
+    expected["5.png"] = f"view is unknown, but only {wanted} is kept"
     expected["6.png"] = "view is neither frontal nor lateral: oblique"
     assert rejected == expected
 
 
 def test_all_views_is_every_image(tmp_path: Path) -> None:
-    info = prepare_source("table", str(table_of(tmp_path)), settings(tmp_path / "out"), quiet())
+    info = prepare_source(
+        "table", str(table_of(tmp_path)), table_settings(tmp_path / "out"), quiet()
+    )
     assert (info.prepared.images, info.rejected) == (10, {})
 
 
@@ -66,11 +73,12 @@ def test_views_of_what_has_none(tmp_path: Path) -> None:
     frontal = settings(tmp_path / "out", views="frontal")
     for source in ("phantom", "peir-gross"):
         with pytest.raises(
-            UsageError, match=f"views=frontal: the images of {source} have no views"
+            UsageError, match=f"views: is a setting of iu-xray and table; {source} would ignore"
         ):
             prepare_source(source, str(tmp_path), frontal, quiet())
+    by_table = table_settings(tmp_path / "out", views="frontal")
     with pytest.raises(UsageError, match=r"t\.jsonl: no column 'view' for field view"):
-        prepare_source("table", str(table_of(tmp_path, "position")), frontal, quiet())
+        prepare_source("table", str(table_of(tmp_path, "position")), by_table, quiet())
     (tmp_path / "ecgen-radiology").mkdir()
     with pytest.raises(UsageError, match=r"indiana_projections\.csv: missing"):
         prepare_source("iu-xray", str(tmp_path), frontal, quiet())
@@ -106,7 +114,7 @@ def test_frontal_images_of_the_real_archive_with_the_split_of_r2gen(tmp_path: Pa
     assert "val 296 ids (296 found" in capture.get()
     assert "test 590 ids (590 found" in capture.get()
     assert (info.found.images, info.found.unique_tags) == (7470, 572)
-    lateral = "view is lateral, and only frontal is wanted"
+    lateral = "view is lateral, but only frontal is kept"
     assert info.rejected[lateral] == Counter(views.values())["Lateral"] == 3648
-    assert info.rejected["view is not known, and only frontal is wanted"] == 7470 - len(views)
+    assert info.rejected["view is unknown, but only frontal is kept"] == 7470 - len(views)
     assert info.views == "frontal"

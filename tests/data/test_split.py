@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raymed.data import iu_xray, split
+from raymed.data import split
 from raymed.data.examples import Example
+from raymed.data.sources import iu_xray
 from raymed.data.text import sentences
 from raymed.errors import UsageError
 
@@ -46,7 +47,7 @@ def test_one_large_study_leaves_something_for_every_side() -> None:
 
 
 def test_two_studies_are_too_few() -> None:
-    with pytest.raises(UsageError, match="at least 3 studies, and there are 2"):
+    with pytest.raises(UsageError, match="at least 3 studies, but there are 2"):
         split.by_study(["a", "b", "b"], 0)
 
 
@@ -59,7 +60,7 @@ def test_paper_protocol_and_its_leakage() -> None:
     for number, side in enumerate(sides):
         leaked += side == "test" and sides[number ^ 1] == "train"
     found = split.leakage(studies, sides)
-    assert (found.images, found.test_images) == (leaked, 500)
+    assert (found.leaked, found.test_images) == (leaked, 500)
     assert found.share == leaked / 500 > 0.4
     with pytest.raises(UsageError, match="only 1000 images: use protocol `study`"):
         split.by_image(1000, 0)
@@ -69,7 +70,7 @@ def test_given_protocol() -> None:
     given = ["train", " Validation", "valid", "TEST", None, "", "validate", "dev", "Training"]
     expected = ["train", "val", "val", "test", None, None, "val", "val", "train"]
     assert split.as_given(list("abcdefghi"), given) == expected
-    with pytest.raises(UsageError, match=r"image b: split is 'fold 1'.*split=study"):
+    with pytest.raises(UsageError, match=r"image b: unknown split 'fold 1'.*split=study"):
         split.as_given(["a", "b"], ["train", "fold 1"])
     with pytest.raises(UsageError, match="names none"):
         split.as_given(["a"], [None])
@@ -107,7 +108,7 @@ def test_split_file_with_other_names_numbers_and_missing_ids(tmp_path: Path) -> 
         ("[]", "not a split file"),
         ("{", "not a split file"),
         ('{"train": [["a"]], "val": [], "test": []}', "not a split file"),
-        ('{"train": [], "val": [], "dev": [], "test": []}', "split val is there twice.*dev"),
+        ('{"train": [], "val": [], "dev": [], "test": []}', "split val occurs twice.*dev"),
         ('{"train": ["a"], "val": [], "test": ["a"]}', "a is in both train and test"),
     ],
 )
@@ -127,7 +128,7 @@ def test_a_split_file_of_another_data_set(tmp_path: Path) -> None:
     path = tmp_path / "ids.json"
     path.write_text(json.dumps({"train": ["CXR1_IM-1"], "val": ["CXR2"], "test": []}))
     listed = split.read_split_file(path)
-    with pytest.raises(UsageError, match=r"none of the 2 images.*'CXR1'.*'a' of study 's'"):
+    with pytest.raises(UsageError, match=r"none of the 2 usable images.*'CXR1'.*'a' of study 's'"):
         split.by_file(["a", "b"], ["s", "s"], listed)
 
 
@@ -157,7 +158,7 @@ def test_the_protocols_on_the_official_archive() -> None:
     assert round(expected, 2) == 0.82
 
     sides = split.by_study(studies, 0)
-    assert split.leakage(studies, sides).images == 0
+    assert split.leakage(studies, sides).leaked == 0
     assert all(
         abs(count - total / 10) < 5 for side, count in Counter(sides).items() if side != "train"
     )
@@ -166,4 +167,4 @@ def test_the_protocols_on_the_official_archive() -> None:
     given = split.by_file([pair.image_id for pair in pairs], [pair.study for pair in pairs], listed)
     published = dict(zip((pair.study for pair in pairs), given, strict=True))
     assert Counter(published.values()) == {"train": 2069, "val": 296, "test": 590, None: 896}
-    assert split.leakage([pair.study for pair in pairs], given).images == 0
+    assert split.leakage([pair.study for pair in pairs], given).leaked == 0

@@ -14,12 +14,13 @@ import torch.multiprocessing as mp
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.evaluation import PREDICTIONS_FILE, evaluate
+from raymed.model.systems import SYSTEMS
 from raymed.prediction import predict_rows
-from raymed.sections import SYSTEMS
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest
+from raymed.training.errors import Interrupted
 from raymed.training.loop import train
-from raymed.training.saving import TrainingEnded
-from raymed.training.worker import Worker, computes_bfloat16
+from raymed.training.precision import computes_bfloat16
+from raymed.training.worker import Worker
 from tests.support.recording import Recorder
 
 
@@ -46,10 +47,10 @@ def test_every_system_trains_is_scored_and_predicts(
     assert checkpoint.precision == expected
     evaluation = evaluate(checkpoint, checkpoint.config, "val", tmp_path / "val")
     scores = evaluation.rows[system]
-    assert scores.recall_5 == pytest.approx(row["recall_5"])
+    assert scores["recall_5"] == pytest.approx(row["recall_5"])
     if system == "vgg19_tags":
         return
-    assert scores.cider == pytest.approx(row["cider"])
+    assert scores["cider"] == pytest.approx(row["cider"])
     written = pq.read_table(tmp_path / "val" / PREDICTIONS_FILE)["sentences"].to_pylist()
     split = PreparedDataset.open(config.data.path).split("val")
     rows = list(range(len(split)))
@@ -73,7 +74,7 @@ def test_a_run_that_was_ended_is_resumed(
     config = on_gpu.override({"training.precision": precision})
     whole = trained(config, tmp_path / "whole", device).rows
     recorder = Recorder(at_step=lambda status: status.epoch == 2)
-    with pytest.raises(TrainingEnded):
+    with pytest.raises(Interrupted):
         train(config, tmp_path / "resumed", Worker(device), recorder)
     rows = recorder.rows + trained(config, tmp_path / "resumed", device).rows
     for row, other in zip(rows, whole, strict=True):

@@ -11,7 +11,7 @@ import ray as ray_
 from ray._private.utils import validate_socket_filepath
 
 from raymed.errors import UsageError
-from raymed.launch.cluster import connected, see_that_sockets_fit
+from raymed.launch.cluster import check_socket_paths, connected
 
 
 def closed_port() -> int:
@@ -50,15 +50,21 @@ def test_where_nothing_answers_is_said_without_ray(
         pytest.fail("connected to nothing")
 
 
-@pytest.mark.parametrize("error", [ConnectionError("no cluster"), ValueError("bad address")])
-def test_what_ray_refuses_is_said_in_words(
-    error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def let_ray_fail(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Replace Ray's start by one that fails."""
+
     def init(**_: object) -> None:
         raise error
 
     monkeypatch.setattr(ray_, "is_initialized", lambda: False)
     monkeypatch.setattr(ray_, "init", init)
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no cluster"), ValueError("bad address")])
+def test_what_ray_refuses_is_said_in_words(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_ray_fail(monkeypatch, error)
     with (
         pytest.raises(UsageError, match=f"answers at nonsense .{error}.; give host:port"),
         connected("nonsense"),
@@ -94,7 +100,7 @@ def test_the_longest_folder_that_is_taken_is_the_longest_that_ray_takes(
         folder = "/" + "a" * (length - 1)
         monkeypatch.setenv("TMPDIR", folder)
         try:
-            see_that_sockets_fit()
+            check_socket_paths()
         except UsageError:
             break
         longest = length
@@ -113,11 +119,7 @@ def test_the_longest_folder_that_is_taken_is_the_longest_that_ray_takes(
 def test_a_ray_that_cannot_be_started_is_said_in_words(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def init(**_: object) -> None:
-        raise error
-
-    monkeypatch.setattr(ray_, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray_, "init", init)
+    let_ray_fail(monkeypatch, error)
     first = str(error).splitlines()[0].replace("[", ".")
     words = f"Ray cannot be started on this machine .{first}.: see `raymed doctor`.* in /tmp/ray/"
     with pytest.raises(UsageError, match=words), connected(None):

@@ -50,7 +50,9 @@ def test_a_breakpoint_in_the_model_stops_the_training_of_workers_0(
     file = tmp_path / "run.yaml"
     file.write_text(tiny.override(changes).to_yaml())
     lines, first = inspect.getsourcelines(Attention.forward)
-    (offset,) = (number for number, line in enumerate(lines) if "alpha = widened(scores)" in line)
+    (offset,) = (
+        number for number, line in enumerate(lines) if "alpha = at_least_float32(scores)" in line
+    )
     process = subprocess.Popen(
         [sys.executable, "-m", "pdb", "-m", "raymed", "train", file, "launch.workers=0"],
         stdin=subprocess.PIPE,

@@ -14,10 +14,10 @@ from raymed.data.dataset import PreparedDataset
 from raymed.evaluation import PREDICTIONS_FILE, evaluate
 from raymed.generation import generate
 from raymed.launch.run import run_training
-from raymed.metrics.captions import cider
+from raymed.metrics.cider import cider
 from raymed.metrics.tags import recall_at
+from raymed.model.systems import SYSTEMS
 from raymed.prediction import predict
-from raymed.sections import SYSTEMS
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.log import METRICS_FILE, read_metrics
 
@@ -76,14 +76,16 @@ def test_it_is_evaluated(checkpoint: Checkpoint, tmp_path: Path) -> None:
     evaluation = evaluate(checkpoint, checkpoint.config, "val", tmp_path)
     assert list(evaluation.rows) == [system, "constant report", "nearest image"]
     scores = evaluation.rows[system]
-    assert scores.recall_5 == pytest.approx(row["recall_5"])
+    assert scores["recall_5"] == pytest.approx(row["recall_5"])
     predictions = pq.read_table(tmp_path / PREDICTIONS_FILE).to_pydict()
     if system == "vgg19_tags":
-        assert (scores.cider, scores.bleu_1, scores.distinct, scores.normality) == (None,) * 4
+        assert (scores["cider"], scores["bleu_1"], scores["distinct"], scores["normality"]) == (
+            None,
+        ) * 4
         assert not {"report", "sentences"} & predictions.keys()
     else:
-        assert scores.cider == pytest.approx(row["cider"])
-        assert scores.distinct == row["distinct"] == len(set(predictions["report"]))
+        assert scores["cider"] == pytest.approx(row["cider"])
+        assert scores["distinct"] == row["distinct"] == len(set(predictions["report"]))
     console = Console(width=100)
     with console.capture() as captured:
         console.print(evaluation.table())

@@ -88,8 +88,8 @@ config = Config().override({"launch.gpus_per_worker": 0.25})
 meeting = Meeting.remote()
 found = []
 # NCCL asks for a GPU that is there; where the workers are placed does not depend on it.
-ours = trainer._NotingConfig
-with patch.object(trainer, "_NotingConfig", lambda **options: ours("gloo", **options)):
+ours = trainer._SigtermConfig
+with patch.object(trainer, "_SigtermConfig", lambda **options: ours("gloo", **options)):
     def run():
         found.append(trainer.run_workers(work, {"meeting": meeting}, config, 0))
     threads = [threading.Thread(target=run) for _ in range(trainer.check_room(config))]

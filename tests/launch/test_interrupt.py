@@ -4,9 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,13 +27,6 @@ def processes_of(ray_files: Path) -> list[str]:
         if str(ray_files) in command:
             found.append(command)
     return found
-
-
-@pytest.fixture
-def ray_files() -> Iterator[Path]:
-    """A folder for Ray's files; its sockets must have shorter names than `tmp_path` gives."""
-    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
 
 
 @pytest.mark.ray

@@ -40,7 +40,7 @@ for kill in range(int(sys.argv[3])):
     steps, delay = chance.randint(1, 12), chance.choice([0, 0.001, 0.003, 0.01, 0.03])
     child = os.fork()
     if child == 0:
-        run._Deferring = Killed
+        run._DeferringPrinter = Killed
         run.run_training(config.load(sys.argv[1]), Console(quiet=True))
         os._exit(0)
     _, status = os.waitpid(child, 0)

@@ -159,7 +159,7 @@ def test_a_run_goes_on_with_fewer_workers_and_with_more_again(
     process.stdout.close()
     assert process.stderr is not None
     process.stderr.close()
-    assert "SIGTERM: the workers write a checkpoint and end\n" in printed
+    assert "SIGTERM received: the workers write a checkpoint and stop\n" in printed
     # One worker computes what two do but for rounding, which grows with every step.
     found = rows_of(folder)
     assert [row["epoch"] for row in found] == list(range(1, len(found) + 1))
@@ -173,7 +173,7 @@ def test_a_run_goes_on_with_fewer_workers_and_with_more_again(
 
 def goes_on(printed: list[str], workers: str, process: "subprocess.Popen[str]") -> None:
     until = time.monotonic() + ENDLESS_S
-    while f"training goes on with {workers}\n" not in printed:
+    while f"training continues with {workers}\n" not in printed:
         assert time.monotonic() < until, printed
         assert process.poll() is None, printed
         time.sleep(0.1)

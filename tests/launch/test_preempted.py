@@ -14,10 +14,10 @@ from rich.console import Console
 from raymed.config import Config
 from raymed.launch import groups, trainer
 from raymed.launch.groups import JobObserver, serve, worker_groups
+from raymed.launch.monitor import WorkerObserver
 from raymed.launch.queue import Job
 from raymed.launch.run import run_training
 from raymed.launch.trainer import train_worker
-from raymed.launch.watch import WorkerObserver
 from raymed.training.observer import Status
 from tests.launch.test_queue_actor import Watched
 from tests.support.long_runs import assert_the_same, long_run
@@ -118,7 +118,7 @@ def test_a_group_is_preempted_idle_and_in_training_without_a_failure(
         news: list[Job] = []
         while not any(job.ended for job in news):
             time.sleep(0.1)
-            news += ray_.get(queue.heard.remote())
+            news += ray_.get(queue.drain.remote())
     assert (news[-1].failure, news[-1].attempts) == ("", 1)
     assert not list(strikes.iterdir())
     assert_the_same(folder / "job", folder / "undisturbed")

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from raymed.data.sources import prepare_source
+from raymed.data.prepare import prepare_source
+from raymed.data.sources.table_columns import TableSettings
 from raymed.errors import UsageError
-from raymed.launch.prepare import over_ray, run_prepare
-from raymed.sections import PrepareConfig
+from raymed.launch.prepare import on_ray, run_prepare
 from tests.support.dicom_files import dataset, saved
 from tests.support.object_stores import serving_s3
 
@@ -74,14 +74,14 @@ def test_ray_writes_into_a_store(tmp_path: Path, table: Path) -> None:
     with serving_s3() as server:
         out = server.root / "prepared"
         options = {"out": str(out), "image_size": 16}
-        stored = run_prepare("table", str(table), PrepareConfig.model_validate(options), quiet())
+        stored = run_prepare("table", str(table), TableSettings.model_validate(options), quiet())
         found = {place.name: b"".join(place.blocks()) for place in out.iterdir()}
     assert stored == local
     assert found == files_of(tmp_path / "local")
 
 
-def settings(out: Path, **changes: object) -> PrepareConfig:
-    return PrepareConfig.model_validate({"out": str(out), "image_size": 16, **changes})
+def settings(out: Path, **changes: object) -> TableSettings:
+    return TableSettings.model_validate({"out": str(out), "image_size": 16, **changes})
 
 
 def double(number: int) -> tuple[int, int]:
@@ -111,7 +111,7 @@ def test_pieces_are_spread_and_taken_as_they_come(monkeypatch: pytest.MonkeyPatc
             taken.append(number)
             yield number
 
-    results = over_ray()(double, numbers())
+    results = on_ray()(double, numbers())
     first = next(results)
     assert len(taken) <= 40, "one window at work, one made ready"
     rest = list(results)
@@ -123,27 +123,29 @@ def test_pieces_are_spread_and_taken_as_they_come(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray")
-def test_errors_and_deaths_are_told(capfd: pytest.CaptureFixture[str]) -> None:
+def test_errors_and_deaths_are_reported(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UsageError, match="three is not liked"):
-        list(over_ray()(fails_at_three, range(6)))
-    with pytest.raises(UsageError, match="3 processes died over the same piece"):
-        list(over_ray()(dies_at_three, range(6)))
+        list(on_ray()(fails_at_three, range(6)))
+    with pytest.raises(UsageError, match="3 processes died while processing the same images"):
+        list(on_ray()(dies_at_three, range(6)))
     capfd.readouterr()
 
 
 def test_images_that_the_workers_do_not_see(tmp_path: Path, table: Path) -> None:
     folder, hidden = table.parent, table.parent.with_name("hidden")
 
-    def elsewhere(do: Callable[[Any], Any], pieces: Iterable[Any]) -> Iterator[Any]:
+    def elsewhere(function: Callable[[Any], Any], pieces: Iterable[Any]) -> Iterator[Any]:
         for piece in pieces:
             folder.rename(hidden)
             try:
-                result = do(piece)
+                result = function(piece)
             finally:
                 hidden.rename(folder)
             yield result
 
-    with pytest.raises(UsageError, match=r"1\.png: is here, but a machine of the cluster does not"):
+    with pytest.raises(
+        UsageError, match=r"1\.png: exists here, but is not visible to a machine of the cluster"
+    ):
         prepare_source("table", str(table), settings(tmp_path / "out"), quiet(), elsewhere)
     assert list(tmp_path.iterdir()) == []
 
@@ -152,14 +154,16 @@ def test_a_folder_that_the_workers_do_not_see(tmp_path: Path, table: Path) -> No
     inside = tmp_path / "in"
     inside.mkdir()
 
-    def elsewhere(do: Callable[[Any], Any], pieces: Iterable[Any]) -> Iterator[Any]:
+    def elsewhere(function: Callable[[Any], Any], pieces: Iterable[Any]) -> Iterator[Any]:
         for piece in pieces:
             inside.rename(tmp_path / "hidden")
             try:
-                result = do(piece)
+                result = function(piece)
             finally:
                 (tmp_path / "hidden").rename(inside)
             yield result
 
-    with pytest.raises(UsageError, match=r"does not see this folder: let `out` be in a folder"):
+    with pytest.raises(
+        UsageError, match=r"this folder is not visible to .*: set `out` to a folder"
+    ):
         prepare_source("table", str(table), settings(inside / "out"), quiet(), elsewhere)

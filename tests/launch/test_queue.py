@@ -56,7 +56,7 @@ def test_a_group_waits_for_a_job() -> None:
     play(scene())
 
 
-def test_a_group_is_told_now_and_then_that_there_is_no_job(
+def test_a_group_is_answered_now_and_then_that_there_is_no_job(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(queue_module, "PATIENCE_S", 0.01)
@@ -78,14 +78,14 @@ def test_the_next_epoch_waits_for_the_trials_leave() -> None:
         await queue.next_job(0)
         first = asyncio.create_task(queue.next_row(1, 0))
         assert await waits(first)
-        reported = asyncio.create_task(queue.report(1, {"epoch": 1}))
+        reported = asyncio.create_task(queue.report_epoch(1, {"epoch": 1}))
         assert await first == ({"epoch": 1}, "")
         # The trial thinks about the row; the group waits.
         assert await waits(reported)
         second = asyncio.create_task(queue.next_row(1, 1))
         assert await reported is True
         assert await waits(second)
-        again = asyncio.create_task(queue.report(1, {"epoch": 2}))
+        again = asyncio.create_task(queue.report_epoch(1, {"epoch": 2}))
         assert await second == ({"epoch": 2}, "")
         assert await waits(again)
         third = asyncio.create_task(queue.next_row(1, 2))
@@ -101,7 +101,7 @@ def test_a_failure_reaches_its_trial_after_the_rows() -> None:
         queue = JobQueue(1)
         await queue.submit(Job(1, "run", {}))
         await queue.next_job(0)
-        reported = asyncio.create_task(queue.report(1, {"epoch": 1}))
+        reported = asyncio.create_task(queue.report_epoch(1, {"epoch": 1}))
         assert await waits(reported)
         await queue.finish(0, "out of memory")
         await queue.finish(0, "said by another worker as well")
@@ -118,12 +118,12 @@ def test_a_stopped_trial_gets_no_further_epoch() -> None:
         await queue.stop(9)  # of a trial that never came to submit: nothing to stop
         await queue.submit(Job(1, "run", {}))
         await queue.next_job(0)
-        reported = asyncio.create_task(queue.report(1, {"epoch": 1}))
+        reported = asyncio.create_task(queue.report_epoch(1, {"epoch": 1}))
         assert await waits(reported)
         await queue.stop(1)
         assert await reported is False
         # A trial may be stopped while its group is in the middle of an epoch, too.
-        assert await queue.report(1, {"epoch": 2}) is False
+        assert await queue.report_epoch(1, {"epoch": 2}) is False
 
     play(scene())
 
@@ -134,7 +134,7 @@ def test_a_group_that_died_gets_its_job_again_before_others() -> None:
         for number in (1, 2, 3):
             await queue.submit(Job(number, "run", {}))
         assert [await number_for(queue, 0), await number_for(queue, 1)] == [1, 2]
-        reported = asyncio.create_task(queue.report(1, {"epoch": 1}))
+        reported = asyncio.create_task(queue.report_epoch(1, {"epoch": 1}))
         assert await waits(reported)
         # Group 0 has not finished, and asks: it died. What it had reported comes with the job.
         delivery = await queue.next_job(0)
@@ -198,7 +198,7 @@ def test_closing_sends_everyone_home() -> None:
         queue = JobQueue(2)
         await queue.submit(Job(1, "run", {}))
         await number_for(queue, 0)
-        reported = asyncio.create_task(queue.report(1, {"epoch": 1}))
+        reported = asyncio.create_task(queue.report_epoch(1, {"epoch": 1}))
         asked = asyncio.create_task(queue.next_job(1))
         assert await waits(reported)
         assert await waits(asked)
@@ -233,12 +233,12 @@ def test_a_free_job_trains_on_without_leave() -> None:
         assert delivery.job is not None
         assert delivery.job.score == "test"
         for epoch in range(1, 4):
-            assert await queue.report(1, {"epoch": epoch}) is True
-        (job,) = await queue.heard()
+            assert await queue.report_epoch(1, {"epoch": epoch}) is True
+        (job,) = await queue.drain()
         assert [row["epoch"] for row in job.rows] == [1, 2, 3]
         assert not job.ended
         await queue.finish(0)
-        (job,) = await queue.heard()
+        (job,) = await queue.drain()
         assert job.ended
         assert job.failure == ""
 
@@ -250,35 +250,35 @@ def test_a_free_job_whose_group_died_stays_free_and_keeps_its_rows() -> None:
         queue = JobQueue(1)
         await queue.submit(Job(1, "run", {}), free=True)
         assert await number_for(queue, 0) == 1
-        assert await queue.report(1, {"epoch": 1}) is True
+        assert await queue.report_epoch(1, {"epoch": 1}) is True
         delivery = await queue.next_job(0)
         assert delivery.job is not None
         assert (delivery.job.attempts, delivery.job.rows) == (2, [{"epoch": 1}])
-        assert await queue.report(1, {"epoch": 2}) is True
+        assert await queue.report_epoch(1, {"epoch": 2}) is True
 
     play(scene())
 
 
-def test_only_what_is_new_is_heard_of_free_jobs() -> None:
+def test_draining_gives_only_what_is_new_of_free_jobs() -> None:
     async def scene() -> None:
         queue = JobQueue(1)
         for number in (5, 6, 7):
             await queue.submit(Job(number, f"run-{number}", {}), free=True)
-        assert await queue.heard() == []
+        assert await queue.drain() == []
         assert await number_for(queue, 0) == 5
         await queue.warn(5, "the disk is slow")
         await queue.finish(0, "diverged")
         assert await number_for(queue, 0) == 6
-        assert [(j.folder, j.ended, j.failure, j.warnings) for j in await queue.heard()] == [
+        assert [(j.folder, j.ended, j.failure, j.warnings) for j in await queue.drain()] == [
             ("run-5", True, "diverged", ["the disk is slow"]),
             ("run-6", False, "", []),
         ]
-        assert await queue.heard() == []
+        assert await queue.drain() == []
         await queue.warn(6, "the disk is slow")
-        await queue.report(6, {"epoch": 1})
-        assert [(j.number, j.warnings) for j in await queue.heard()] == [(6, ["the disk is slow"])]
-        await queue.report(6, {"epoch": 2})
-        assert [(j.number, j.rows, j.warnings) for j in await queue.heard()] == [
+        await queue.report_epoch(6, {"epoch": 1})
+        assert [(j.number, j.warnings) for j in await queue.drain()] == [(6, ["the disk is slow"])]
+        await queue.report_epoch(6, {"epoch": 2})
+        assert [(j.number, j.rows, j.warnings) for j in await queue.drain()] == [
             (6, [{"epoch": 1}, {"epoch": 2}], [])
         ]
 
@@ -292,7 +292,7 @@ def test_a_job_is_forgotten_once_everyone_knows_that_it_is_over() -> None:
         for number in (1, 2):
             await queue.submit(Job(number, "run", {}))
             assert await number_for(queue, 0) == number
-            reported = asyncio.create_task(queue.report(number, {"epoch": 1}))
+            reported = asyncio.create_task(queue.report_epoch(number, {"epoch": 1}))
             assert await queue.next_row(number, 0) == ({"epoch": 1}, "")
             if number == 1:
                 last = asyncio.create_task(queue.next_row(1, 1))
@@ -310,12 +310,12 @@ def test_a_job_is_forgotten_once_everyone_knows_that_it_is_over() -> None:
         assert await number_for(queue, 0) == 3
         await queue.finish(0)
         assert list(queue.jobs) == [3]
-        assert [job.number for job in await queue.heard()] == [3]
+        assert [job.number for job in await queue.drain()] == [3]
         assert not queue.jobs
         assert not queue.in_training
         # What comes too late is of no consequence.
         await queue.warn(1, "late")
-        assert await queue.report(2, {"epoch": 2}) is False
+        assert await queue.report_epoch(2, {"epoch": 2}) is False
         assert await queue.next_row(2, 1) == (None, "")
 
     play(scene())
@@ -361,9 +361,9 @@ def test_closing_stops_a_free_job_at_its_next_report() -> None:
         await queue.submit(Job(1, "run", {}), free=True)
         await queue.submit(Job(2, "run", {}), free=True)
         assert await number_for(queue, 0) == 1
-        assert await queue.report(1, {"epoch": 1}) is True
+        assert await queue.report_epoch(1, {"epoch": 1}) is True
         await queue.close()
-        assert await queue.report(1, {"epoch": 2}) is False
+        assert await queue.report_epoch(1, {"epoch": 2}) is False
         await queue.finish(0)
         assert await queue.next_job(0) == Delivery(None, closed=True)
 
@@ -378,13 +378,13 @@ def test_free_jobs_end_with_the_reason_when_no_group_is_left() -> None:
         assert await number_for(queue, 0) == 1
         await queue.lose_group(0, "a node is gone")
         await queue.submit(Job(3, "run", {}), free=True)
-        states = [(job.ended, job.failure) for job in await queue.heard()]
+        states = [(job.ended, job.failure) for job in await queue.drain()]
         assert states == [(True, "a node is gone")] * 3
 
     play(scene())
 
 
-def test_what_a_trial_warns_of_is_told_once_though_it_is_over() -> None:
+def test_a_trials_warnings_are_passed_on_once_even_after_its_end() -> None:
     async def scene() -> None:
         queue = JobQueue(1)
         await queue.submit(Job(3, "runs/trial-003", {}))
@@ -394,6 +394,6 @@ def test_what_a_trial_warns_of_is_told_once_though_it_is_over() -> None:
         await queue.finish(0)
         await queue.warn(3, "late")
         assert await queue.warnings() == [("runs/trial-003", "slow")]
-        assert await queue.warnings() == await queue.heard() == []
+        assert await queue.warnings() == await queue.drain() == []
 
     play(scene())

@@ -17,8 +17,8 @@ from ray.exceptions import RayActorError
 from raymed.config import Config
 from raymed.launch import groups
 from raymed.launch.groups import JobObserver, worker_groups
+from raymed.launch.monitor import pinned_to_this_node
 from raymed.launch.queue import Delivery, Job, JobQueue
-from raymed.launch.watch import here
 from raymed.training.worker import Worker
 
 JOBS = 3000
@@ -56,7 +56,7 @@ class Asker:
 
 @pytest.fixture
 def queue(ray: None) -> Iterator[ActorHandle]:  # noqa: ARG001
-    queue = here(ray_.remote(Watched)).remote(1)
+    queue = pinned_to_this_node(ray_.remote(Watched)).remote(1)
     yield queue
     ray_.kill(queue)
 
@@ -77,7 +77,7 @@ def test_thousands_of_jobs_leave_nothing_behind(
 
     # All of a job but its files and its training.
     monkeypatch.setattr(groups, "train", train)
-    monkeypatch.setattr(groups, "write_whole", lambda *_: None)
+    monkeypatch.setattr(groups, "atomic_write_text", lambda *_: None)
     monkeypatch.setattr(Config, "override", lambda config, _: config)
     monkeypatch.setattr(Config, "to_yaml", lambda _: "")
     ray_.get([queue.submit.remote(Job(n, str(tmp_path / "run"), {}), True) for n in range(JOBS)])
@@ -120,7 +120,11 @@ def test_a_queue_that_takes_no_further_call_is_left_all_the_same(
 ) -> None:
     monkeypatch.setattr(groups, "JobQueue", Watched)
     monkeypatch.setattr(groups, "CLOSE_S", 1.0)
-    monkeypatch.setattr(groups, "here", lambda actor: actor.options(num_cpus=0, max_concurrency=10))
+    monkeypatch.setattr(
+        groups,
+        "pinned_to_this_node",
+        lambda actor: actor.options(num_cpus=0, max_concurrency=10),
+    )
     left = Event()
 
     def group(_config: Config, queue: ActorHandle, number: int, _jobs: int) -> None:
@@ -128,7 +132,7 @@ def test_a_queue_that_takes_no_further_call_is_left_all_the_same(
             ray_.get(queue.next_job.remote(number))
         left.set()
 
-    monkeypatch.setattr(groups, "_keep_up", group)
+    monkeypatch.setattr(groups, "_run_group", group)
 
     def leave() -> None:
         with worker_groups(tiny, 1, 1) as queue:

@@ -1,4 +1,4 @@
-"""Runs through `run_training`: in the calling process, on Ray Train workers, and again."""
+"""`run_training`: in the calling process, on Ray Train workers, and resumed."""
 
 import json
 import os
@@ -16,20 +16,21 @@ import torch
 from rich.console import Console
 
 from raymed import config as configuration
+from raymed.absolute_paths import with_absolute_paths
 from raymed.cli import main
 from raymed.config import Config
-from raymed.data.phantom import draw
-from raymed.data.prepare import prepare
 from raymed.errors import UsageError
 from raymed.launch import run as run_module
-from raymed.launch.run import CONFIG_FILE, located, run_training
+from raymed.launch.run import run_training
 from raymed.launch.trainer import check_room
+from raymed.run_folder import CONFIG_FILE
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest
+from raymed.training.errors import TrainingFailed
 from raymed.training.loop import train
 from raymed.training.observer import Observer, Row
-from raymed.training.saving import TrainingStopped
 from raymed.training.worker import Worker
 from tests.support.metric_rows import rows_of
+from tests.support.prepared import prepare_phantom
 from tests.support.recording import Recorder
 
 EPOCHS = 10
@@ -60,7 +61,7 @@ class Interrupted(Exception):
 
 @pytest.fixture(scope="module")
 def settings(tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """Of a run that is long enough to be disturbed."""
+    """Settings of a run that is long enough to be disturbed."""
     folder = tmp_path_factory.mktemp("runs")
     return tiny.override(
         {"training.epochs": EPOCHS, "training.batch_size": 2, "run.folder": str(folder)}
@@ -83,8 +84,8 @@ def assert_same_weights(folder: Path, other: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(settings: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """A run in one process that has nothing else to do, and what was seen in it."""
+def in_process(settings: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A run in a process of its own, without Ray, and what was observed in it."""
     config = settings.override({"run.name": "alone"})
     files = tmp_path_factory.mktemp("alone")
     (files / "run.yaml").write_text(config.to_yaml())
@@ -104,14 +105,14 @@ def on_two(settings: Config, ray: None) -> Path:  # noqa: ARG001
     return run(settings.override({"run.name": "on-two", "launch.workers": 2}))
 
 
-def test_without_workers_training_runs_in_the_calling_process(alone: tuple[Path, Any]) -> None:
-    folder, seen = alone
+def test_without_workers_training_runs_in_the_calling_process(in_process: tuple[Path, Any]) -> None:
+    folder, seen = in_process
     assert seen == {"pid": seen["pid"], "inside": [seen["pid"]], "ray": False}
     assert len(rows_of(folder)) == EPOCHS
 
 
 def assert_follows(found: list[Row], expected: list[Row]) -> None:
-    """The losses of every epoch are the same but for float32 rounding."""
+    """The losses of every epoch are equal up to float32 rounding."""
     assert len(found) == len(expected) == EPOCHS
     for row, other in zip(found, expected, strict=True):
         for key in ("epoch", "learning_rate", *(k for k in row if k.startswith("loss"))):
@@ -121,24 +122,24 @@ def assert_follows(found: list[Row], expected: list[Row]) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_one_worker_does_exactly_what_no_worker_does(
-    alone: tuple[Path, Any],
+    in_process: tuple[Path, Any],
     settings: Config,
     ray: None,  # noqa: ARG001
 ) -> None:
     folder = run(settings.override({"run.name": "on-one", "launch.workers": 1}))
-    assert rows_of(folder) == rows_of(alone[0])
-    assert_same_weights(folder, alone[0])
+    assert rows_of(folder) == rows_of(in_process[0])
+    assert_same_weights(folder, in_process[0])
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_two_workers_follow_the_losses_of_one(alone: tuple[Path, Any], on_two: Path) -> None:
-    assert_follows(rows_of(on_two), rows_of(alone[0]))
+def test_two_workers_follow_the_losses_of_one(in_process: tuple[Path, Any], on_two: Path) -> None:
+    assert_follows(rows_of(on_two), rows_of(in_process[0]))
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_workers_mistake_reaches_the_user_in_its_own_words(
+def test_a_workers_usage_error_reaches_the_user_unchanged(
     settings: Config,
     ray: None,  # noqa: ARG001
 ) -> None:
@@ -167,7 +168,7 @@ def test_a_workers_mistake_reaches_the_user_in_its_own_words(
         ({"launch.gpus_per_worker": 9}, "1 workers need 9 GPU, and the cluster has "),
     ],
 )
-def test_what_the_cluster_has_no_room_for_is_refused(
+def test_a_run_too_large_for_the_cluster_is_refused(
     settings: Config,
     ray: None,  # noqa: ARG001
     changes: dict[str, int],
@@ -184,7 +185,7 @@ def test_room_is_counted_in_runs(tiny: Config, ray: None) -> None:  # noqa: ARG0
 
 
 @pytest.mark.ray
-def test_nodes_that_do_not_come_are_waited_for_and_then_refused(
+def test_a_run_is_refused_after_waiting_for_nodes_in_vain(
     settings: Config,
     ray: None,  # noqa: ARG001
     capsys: pytest.CaptureFixture[str],
@@ -198,12 +199,12 @@ def test_nodes_that_do_not_come_are_waited_for_and_then_refused(
 
 
 def test_divergence_reaches_the_user_in_words(settings: Config) -> None:
-    with pytest.raises(TrainingStopped, match="training diverged at epoch 1, step 1"):
+    with pytest.raises(TrainingFailed, match="training diverged at epoch 1, step 1"):
         run(settings.override({"run.name": "diverging", "loss.word": 1e300}))
 
 
-def test_a_run_taken_up_again_ends_where_the_uninterrupted_one_ends(
-    settings: Config, alone: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch
+def test_a_resumed_run_ends_where_the_uninterrupted_one_ends(
+    settings: Config, in_process: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = settings.override({"run.name": "interrupted"})
 
@@ -225,44 +226,50 @@ def test_a_run_taken_up_again_ends_where_the_uninterrupted_one_ends(
     with console.file:
         run_training(config, console)
     printed = console.export_text().splitlines()
-    assert printed[0] == f"{folder}: going on after epoch 3"
+    assert printed[0] == f"{folder}: resuming after epoch 3"
     assert [line.partition(" ")[2].split("/")[0] for line in printed[1:]] == [
         str(epoch) for epoch in range(4, EPOCHS + 1)
     ]
-    assert rows_of(folder) == rows_of(alone[0])
-    assert_same_weights(folder, alone[0])
+    assert rows_of(folder) == rows_of(in_process[0])
+    assert_same_weights(folder, in_process[0])
 
 
-def test_a_finished_run_stays_as_it_is(settings: Config, alone: tuple[Path, Any]) -> None:
+def test_a_finished_run_stays_as_it_is(settings: Config, in_process: tuple[Path, Any]) -> None:
     def state() -> dict[Path, int]:
-        files = (path for path in alone[0].rglob("*") if path.name not in (CONFIG_FILE, ".lock"))
+        files = (
+            path for path in in_process[0].rglob("*") if path.name not in (CONFIG_FILE, ".lock")
+        )
         return {path: path.stat().st_mtime_ns for path in files}
 
     before = state()
     console = Console(record=True, quiet=False, file=open(os.devnull, "w"))  # noqa: SIM115
     with console.file:
         checkpoint = run_training(settings.override({"run.name": "alone"}), console)
-    assert console.export_text() == f"{alone[0]}: already trained for 10 epochs; nothing to do\n"
-    assert checkpoint == Checkpoint.open(alone[0])
+    assert (
+        console.export_text() == f"{in_process[0]}: already trained for 10 epochs; nothing to do\n"
+    )
+    assert checkpoint == Checkpoint.open(in_process[0])
     assert state() == before
 
 
-def test_a_changed_configuration_names_the_key(settings: Config, alone: tuple[Path, Any]) -> None:
-    text = (alone[0] / CONFIG_FILE).read_text()
+def test_a_changed_configuration_names_the_key(
+    settings: Config, in_process: tuple[Path, Any]
+) -> None:
+    text = (in_process[0] / CONFIG_FILE).read_text()
     changed = settings.override({"run.name": "alone", "loss.tag": 2.5, "training.seed": 8})
     with pytest.raises(UsageError) as raised:
         run(changed)
-    assert str(alone[0]) in str(raised.value)
+    assert str(in_process[0]) in str(raised.value)
     assert "loss.tag: 1.0 -> 2.5; training.seed: 0 -> 8" in str(raised.value)
-    assert (alone[0] / CONFIG_FILE).read_text() == text
-    # How it is launched, and where the dataset lies, decides nothing.
-    moved = alone[0].parent / "moved"
+    assert (in_process[0] / CONFIG_FILE).read_text() == text
+    # How it is launched and where the dataset lies may change.
+    moved = in_process[0].parent / "moved"
     shutil.copytree(settings.data.path, moved)
     run(settings.override({"run.name": "alone", "data.path": str(moved), "launch.max_failures": 7}))
 
 
-def test_more_epochs_for_a_finished_run_are_had_by_a_command_that_is_said(
-    settings: Config, alone: tuple[Path, Any], capsys: pytest.CaptureFixture[str]
+def test_more_epochs_for_a_finished_run_take_the_command_in_the_message(
+    settings: Config, in_process: tuple[Path, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UsageError) as raised:
         run(settings.override({"run.name": "alone", "training.epochs": EPOCHS + 2}))
@@ -271,9 +278,9 @@ def test_more_epochs_for_a_finished_run_are_had_by_a_command_that_is_said(
     program, *arguments = shlex.split(command)
     assert program == "raymed"
     assert main(arguments) == 0, capsys.readouterr().err
-    more = Checkpoint.open(alone[0].parent / f"alone-{EPOCHS + 2}")
-    assert len(rows_of(alone[0].parent / f"alone-{EPOCHS + 2}")) == 2
-    assert more.config.training.start_from == str(alone[0])
+    more = Checkpoint.open(in_process[0].parent / f"alone-{EPOCHS + 2}")
+    assert len(rows_of(in_process[0].parent / f"alone-{EPOCHS + 2}")) == 2
+    assert more.config.training.start_from == str(in_process[0])
     # With other changes, or fewer epochs, it would not be the same run.
     for changes in ({"training.epochs": EPOCHS + 2, "loss.tag": 2.5}, {"training.epochs": 1}):
         with pytest.raises(UsageError, match=r"Choose another run.name, or delete that folder$"):
@@ -281,46 +288,40 @@ def test_more_epochs_for_a_finished_run_are_had_by_a_command_that_is_said(
 
 
 def test_other_data_under_a_runs_name_are_refused(
-    settings: Config, alone: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Config, in_process: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     other = tmp_path / "other"
-    prepare(
-        draw(30, seed=1, image_size=32),
-        other,
-        source="phantom",
-        image_size=32,
-        console=Console(quiet=True),
-    )
+    prepare_phantom(other, 30, seed=1)
     with pytest.raises(UsageError, match=f"{other}: its content is not what .*alone was trained"):
         run(settings.override({"run.name": "alone", "data.path": str(other)}))
-    assert len(rows_of(alone[0])) == EPOCHS
+    assert len(rows_of(in_process[0])) == EPOCHS
 
 
-def test_a_folder_in_the_way_is_left_alone(tiny: Config, tmp_path: Path) -> None:
+def test_a_folder_with_other_content_is_left_alone(tiny: Config, tmp_path: Path) -> None:
     config = tiny.override({"run.folder": str(tmp_path)})
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("years of work")
-    with pytest.raises(UsageError, match="run: exists and is no run; choose another"):
+    with pytest.raises(UsageError, match="run: exists but is not a run folder; choose another"):
         run(config)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
     (tmp_path / "file").write_text("a file")
-    with pytest.raises(UsageError, match="file: exists and is no run"):
+    with pytest.raises(UsageError, match="file: exists but is not a run folder"):
         run(config.override({"run.name": "file"}))
     with pytest.raises(UsageError, match=r"cannot be written \(Not a directory\)"):
         run(config.override({"run.folder": str(tmp_path / "file")}))
 
 
-def test_paths_are_made_absolute_and_addresses_are_not(
+def test_paths_are_made_absolute_and_uris_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    plain = located(Config())
+    plain = with_absolute_paths(Config())
     assert plain.data.path == str(tmp_path / "data/phantom")
     assert plain.run.folder == str(tmp_path / "runs")
     assert plain.model.encoder_weights == "imagenet"
     changes = {"data.path": "s3://bucket/data", "model.encoder_weights": "vgg.pth"}
-    other = located(Config().override(changes))
+    other = with_absolute_paths(Config().override(changes))
     assert other.data.path == "s3://bucket/data"
     assert other.model.encoder_weights == str(tmp_path / "vgg.pth")
     assert configuration.load(None, ["data.path=s3://bucket/data"]).data == other.data

@@ -17,8 +17,9 @@ from PIL import Image
 
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
-from raymed.training.features import LOCK_FILE, freeze
+from raymed.training.features import LOCK_FILE, freeze_encoder
 from raymed.training.worker import Worker
+from tests.support.recording import Recorder
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 INT, TERM = SIGNALS
@@ -81,13 +82,13 @@ def start(command: list[str], **environment: str) -> "subprocess.Popen[str]":
 @pytest.mark.parametrize(
     ("module", "name", "arguments", "signalled"),
     [
-        ("raymed.data.phantom", "draw", ["prepare", "phantom", "out={out}"], TERM),
+        ("raymed.data.sources.phantom", "draw", ["prepare", "phantom", "out={out}"], TERM),
         ("raymed.evaluation", "write_reports", ["evaluate", "{run}", "split=val"], TERM),
-        ("raymed.evaluation", "caption_scores", ["evaluate", "{run}", "split=val"], INT),
+        ("raymed.evaluation", "score_split", ["evaluate", "{run}", "split=val"], INT),
         ("raymed.prediction", "generate", ["predict", "{run}", "{image}", "out={out}"], TERM),
-        ("raymed.figures", "Reporter", ["figure", "4", "{run}", "out={out}"], TERM),
-        ("raymed.training.loop", "terms", ["train", "{file}", "run.folder={out}"], TERM),
-        ("raymed.tuning.report", "open_study", ["report", "{sweep}"], TERM),
+        ("raymed.figures", "ReportGenerator", ["figure", "4", "{run}", "out={out}"], TERM),
+        ("raymed.training.loop", "loss_terms", ["train", "{file}", "run.folder={out}"], TERM),
+        ("raymed.tuning.page", "open_study", ["report", "{sweep}"], TERM),
         ("raymed.tuning.finetune", "open_study", ["finetune", "{sweep}"], INT),
         ("raymed.tuning.sweep", "baseline_scores", ["tune", "{sweep}/sweep.yaml"], TERM),
     ],
@@ -178,7 +179,8 @@ def test_while_the_features_are_computed(
     dataset = PreparedDataset.open(config.data.path)
     splits = {name: dataset.split(name) for name in ("train", "val")}
     worker = Worker(torch.device("cpu"))
-    folder = freeze(config, dataset, splits, None, worker, None, lambda: False).encoder_file.parent
+    frozen = freeze_encoder(config, dataset, splits, None, worker, Recorder())
+    folder = frozen.encoder_file.parent
     for file in folder.glob("*.arrow"):
         file.unlink()
     (tmp_path / "run.yaml").write_text(config.to_yaml())

@@ -52,7 +52,7 @@ def test_candidates_are_the_frequent_and_the_central(monkeypatch):
     assert best_constant(["no x y"] * 4 + alike[:2] + others) == "no x y"  # the frequent one
 
 
-def test_of_equal_reports_the_first_is_the_constant():
+def test_ties_between_reports_go_to_the_first():
     assert best_constant(["b a", "d c", "f e"]) == "b a"
     assert best_constant(["only one"]) == "only one"
     assert best_constant(["", ""]) == ""
@@ -112,14 +112,14 @@ def test_nearest_equals_a_loop(size, monkeypatch):
     assert expected[:6] == [12, 0, 3, 3, 9, 1]
 
 
-def test_of_equally_near_images_the_first_is_nearest(monkeypatch):
+def test_ties_between_images_go_to_the_first(monkeypatch):
     monkeypatch.setattr(baselines, "CHUNK", 4)
     random = np.random.default_rng(1)
     few = random.integers(0, 256, (3, 48, 48), dtype=np.uint8)
     assert nearest(few[[2, 0, 1, 0, 1, 2, 0]], few).tolist() == [1, 2, 0]
 
 
-def test_images_of_equal_numbers_are_not_compared(monkeypatch):
+def test_images_of_the_same_group_are_not_compared(monkeypatch):
     monkeypatch.setattr(baselines, "CHUNK", 2)
     random = np.random.default_rng(4)
     train = random.integers(0, 256, (5, 32, 32), dtype=np.uint8)
@@ -145,7 +145,7 @@ def test_an_image_of_one_grey_is_nearest_to_its_like():
     assert nearest(train, np.full((1, 30, 30), 200, dtype=np.uint8)).tolist() == [2]
 
 
-def test_nearest_refuses_what_it_cannot_compare():
+def test_images_that_cannot_be_compared_are_refused():
     images = np.zeros((2, 8, 8), dtype=np.uint8)
     assert nearest(images, images[:0]).shape == (0,)
     with pytest.raises(ValueError, match="got none"):

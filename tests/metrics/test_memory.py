@@ -1,4 +1,4 @@
-"""What the metrics hold for each further image, by tracemalloc, which NumPy reports to."""
+"""Memory that the metrics take per further image, measured by tracemalloc, as NumPy supports it."""
 
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -6,15 +6,16 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from raymed.metrics import baselines, captions, ngrams
+from raymed.metrics import baselines, cider, meteor, ngrams
 from raymed.metrics.baselines import best_constant, nearest
 from raymed.metrics.meteor import MeteorUnavailable
+from tests.support.report_scores import report_scores
 
 WORDS = np.array([f"word{number}" for number in range(500)])
 
 
 class Reports:
-    """Reports of 25 words that all differ, made anew each time they are gone through."""
+    """Distinct reports of 25 words, generated anew in each iteration."""
 
     def __init__(self, count: int, seed: int = 0) -> None:
         self._count, self._seed = count, seed
@@ -61,8 +62,8 @@ def cut(count: int) -> list[Reports]:
     ("work", "few", "bytes_each"),
     [
         (lambda count: best_constant(Reports(count)), 400, 300),
-        (lambda count: captions.ciders(Reports(count), cut(count)), 400, 100),
-        (lambda count: captions.caption_scores(Reports(count), Reports(count, 1)), 400, 100),
+        (lambda count: cider.ciders(Reports(count), cut(count)), 400, 100),
+        (lambda count: report_scores(Reports(count), Reports(count, 1)), 400, 100),
         (lambda count: nearest(Images(count), Images(9), 9), 2000, 10),
         (lambda count: nearest(Images(9), Images(count), count), 2000, 50),
     ],
@@ -71,7 +72,7 @@ def cut(count: int) -> list[Reports]:
 def test_memory_hardly_grows_with_the_images(
     work: Callable[[int], object], few: int, bytes_each: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(captions, "meteor", no_meteor)
+    monkeypatch.setattr(meteor, "meteor", no_meteor)
     # Few enough at a time that the smaller number fills every buffer too.
     monkeypatch.setattr(baselines, "CANDIDATES", 20)
     monkeypatch.setattr(baselines, "CHUNK", 64)

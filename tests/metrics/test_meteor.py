@@ -92,7 +92,7 @@ def test_a_paraphrase_is_kept_if_all_its_letters_occur(small_table):
     assert rows_of(filtered_table(["ray x", "films of film"])) == [TABLE[4]]
 
 
-def test_a_table_is_made_once_for_the_same_words(small_table, monkeypatch):
+def test_a_table_is_built_once_for_the_same_words(small_table, monkeypatch):
     made = []
     filter_table = module._filter
     monkeypatch.setattr(module, "_filter", lambda *a: made.append(a) or filter_table(*a))
@@ -109,14 +109,14 @@ def test_a_table_is_made_once_for_the_same_words(small_table, monkeypatch):
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda _: b"", lambda b: b[:12] + b[13:]])
 @pytest.mark.usefixtures("small_table")
-def test_a_torn_table_is_made_again(damage):
+def test_a_truncated_table_is_rebuilt(damage):
     table = filtered_table(["fluid liquid"])
     table.write_bytes(damage(table.read_bytes()))
     assert filtered_table(["fluid liquid"]) == table
     assert rows_of(table) == [TABLE[3]]
 
 
-def test_a_filter_that_is_broken_off_leaves_nothing(small_table, monkeypatch):
+def test_an_interrupted_filter_leaves_nothing(small_table, monkeypatch):
     full = module.PARAPHRASES.read_bytes()
     module.PARAPHRASES.write_bytes(full[:-12] + full[-8:])
     with pytest.raises(MeteorUnavailable, match="table of paraphrases"):
@@ -143,7 +143,7 @@ def test_a_cache_that_cannot_be_written_is_named(small_table):
         ("echo statistics; echo score; echo words; exec cat >/dev/null", "ended with code 0"),
     ],
 )
-def test_a_java_that_fails_is_said(program, reason, tmp_path, monkeypatch):
+def test_the_reason_of_a_failing_java_is_reported(program, reason, tmp_path, monkeypatch):
     java = tmp_path / "java"
     if program is not None:
         java.write_text(f"#!/bin/sh\n{program}\n")

@@ -38,7 +38,7 @@ def test_a_vocabulary_of_fewer_than_k_tags_counts_whole():
     assert recall_at(20, np.array([[1, 0]]), [{0, -1}]) == 0.5
 
 
-def test_without_any_tag_there_is_no_recall():
+def test_recall_without_tags_is_nan():
     assert math.isnan(recall_at(5, np.array([[1, 0], [0, 1]]), [set(), set()]))
 
 

@@ -94,7 +94,7 @@ def test_dropout_between_the_hidden_layers_is_drawn_from_the_seeds() -> None:
     assert not torch.allclose(plain, expected)
 
 
-def test_an_encoder_with_given_weights_is_the_one_they_are_of() -> None:
+def test_an_encoder_built_from_a_state_equals_its_original() -> None:
     given = build_encoder("small")
     state = torch.get_rng_state()
     copy = encoder_from("small", given.state_dict())
@@ -106,7 +106,7 @@ def test_an_encoder_with_given_weights_is_the_one_they_are_of() -> None:
         encoder_from("vgg11", given.state_dict())
 
 
-def test_given_weights_are_moved_to_where_products_round_as_they_always_do() -> None:
+def test_loaded_weights_are_copied_to_aligned_memory() -> None:
     # As out of a mapped file, whose tensors begin anywhere.
     state = {}
     for name, tensor in build_encoder("small").state_dict().items():
@@ -166,7 +166,7 @@ def other_network_safetensors(file: Path) -> None:
         ("other.safetensors", other_network_safetensors, "not weights of torchvision's vgg11"),
     ],
 )
-def test_file_that_holds_no_such_weights(
+def test_a_file_with_other_content_is_rejected(
     tmp_path: Path, name: str, write: Callable[[Path], object], message: str
 ) -> None:
     write(tmp_path / name)

@@ -12,10 +12,10 @@ from raymed.data.batches import Batch
 from raymed.model import encoder
 from raymed.model.encoder import build_encoder
 from raymed.model.system import System
-from raymed.model.systems import build_system
-from raymed.sections import SYSTEMS, ModelConfig
+from raymed.model.systems import SYSTEMS, build_system
+from raymed.sections import ModelConfig
 from raymed.tokens import END, PAD, START, UNKNOWN
-from raymed.training.loss import Terms, terms
+from raymed.training.loss import LossTerms, loss_terms
 from tests.support import hierarchical_by_hand, single_lstm_by_hand
 from tests.support.by_hand import (
     DROPOUT,
@@ -81,10 +81,10 @@ class Case:
     def answers(self, w: Weights) -> list[Answer]:
         return [BY_HAND[self.system](w, image) for image in self.images(w)]
 
-    def terms(self) -> Terms:
+    def loss_terms(self) -> LossTerms:
         passages = self.model.passages(self.batch.reports)
         outputs = self.model(self.batch.images, passages, self.batch.seeds)
-        return terms(outputs, self.batch)
+        return loss_terms(outputs, self.batch)
 
 
 @pytest.fixture(params=SYSTEMS)
@@ -151,7 +151,7 @@ def test_forward_pass(case: Case) -> None:
 
 
 def test_reading(case: Case) -> None:
-    """What is said before any word is written, without dropout."""
+    """The reading, without dropout."""
     case.model.eval()
     sentences = case.batch.reports.shape[1]
     reading = case.model.read(case.batch.images, sentences)
@@ -174,7 +174,7 @@ def test_reading(case: Case) -> None:
 
 
 def test_terms_of_the_loss(case: Case) -> None:
-    ours = case.terms()
+    ours = case.loss_terms()
     answers = case.answers(case.weights())
     for name in ("tag", "sent", "word", "attention"):
         expected = [getattr(answer, name) for answer in answers]
@@ -191,7 +191,7 @@ def picked(gradient: Tensor) -> Iterator[int]:
 
 def test_gradients(case: Case) -> None:
     """Autograd's against central differences of the plain loops, for every parameter tensor."""
-    case.terms().total(LAMBDAS).sum().backward()
+    case.loss_terms().total(LAMBDAS).sum().backward()
     weights = case.weights()
     step = 1e-5
     for name, parameter in case.model.named_parameters():

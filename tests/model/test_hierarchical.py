@@ -43,7 +43,7 @@ def test_topics_do_not_depend_on_how_many_sentences_are_read(
         torch.testing.assert_close(long[:, :2], short, rtol=0, atol=1e-12)
 
 
-def test_tag_ids_are_the_likeliest_best_first(model: Hierarchical, images: Tensor) -> None:
+def test_tag_ids_are_the_most_probable_in_order(model: Hierarchical, images: Tensor) -> None:
     reading = model.read(images, sentences=1)
     if not model.semantic:
         assert reading.tag_ids is None
@@ -67,7 +67,7 @@ def test_attention_is_a_distribution_over_regions_and_over_tags(
             torch.testing.assert_close(attention.sum(dim=2), torch.ones(4, 4).double())
 
 
-def test_words_and_tags_have_embeddings_of_their_own(model: Hierarchical) -> None:
+def test_words_and_tags_have_separate_embeddings(model: Hierarchical) -> None:
     assert model.writer.embedding.weight.shape == (WORDS, 6)
     if model.semantic:
         assert model.semantic_features.embedding.weight.shape == (TAGS, 6)

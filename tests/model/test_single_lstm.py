@@ -92,7 +92,7 @@ def test_a_sentences_attention_is_the_mean_over_its_words(system: str) -> None:
     ]
     reading = model.read(images, sentences=3)
     assert (reading.alpha, reading.beta) == (None, None)
-    found = model.attended(reading, model.passages(tensor_of(reports)))
+    found = model.add_attention(reading, model.passages(tensor_of(reports)))
     for image, report in enumerate(reports):
         # Alone, so that no padding is involved.
         context = tuple(each[image] for each in reading.context)

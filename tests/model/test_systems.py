@@ -10,10 +10,10 @@ from torch import Tensor
 from raymed.data.batches import IGNORED, Batch
 from raymed.model.encoder import build_encoder
 from raymed.model.system import System
-from raymed.model.systems import build_system
-from raymed.sections import SYSTEMS, TAGS_ONLY, ModelConfig
+from raymed.model.systems import SYSTEMS, build_system
+from raymed.sections import ModelConfig
 from raymed.tokens import END, PAD, START
-from raymed.training.loss import Terms, terms
+from raymed.training.loss import LossTerms, loss_terms
 
 WORDS, TAGS = 12, 7
 SHAPES = [[3, 1, 4], [2], [1, 1, 1, 1, 6], [5, 2]]
@@ -56,9 +56,10 @@ def batch() -> Batch:
     )
 
 
-def test_the_systems_that_write_no_report_are_known_by_name() -> None:
+def test_a_system_that_writes_no_reports_says_so() -> None:
     models = {s: build_system(config_of(s), TAGS, WORDS, build_encoder("small")) for s in SYSTEMS}
-    assert {*TAGS_ONLY} == {name for name, model in models.items() if model.writer is None}
+    assert [name for name, model in models.items() if not model.writes_reports] == ["vgg19_tags"]
+    assert all(model.writes_reports == (model.writer is not None) for model in models.values())
 
 
 def rows(batch: Batch, picked: list[int]) -> Batch:
@@ -86,15 +87,15 @@ def padded(batch: Batch) -> Batch:
 
 def losses(model: System, batch: Batch) -> Tensor:
     """[4, B]."""
-    found = terms(model(batch.images, model.passages(batch.reports), batch.seeds), batch)
-    return torch.stack([getattr(found, f.name).double() for f in fields(Terms)]).detach()
+    found = loss_terms(model(batch.images, model.passages(batch.reports), batch.seeds), batch)
+    return torch.stack([getattr(found, f.name).double() for f in fields(LossTerms)]).detach()
 
 
 def gradients(model: System, batch: Batch) -> list[Tensor]:
     """Of the summed losses of all images."""
     model.zero_grad()
-    found = terms(model(batch.images, model.passages(batch.reports), batch.seeds), batch)
-    torch.stack([getattr(found, f.name) for f in fields(Terms)]).sum().backward()
+    found = loss_terms(model(batch.images, model.passages(batch.reports), batch.seeds), batch)
+    torch.stack([getattr(found, f.name) for f in fields(LossTerms)]).sum().backward()
     return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
@@ -121,7 +122,7 @@ def test_gradient_of_a_batch_is_the_sum_over_its_images(model: System, batch: Ba
         torch.testing.assert_close(whole, torch.stack(single).sum(dim=0), rtol=1e-9, atol=1e-12)
 
 
-def test_features_stand_for_images(model: System, batch: Batch) -> None:
+def test_features_can_replace_images(model: System, batch: Batch) -> None:
     """The model without its encoder, given the encoder's features; in float64 nothing is rounded.
 
     Dropout is off between the encoder's layers, as where it is frozen, and on after them.
@@ -143,7 +144,7 @@ def test_features_stand_for_images(model: System, batch: Batch) -> None:
 
 @pytest.mark.parametrize("trained", [True, False])
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_encoder_trains_only_if_told_to(system: str, batch: Batch, trained: bool) -> None:
+def test_the_encoder_trains_only_if_configured(system: str, batch: Batch, trained: bool) -> None:
     config = config_of(system, train_encoder=trained)
     model = build_system(config, TAGS, WORDS, build_encoder(config.encoder)).double()
     gradients(model, batch)

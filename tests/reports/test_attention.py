@@ -1,4 +1,4 @@
-"""Figure 4: the attention of each sentence, seen through what was drawn."""
+"""Figure 4: the attention of each sentence, read back from the figure and the page."""
 
 import base64
 import io
@@ -13,14 +13,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from raymed.errors import UsageError
-from raymed.reports.attention import (
-    COLUMNS,
-    OPACITY,
-    AttendedSentence,
-    AttendedStudy,
-    attention_figure,
-    attention_page,
-)
+from raymed.notices import NOT_FOR_CLINICAL_USE
+from raymed.reports.attended import AttendedSentence, AttendedStudy
+from raymed.reports.attention import COLUMNS, attention_figure, attention_page
+from raymed.reports.overlay import OPACITY
 from tests.support.drawn_figures import assert_apart, below
 from tests.support.pages import Page
 
@@ -76,7 +72,7 @@ def test_texts_of_a_panel(tmp_path: Path, drawn: list[Figure]) -> None:
     tags = ["nodule 0.50", "$5 _{ 0.30", "[/bold] 0.10", "c 0.06", "d 0.03"]
     legend, truth = "visual attention: 0", "ground truth: truth $x$. two"
     shown = [" ".join(text.split()) for text in below(figure, "predicted tags")]
-    assert shown == [*tags, legend, truth]
+    assert shown == [*tags, legend, truth, NOT_FOR_CLINICAL_USE]
     strongest = ["high 0.60", "middle 0.25", "next 0.10"]
     assert below(figure, "sentence 1")[0] == "(no words)"
     assert below(figure, "sentence 1")[2:] == strongest
@@ -89,9 +85,7 @@ def test_texts_of_a_panel(tmp_path: Path, drawn: list[Figure]) -> None:
     assert below(figure, "a$b_{$.png")[0] == "predicted tags"
 
 
-def test_systems_without_the_one_or_the_other_attention(
-    tmp_path: Path, drawn: list[Figure]
-) -> None:
+def test_systems_without_visual_or_semantic_attention(tmp_path: Path, drawn: list[Figure]) -> None:
     attention_figure(tmp_path / "f.png", IMAGE, [AttendedSentence("a", None, BETA)], TAGS, "film")
     attention_figure(tmp_path / "f.png", IMAGE, [AttendedSentence("b", ALPHA, [])], [], "film")
     attention_figure(tmp_path / "f.png", IMAGE, [], TAGS, "film")
@@ -104,7 +98,7 @@ def test_systems_without_the_one_or_the_other_attention(
     assert below(empty, "report") == ["(no sentences)"]
 
 
-def test_what_is_written_stays_on_the_page_and_apart(tmp_path: Path, drawn: list[Figure]) -> None:
+def test_texts_stay_on_the_figure_and_do_not_overlap(tmp_path: Path, drawn: list[Figure]) -> None:
     words = " ".join(["cardiomediastinal silhouette"] * 6) + "w" * 80
     long = [
         AttendedSentence(words, one.alpha, [("costophrenic angle blunted " * 3, 0.2)] * 3)
@@ -129,14 +123,15 @@ def studies() -> list[AttendedStudy]:
     ]
 
 
-def test_a_page_says_all_and_is_alone(tmp_path: Path) -> None:
+def test_a_page_is_complete_and_self_contained(tmp_path: Path) -> None:
     path = tmp_path / "new" / "f.html"
     attention_page(path, studies(), "runs/7 <b>, best checkpoint")
     page = Page(path)
-    page.assert_alone()
+    page.assert_self_contained()
     assert page.within("h2") == ['a <b> "c" \ufffd', "lstm", "empty"]
     assert page.within("figcaption") == ["<script>alert(1)</script> & \"a\" 'b'", "words"]
     assert "runs/7 <b>, best checkpoint" in page.within("p")
+    assert page.within("footer") == [NOT_FOR_CLINICAL_USE]
     assert page.within("p").count("(no sentences)") == 2, "of the empty truth and report"
     assert page.within("h3").count("ground truth") == 2, "none where it is not known"
     assert [text for text in page.within("li") if text] == ["x < y", "& z"]

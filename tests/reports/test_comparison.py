@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from raymed.errors import UsageError
+from raymed.notices import NOT_FOR_CLINICAL_USE
 from raymed.reports.comparison import ComparedStudy, comparison_figure, comparison_page
 from tests.support.drawn_figures import assert_apart, below, underlined
 from tests.support.pages import Page
@@ -39,7 +40,7 @@ def study(systems: int, sentences: int, name: str = "film") -> ComparedStudy:
 
 @pytest.mark.parametrize("systems", [2, 9])
 @pytest.mark.parametrize("sentences", [0, 1, 12])
-def test_nothing_lies_on_anything_else(
+def test_nothing_overlaps(
     tmp_path: Path, drawn: list[Figure], systems: int, sentences: int
 ) -> None:
     studies = [study(systems, sentences), study(systems, 3, "a$b_{$ \udcff " + "n" * 200)]
@@ -63,10 +64,10 @@ def test_each_report_stands_below_its_system_and_beside_its_image(
     assert below(figure, "ground truth") == ["a b", "no c", "g"]
     assert below(figure, "x") == ["d e", "stable f", "(no words)", "h"]
     assert below(figure, "y") == ["(no sentences)", "clear i"]
-    *names, rule, note = below(figure, "image")
+    *names, rule, note, notice = below(figure, "image")
     assert names == ["one", "two"]
     assert "none of the words clear, no, normal, stable" in rule
-    assert note == "the note"
+    assert (note, notice) == ("the note", NOT_FOR_CLINICAL_USE)
     places = {text.get_text(): text.get_position()[1] for text in figure.texts}
     assert places["a b"] == places["d e"] == places["(no sentences)"]
     assert places["g"] == places["(no words)"] == places["clear i"] < places["one"]
@@ -87,10 +88,10 @@ def test_abnormal_sentences_are_underlined_line_by_line(
     assert "(no" not in found
 
 
-def test_the_page_underlines_the_same_and_is_alone(tmp_path: Path) -> None:
+def test_the_page_underlines_the_same_and_is_self_contained(tmp_path: Path) -> None:
     comparison_page(tmp_path / "f.html", [study(9, 6, 'a "b" <i>'), study(9, 0)], "runs/7 <b>")
     page = Page(tmp_path / "f.html")
-    page.assert_alone()
+    page.assert_self_contained()
     spaced = [" ".join(text.split()) for text in SENTENCES]
     abnormal = [text for text in spaced if text and not RULE.search(text)]
     word, *marked = page.within("u")
@@ -103,6 +104,7 @@ def test_the_page_underlines_the_same_and_is_alone(tmp_path: Path) -> None:
     assert page.within("h2") == ['a "b" <i>', "film"]
     assert page.within("p").count("(no sentences)") == 9
     assert "runs/7 <b>" in page.within("p")
+    assert page.within("footer") == [NOT_FOR_CLINICAL_USE]
     assert [image["alt"] for image in page.all("img")] == ['Image a "b" <i>', "Image film"]
 
 

@@ -1,4 +1,4 @@
-"""Text that is measured, wrapped and underlined."""
+"""Text is measured, wrapped and underlined."""
 
 from itertools import pairwise
 
@@ -8,7 +8,7 @@ from raymed.reports.drawing import DPI, LEADING, canvas, printable, wrapped, wri
 from tests.support.drawn_figures import boxes, underlined
 
 
-def test_what_is_no_character_becomes_the_one_that_says_so() -> None:
+def test_unprintable_characters_are_replaced() -> None:
     name = b"film\xff\x1b[1m\n a\t\xc3\xa9.png".decode(errors="surrogateescape")
     assert printable(name) == "film\ufffd\ufffd[1m a é.png"
     assert printable("胸部 <b> $x$") == "胸部 <b> $x$"
@@ -18,7 +18,7 @@ def test_what_is_no_character_becomes_the_one_that_says_so() -> None:
 
 @pytest.mark.parametrize("weight", ["normal", "bold"])
 @pytest.mark.parametrize("size", [8, 12])
-def test_lines_are_as_long_as_they_can_be(size: float, weight: str) -> None:
+def test_lines_are_filled(size: float, weight: str) -> None:
     text = "i ill will illicit wm mw wwwwmmmmwwww " * 3 + "W" * 50 + " the heart is normal"
     figure = canvas(2, 20)
     lines = wrapped(text, 1.5, size, weight)

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader
         ("a&b", "Sweep a&amp;b"),
     ],
 )
-def test_it_says_once_that_it_is_a_sweep(name: str, title: str) -> None:
+def test_the_word_sweep_occurs_once(name: str, title: str) -> None:
     pages = Environment(loader=PackageLoader("raymed.reports"), autoescape=True)
-    template = pages.get_template("report.html")
+    template = pages.get_template("sweep.html")
     assert "".join(template.blocks["title"](template.new_context({"name": name}))) == title

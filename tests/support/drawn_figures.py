@@ -1,4 +1,4 @@
-"""What stands where in a figure that was drawn."""
+"""Texts and pictures of a drawn figure, and their positions."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -8,7 +8,7 @@ from matplotlib.transforms import Bbox
 
 
 def boxes(figure: Figure) -> list[tuple[Text, Bbox]]:
-    """Each line of text with the pixels it takes."""
+    """Each line of text with its bounding box in pixels."""
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     return [(text, text.get_window_extent(renderer)) for text in figure.texts]
 
@@ -35,7 +35,7 @@ def underlined(figure: Figure) -> list[str]:
 
 
 def assert_apart(figure: Figure) -> None:
-    """All text and all pictures lie on the page, and no two of them on each other."""
+    """All texts and pictures lie inside the figure, and no two overlap."""
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     placed = [(text.get_text(), box) for text, box in boxes(figure)]
     placed += [("a picture", axes.get_window_extent(renderer)) for axes in figure.axes]

@@ -10,7 +10,7 @@ import pyarrow.fs as pafs
 from gcp_storage_emulator.server import create_server
 from moto.server import ThreadedMotoServer
 
-from raymed.storage import Remote
+from raymed.storage import RemotePath
 
 BUCKET = "hospital"
 
@@ -18,9 +18,9 @@ BUCKET = "hospital"
 class Server:
     """A server and the place that stands for its bucket."""
 
-    root: Remote
+    root: RemotePath
 
-    def upload(self, folder: Path, name: str) -> Remote:
+    def upload(self, folder: Path, name: str) -> RemotePath:
         """Put a local folder there."""
         target = self.root / name
         pafs.copy_files(str(folder), target.path, destination_filesystem=target.filesystem)
@@ -34,7 +34,7 @@ class S3(Server):
         self.port = 0
         self.start()
         root = f"s3://{BUCKET}?scheme=http&region=us-east-1&allow_bucket_creation=true"
-        self.root = Remote(f"{root}&endpoint_override=127.0.0.1:{self.port}")
+        self.root = RemotePath(f"{root}&endpoint_override=127.0.0.1:{self.port}")
         self.root.filesystem.create_dir(BUCKET)
 
     def start(self) -> None:
@@ -56,7 +56,7 @@ class GCS(Server):
         self._server = create_server("127.0.0.1", port, in_memory=True, default_bucket=BUCKET)
         self._server.start()
         options = f"scheme=http&endpoint_override=127.0.0.1:{port}"
-        self.root = Remote(f"gs://anonymous@{BUCKET}?{options}")
+        self.root = RemotePath(f"gs://anonymous@{BUCKET}?{options}")
 
     def stop(self) -> None:
         self._server.stop()

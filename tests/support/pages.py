@@ -1,4 +1,4 @@
-"""What a page holds, read as a browser reads it but without one."""
+"""The content of a page, parsed without a browser."""
 
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,7 +10,7 @@ class Page(HTMLParser):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[tuple[str, str]] = []  # the element it stands in, and the text
+        self.texts: list[tuple[str, str]] = []  # the innermost element, and the text
         self.open: list[str] = []
         self.source = path.read_text(encoding="utf-8")
         self.feed(self.source)
@@ -36,11 +36,11 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
     def within(self, tag: str) -> list[str]:
-        """The texts that stand directly in elements of that name."""
+        """The texts directly in elements of that name."""
         return [text for name, text in self.texts if name == tag]
 
-    def assert_alone(self) -> None:
-        """Nothing of the page is anywhere else, and no script is in it."""
+    def assert_self_contained(self) -> None:
+        """The page refers to no other address and contains no script."""
         assert not self.open
         for tag, attributes in self.elements:
             assert tag not in ("script", "link", "iframe", "object", "base")

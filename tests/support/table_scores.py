@@ -1,4 +1,4 @@
-"""Runs that were never trained: a folder each with scores that a test made up."""
+"""Folders of runs with made-up scores, without training."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,8 @@ import numpy as np
 
 from raymed.config import Config
 from raymed.evaluation import SCORES_FILE
-from raymed.launch.groups import SCORED
 from raymed.localisation import ATTENTION_FILE
+from raymed.run_folder import SCORED
 from raymed.tables.runs import Run
 
 RECALLS = ("recall_5", "recall_10", "recall_20")
@@ -18,7 +18,7 @@ ATTENTION = ("right", "region", "region_fixed", "region_chance", "tag", "tag_cha
 
 
 class Fabricated:
-    """Writes such folders; every score is a random number, and kept to be compared with."""
+    """Writes such folders; every score is a random number and kept for comparison."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

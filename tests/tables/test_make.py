@@ -1,4 +1,4 @@
-"""The table commands on tiny phantom runs: made at once, interrupted, taken up again."""
+"""The table commands on tiny phantom runs: made in one go, interrupted, resumed."""
 
 import io
 import shutil
@@ -16,12 +16,14 @@ from rich.console import Console
 
 from raymed import config as configuration
 from raymed.config import Config
-from raymed.data.phantom import draw
-from raymed.data.prepare import prepare
+from raymed.data.sources.phantom import draw
 from raymed.errors import UsageError
-from raymed.launch.lock import LOCK_FILE
-from raymed.launch.run import CONFIG_FILE, run_training
+from raymed.launch.run import run_training
+from raymed.locks import LOCK_FILE
+from raymed.run_folder import CONFIG_FILE
 from raymed.tables.make import make_table
+from tests.support.long_runs import ENDLESS_S
+from tests.support.prepared import prepare_examples
 
 pytestmark = pytest.mark.ray
 
@@ -99,7 +101,9 @@ def scores_in(file: Path) -> list[dict[str, object]]:
     return [{key: value for key, value in row.items() if key != "folder"} for row in rows]
 
 
-def alone(config: Config, folder: Path, systems: tuple[str, ...]) -> dict[str, object]:
+def trained_without_ray(
+    config: Config, folder: Path, systems: tuple[str, ...]
+) -> dict[str, object]:
     """The settings of a table of runs that were trained at once, without Ray, and without score."""
     for system in systems:
         for seed in config.table.seeds:
@@ -120,8 +124,7 @@ def alone(config: Config, folder: Path, systems: tuple[str, ...]) -> dict[str, o
 def test_a_run_that_failed_is_named_and_the_others_are_finished(made: Made) -> None:
     first, *failures = made.failure.splitlines()
     assert first == (
-        f"{made.file.parent}: 1 of 2 runs failed; give the same command again to train these once "
-        "more"
+        f"{made.file.parent}: 1 of 2 runs failed; run the same command again to retry them"
     )
     (line,) = failures
     assert line.startswith("  vgg19_tags-seed-0: failed: training diverged at epoch 1, step 2: ")
@@ -130,7 +133,7 @@ def test_a_run_that_failed_is_named_and_the_others_are_finished(made: Made) -> N
     assert made.stray == [".lock", "runs"]
 
 
-def test_the_next_command_trains_what_is_missing_and_makes_the_table(
+def test_the_next_command_trains_the_missing_runs_and_makes_the_table(
     config: Config, made: Made
 ) -> None:
     assert made.printed[0] == "1 of 4 runs are finished already"
@@ -138,7 +141,7 @@ def test_the_next_command_trains_what_is_missing_and_makes_the_table(
     outcomes = [line.split("s  ", 1)[1] for line in made.printed[2:5]]
     names = ["co_attention-seed-0", "co_attention-seed-4", "vgg19_tags-seed-0", "vgg19_tags-seed-4"]
     assert sorted(line.partition(":")[0] for line in outcomes) == names[1:]
-    assert sum(": test recall@5 " in line for line in outcomes) == 2
+    assert sum(": test tag recall@5 " in line for line in outcomes) == 2
     assert sum(": test CIDEr " in line for line in outcomes) == 1
     runs = made.file.parent / "runs"
     assert sorted(path.name for path in runs.iterdir()) == names
@@ -158,10 +161,10 @@ def test_the_next_command_trains_what_is_missing_and_makes_the_table(
     assert not (made.file.parent / "ray").exists()
 
 
-def test_the_table_is_that_of_runs_which_nothing_interrupted(
+def test_the_table_equals_that_of_uninterrupted_runs(
     own: Config, made: Made, tmp_path: Path
 ) -> None:
-    given = alone(own, tmp_path / "alone", ("vgg19_tags", "co_attention"))
+    given = trained_without_ray(own, tmp_path / "alone", ("vgg19_tags", "co_attention"))
     file, printed = make("3", own.override(given))
     assert "finished already" not in printed[0], "all were to be scored yet"
     assert scores_in(file) == scores_in(made.file)
@@ -179,7 +182,7 @@ def test_a_finished_table_is_printed_again_without_training(config: Config, made
 
 
 @pytest.mark.slow
-def test_another_table_trains_what_is_missing_though_its_command_is_killed(
+def test_another_table_trains_the_missing_runs_although_its_command_is_killed(
     config: Config, made: Made, own: Config, tmp_path: Path
 ) -> None:
     runs = made.file.parent / "runs"
@@ -193,14 +196,14 @@ def test_another_table_trains_what_is_missing_though_its_command_is_killed(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    until = time.monotonic() + 120
+    until = time.monotonic() + ENDLESS_S
     while not scored(runs) & new and process.poll() is None and time.monotonic() < until:
         time.sleep(0.01)
     assert process.poll() is None, "it was over before it could be killed"
     process.kill()
     process.wait()
     # Its workers die with it.
-    until = time.monotonic() + 60
+    until = time.monotonic() + ENDLESS_S
     while ray_.available_resources().get("CPU") != 2 and time.monotonic() < until:
         time.sleep(0.1)
     done = scored(runs) & new
@@ -216,7 +219,7 @@ def test_another_table_trains_what_is_missing_though_its_command_is_killed(
     assert names == ["soft_att", "semantic_only", "visual_only", "co_attention"]
     systems = ("soft_att", "semantic_only", "visual_only")
     other = own.override({"table.seeds": [4]})
-    given = alone(other, tmp_path / "alone", (*systems, "co_attention"))
+    given = trained_without_ray(other, tmp_path / "alone", (*systems, "co_attention"))
     expected, _ = make("attention", other.override(given))
     assert scores_in(file) == scores_in(expected)
     assert file.read_bytes() == expected.read_bytes()
@@ -241,17 +244,17 @@ def refused(table: str, config: Config) -> str:
     return str(raised.value)
 
 
-def test_another_configuration_in_the_same_folder_is_refused_with_its_keys(
+def test_a_different_configuration_in_the_same_folder_is_refused_naming_its_keys(
     config: Config, made: Made
 ) -> None:
     before = stamps(made.file.parent)
     same = config.override({"run.name": "made"})
     message = refused("3", same.override({"training.epochs": 3, "loss.tag": 2}))
-    assert "vgg19_tags-seed-0: holds a run of another configuration (" in message
+    assert "vgg19_tags-seed-0: holds a run with a different configuration (" in message
     assert "loss.tag: 1.0 -> 2.0; training.epochs: 2 -> 3" in message
     # So is one of a single system, though others are the same.
     message = refused("3", same.override({"table.systems.co_attention": {"model.top_tags": 2}}))
-    assert "co_attention-seed-0: holds a run of another configuration" in message
+    assert "co_attention-seed-0: holds a run with a different configuration" in message
     assert "model.top_tags: 3 -> 2" in message
     assert stamps(made.file.parent) == before
 
@@ -269,7 +272,7 @@ def test_scores_of_an_evaluation_with_other_settings_do_not_enter_the_table(
     shutil.rmtree(run / "test")
 
 
-def test_finished_runs_are_taken_and_none_is_trained(own: Config, made: Made) -> None:
+def test_given_runs_are_used_and_none_is_trained(own: Config, made: Made) -> None:
     runs = made.file.parent / "runs"
     before = stamps(runs)
     given = {
@@ -281,7 +284,7 @@ def test_finished_runs_are_taken_and_none_is_trained(own: Config, made: Made) ->
     assert file.read_bytes() == made.file.read_bytes()
     assert scores_in(file) == scores_in(made.file)
     assert stamps(runs) == before
-    # The folder is known as a table's by then.
+    # By then the folder is recognised as a table's.
     assert make("3", own.override(given))[0] == file
 
 
@@ -309,13 +312,12 @@ def test_a_given_run_is_scored_on_the_test_split_where_it_is_not_yet(
 
 @pytest.fixture(scope="module")
 def unplaced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A dataset that knows the place of no finding."""
+    """A dataset that does not say where findings are."""
     folder = tmp_path_factory.mktemp("unplaced")
     films = [replace(film, findings=()) for film in draw(20, seed=9, image_size=32)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        options = {"source": "phantom", "image_size": 32, "console": Console(quiet=True)}
-        prepare(films, folder / "prepared", **options)
+        prepare_examples(films, folder / "prepared", source="phantom", image_size=32)
         yield str(folder / "prepared")
 
 
@@ -332,24 +334,24 @@ def test_runs_that_do_not_fit_are_refused(
     assert message.endswith("vgg19_tags-seed-4 is a run of vgg19_tags")
     assert message.startswith("table.runs.co_attention: ")
     message = with_run(theirs, **{"data.path": unplaced})
-    assert f"was trained on another dataset than {unplaced}" in message
+    assert f"was trained on a different dataset than {unplaced}" in message
     for path in (tmp_path / "gone", runs, theirs / "checkpoints" / "epoch-0002"):
         assert with_run(path) == (
-            f"table.runs.co_attention: {path} is no run's folder: it has no checkpoints"
+            f"table.runs.co_attention: {path} is not a run folder: it has no checkpoints"
         )
     short = own.override({"run.name": "short", "launch.workers": 0, "training.epochs": 1})
     run_training(short, Console(quiet=True))
     checkpoint = tmp_path / "short" / "checkpoints" / "epoch-0001" / "checkpoint.json"
     checkpoint.write_text(checkpoint.read_text().replace('"epochs": 1', '"epochs": 5'))
     assert with_run(tmp_path / "short").endswith(
-        "short is not finished (1 of 5 epochs); take it up by `raymed train`"
+        "short is not finished (1 of 5 epochs); resume it with `raymed train`"
     )
     assert not (tmp_path / "own").exists()
 
 
-def test_attention_needs_places_of_findings(own: Config, unplaced: str) -> None:
+def test_attention_needs_to_know_where_findings_are(own: Config, unplaced: str) -> None:
     message = refused("attention", own.override({"data.path": unplaced}))
-    assert message.startswith(f"data.path: {unplaced} does not know the place of any finding")
+    assert message.startswith(f"data.path: {unplaced} does not say where any finding is")
 
 
 def test_a_table_needs_ray_train_workers(own: Config) -> None:
@@ -358,19 +360,19 @@ def test_a_table_needs_ray_train_workers(own: Config) -> None:
     assert not Path(own.run.folder, "own").exists()
 
 
-def test_what_a_system_cannot_have_is_said_before_anything_is_trained(own: Config) -> None:
+def test_settings_that_do_not_fit_a_system_are_refused_before_training(own: Config) -> None:
     message = refused("3", own.override({"table.systems.co_attention": {"model.top_tags": 99}}))
-    assert "model.top_tags: 99 tags are to be attended to" in message
+    assert "model.top_tags: the model is to attend to 99 tags" in message
     assert not Path(own.run.folder, "own").exists()
 
 
-def test_a_folder_of_something_else_is_left_alone(own: Config, tmp_path: Path) -> None:
+def test_a_folder_with_other_content_is_left_alone(own: Config, tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "thesis.txt").write_text("years of work")
-    message = f"{tmp_path / 'own'}: exists and is no table's; choose another run.name"
+    message = f"{tmp_path / 'own'}: exists but is not a table folder; choose another run.name"
     assert refused("3", own) == message
     assert [path.name for path in (tmp_path / "own").iterdir()] == ["thesis.txt"]
-    # A run's folder is none either.
+    # A run folder is not a table folder either.
     shutil.rmtree(tmp_path / "own")
     run_training(own.override({"launch.workers": 0, "training.epochs": 1}), Console(quiet=True))
     assert refused("3", own) == message

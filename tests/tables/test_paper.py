@@ -5,10 +5,22 @@ from pathlib import Path
 
 import pytest
 
-from raymed.sections import SYSTEMS
-from raymed.tables.paper import MEASURES, SYSTEM_NAMES, TABLE_SYSTEMS, paper_figures
+from raymed.metrics.table import table_metrics
+from raymed.model.systems import SYSTEMS
+from raymed.tables.paper import COLUMNS, TABLE_SYSTEMS, paper_figures, table_systems
 
 FOLDER = Path(__file__).resolve().parents[2] / "../shared/paper"
+SYSTEM_NAMES = {
+    "cnn_rnn": "CNN-RNN",
+    "lrcn": "LRCN",
+    "soft_att": "Soft ATT",
+    "att_rk": "ATT-RK",
+    "no_attention": "Ours-no-Attention",
+    "semantic_only": "Ours-Semantic-only",
+    "visual_only": "Ours-Visual-only",
+    "co_attention": "Ours-CoAttention",
+}
+"""As the paper calls them."""
 NUMBER = r"(?<![\d.])0\.\d{2,3}(?!\d)"
 
 
@@ -56,9 +68,11 @@ def test_the_rows_of_table_1_bear_the_papers_names(paper: str) -> None:
         assert [[float(number) for number in row] for row in rows] == expected
 
 
-def test_every_system_is_named_and_every_table_has_its_measures() -> None:
-    assert set(SYSTEM_NAMES) == set(SYSTEMS)
-    assert TABLE_SYSTEMS.keys() == MEASURES.keys()
+def test_every_system_is_in_a_table_and_every_table_has_its_metrics() -> None:
+    assert {system for systems in TABLE_SYSTEMS.values() for system in systems} == set(SYSTEMS)
+    for table, keys in COLUMNS.items():
+        assert [metric.key for metric in table_metrics(table)] == list(keys)
+    assert all(table_metrics(table) for table in TABLE_SYSTEMS)
     assert paper_figures("attention", "iu_xray") == {}
     assert paper_figures("2", "peir_gross") == {}
     assert paper_figures("3", "iu_xray")["co_attention"] == {
@@ -66,3 +80,7 @@ def test_every_system_is_named_and_every_table_has_its_measures() -> None:
         "recall_10": 0.716,
         "recall_20": 0.792,
     }
+
+
+def test_systems_of_the_paper_stay_in_its_tables() -> None:
+    assert table_systems("3", ["lrcn"]) == ["vgg19_tags", "co_attention"]

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from raymed.tables.paper import MEASURES, TABLE_SYSTEMS
-from raymed.tables.render import HEADS, TITLES, markdown_table, terminal_table
+from raymed.metrics.table import table_metrics
+from raymed.tables.paper import TABLE_SYSTEMS
+from raymed.tables.render import TITLES, markdown_table, terminal_table
 from raymed.tables.results import Cell, Row, table_rows
 from tests.support.table_scores import Fabricated
 
@@ -16,6 +17,10 @@ from tests.support.table_scores import Fabricated
 @pytest.fixture
 def made(tmp_path: Path) -> Fabricated:
     return Fabricated(tmp_path)
+
+
+def keys_of(table: str) -> list[str]:
+    return [metric.key for metric in table_metrics(table)]
 
 
 def rows_of(made: Fabricated, table: str, seeds: int) -> list[Row]:
@@ -29,21 +34,21 @@ def rows_of(made: Fabricated, table: str, seeds: int) -> list[Row]:
 
 @pytest.mark.parametrize("seeds", [1, 3])
 @pytest.mark.parametrize("table", ["1", "2", "3", "attention"])
-def test_markdown_is_read_back_as_it_was(made: Fabricated, table: str, seeds: int) -> None:
+def test_markdown_holds_every_figure(made: Fabricated, table: str, seeds: int) -> None:
     rows = rows_of(made, table, seeds)
     text = markdown_table(table, rows, "A note.")
     title, empty, note, gap, *lines = text.removesuffix("\n").split("\n")
     assert (title, empty, note, gap) == (f"## {TITLES[table]}", "", "A note.", "")
     split = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     heads, rule, *body = split
-    assert heads == ["", *(HEADS[m] for m in MEASURES[table]), "distinct", "runs"]
+    assert heads == ["", *(metric.column for metric in table_metrics(table)), "distinct", "runs"]
     assert rule == ["---", *["---:"] * (len(heads) - 1)]
     assert len(body) == len(rows)
     for row, (name, *cells, distinct, runs) in zip(rows, body, strict=True):
         assert name == row.name
         assert distinct == ("" if row.distinct is None else str(round(row.distinct)))
         assert runs == (str(seeds) if row.runs else "")
-        for measure, cell in zip(MEASURES[table], cells, strict=True):
+        for measure, cell in zip(keys_of(table), cells, strict=True):
             if measure not in row.cells:
                 assert cell.split(" ")[0] == "-"
                 continue
@@ -59,9 +64,7 @@ def test_markdown_is_read_back_as_it_was(made: Fabricated, table: str, seeds: in
 
 @pytest.mark.parametrize("seeds", [1, 3])
 @pytest.mark.parametrize("table", ["1", "2", "3", "attention"])
-def test_nothing_is_cut_off_on_a_terminal_of_80_columns(
-    made: Fabricated, table: str, seeds: int
-) -> None:
+def test_a_table_fits_a_terminal_of_80_columns(made: Fabricated, table: str, seeds: int) -> None:
     rows = rows_of(made, table, seeds)
     file = io.StringIO()
     Console(file=file, width=80).print(terminal_table(table, rows))
@@ -71,13 +74,13 @@ def test_nothing_is_cut_off_on_a_terminal_of_80_columns(
     words = " ".join(lines).split()
     assert " ".join(words).startswith(TITLES[table])
     start = next(i for i, line in enumerate(lines) if line.split()[-2:] == ["distinct", "runs"])
-    assert lines[start].split()[:-2] == [HEADS[m] for m in MEASURES[table]]
+    assert lines[start].split()[:-2] == [metric.column for metric in table_metrics(table)]
     body = iter(lines[start + 1 :])
     for row in rows:
         line = next(body)
         assert line.startswith(f"{row.name} ")
         shown = line.removeprefix(row.name).split()
-        means = [f"{row.cells[m].mean:.3f}" if m in row.cells else "-" for m in MEASURES[table]]
+        means = [f"{row.cells[m].mean:.3f}" if m in row.cells else "-" for m in keys_of(table)]
         assert shown[: len(means)] == means
         ends = [] if row.distinct is None else [f"{row.distinct:.0f}"]
         assert shown[len(means) :] == ends + ([str(row.runs)] if row.runs else [])
@@ -89,7 +92,7 @@ def test_nothing_is_cut_off_on_a_terminal_of_80_columns(
     assert list(body) == []
 
 
-def test_an_absent_measure_is_a_dash_and_keeps_the_others_in_their_columns() -> None:
+def test_a_missing_metric_is_a_dash_in_its_column() -> None:
     row = Row("lrcn", {"cider": Cell(1.25, 0.5)}, {"meteor": 0.155}, 4.0, 2)
     (line,) = (x for x in markdown_table("1", [row], "").splitlines() if x.startswith("| lrcn"))
     cells = [cell.strip() for cell in line.strip("|").split("|")]

@@ -1,4 +1,4 @@
-"""Rows of the tables against numpy, from scores that were made up."""
+"""Rows of the tables against numpy, from made-up scores."""
 
 import math
 from pathlib import Path
@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from raymed.tables.paper import MEASURES, TABLE_SYSTEMS, paper_figures
+from raymed.metrics.table import table_metrics
+from raymed.tables.paper import TABLE_SYSTEMS, paper_figures
 from raymed.tables.results import Cell, table_rows, write_runs
 from raymed.tables.runs import Run
 from tests.support.table_scores import CAPTIONS, Fabricated, values_of
@@ -34,7 +35,7 @@ def test_rows_are_mean_and_sample_deviation_over_the_seeds(
     rows = {row.name: row for row in table_rows(table, half, runs)}
     for system in TABLE_SYSTEMS[table]:
         row = rows[system]
-        assert list(row.cells) == list(MEASURES[table])
+        assert list(row.cells) == [metric.key for metric in table_metrics(table)]
         for measure, cell in row.cells.items():
             values = values_of(runs, system, measure)
             assert cell.mean == pytest.approx(np.mean(values), rel=1e-12)
@@ -58,7 +59,7 @@ def test_rows_are_mean_and_sample_deviation_over_the_seeds(
         ("attention", "soft_att,semantic_only,visual_only,co_attention"),
     ],
 )
-def test_rows_stand_in_the_papers_order_beneath_the_baselines(
+def test_rows_are_in_the_papers_order_below_the_baselines(
     made: Fabricated, table: str, names: str
 ) -> None:
     runs = all_runs(made, table)
@@ -66,7 +67,7 @@ def test_rows_stand_in_the_papers_order_beneath_the_baselines(
     assert found == names.split(",")
 
 
-def test_baselines_and_ground_truth_are_no_runs_and_have_their_own_figures(
+def test_baselines_and_ground_truth_have_their_own_figures(
     made: Fabricated,
 ) -> None:
     runs = all_runs(made, "2")
@@ -96,7 +97,7 @@ def test_one_seed_has_no_deviation(made: Fabricated) -> None:
     assert row.runs == 1
 
 
-def test_a_measure_that_is_absent_is_left_out_and_not_taken_for_zero(made: Fabricated) -> None:
+def test_a_missing_metric_is_not_zero(made: Fabricated) -> None:
     runs = [
         made.run("lrcn", 0, meteor=None, bleu_1=0.2),
         made.run("lrcn", 1, meteor=0.5, bleu_1=0.4),
@@ -117,7 +118,7 @@ def test_a_measure_that_is_absent_is_left_out_and_not_taken_for_zero(made: Fabri
     assert row.cells == {}
 
 
-def test_attention_that_a_system_has_not_is_left_out(made: Fabricated) -> None:
+def test_attention_that_a_system_lacks_is_left_out(made: Fabricated) -> None:
     runs = [made.run("soft_att", 0, attention=True, tag=None, tag_chance=None, region=0.5)]
     (row,) = table_rows("attention", "iu_xray", runs)
     assert set(row.cells) == {"right", "region", "region_fixed", "region_chance"}

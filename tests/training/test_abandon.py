@@ -1,4 +1,4 @@
-"""A step that is left in its middle: nothing of it stays, and nothing before it is lost."""
+"""An abandoned step: nothing of it remains, and nothing before it is lost."""
 
 from pathlib import Path
 
@@ -9,9 +9,9 @@ from torch import Tensor
 from raymed.config import Config
 from raymed.training import abandon
 from raymed.training.checkpoint import checkpoints_of, latest
+from raymed.training.errors import Interrupted
 from raymed.training.loop import train
 from raymed.training.observer import Row, Status
-from raymed.training.saving import TrainingEnded
 from raymed.training.worker import Worker
 from tests.support.metric_rows import untimed
 from tests.support.recording import Recorder
@@ -20,7 +20,7 @@ ALONE = Worker(torch.device("cpu"))
 
 
 class EndsWithinAStep(Recorder):
-    """Wants the run to end once a layer was asked about ``asks`` times since a step was done."""
+    """Asks the run to stop after ``asks`` checks within the step that follows a given one."""
 
     def __init__(self, epoch: int, step: int, asks: int) -> None:
         super().__init__(at_step=self.reached)
@@ -50,7 +50,7 @@ def weights(folder: Path) -> dict[str, Tensor]:
     ],
 )
 @pytest.mark.parametrize("asks", [3, 20], ids=["forward", "backward"])
-def test_resumed_it_ends_as_an_undisturbed_run(
+def test_a_run_resumed_after_an_abandoned_step_ends_where_the_uninterrupted_one_ends(
     tiny: Config,
     whole: tuple[Path, list[Row]],
     tmp_path: Path,
@@ -62,7 +62,7 @@ def test_resumed_it_ends_as_an_undisturbed_run(
 ) -> None:
     observer = EndsWithinAStep(epoch, step, asks)
     monkeypatch.setattr(abandon, "INTERVAL_S", 0)
-    with pytest.raises(TrainingEnded):
+    with pytest.raises(Interrupted):
         train(tiny, tmp_path, ALONE, observer)
     assert observer.counting
     assert (observer.statuses[-1].done if observer.statuses else 0) == step

@@ -11,18 +11,17 @@ import torch
 from raymed.config import Config
 from raymed.data.vocabulary import Vocabulary
 from raymed.errors import UsageError
-from raymed.generation import attended, generate
+from raymed.generation import add_attention, generate
 from raymed.model.encoder import build_encoder
 from raymed.model.system import Reading
-from raymed.model.systems import build_system
-from raymed.sections import SYSTEMS
+from raymed.model.systems import SYSTEMS, build_system
 from raymed.training import checkpoint as module
 from raymed.training.checkpoint import (
     INFO_FILE,
     MODEL_FILE,
     OPTIMIZER_FILE,
     Checkpoint,
-    Partial,
+    EpochProgress,
     Snapshot,
     best_epoch,
     checkpoint_name,
@@ -30,7 +29,7 @@ from raymed.training.checkpoint import (
     latest,
     whole_checkpoints,
 )
-from raymed.training.setup import build_optimizer
+from raymed.training.optimizer import build_optimizer
 
 VOCABULARY = Vocabulary(tuple("abcde"), ("heart", "lung", "rib"))
 
@@ -76,7 +75,7 @@ class Run:
                 )
             ],
             curve=[{"stop_threshold": 0.05, "cider": 0.5}, {"stop_threshold": 0.1, "cider": 0.0}],
-            partial=Partial(step, [1.5, 2.5], 3.0) if step else None,
+            partial=EpochProgress(step, [1.5, 2.5], 3.0) if step else None,
             path=checkpoints_of(self.folder)
             / checkpoint_name(len(self.scores) + (score is None), step),
         )
@@ -127,8 +126,10 @@ def test_the_last_few_are_kept_and_the_best_epoch(run: Run) -> None:
     assert without == {"epoch-0001"}
 
 
-def test_where_the_best_epoch_could_not_be_written_the_next_best_is_opened(run: Run) -> None:
-    assert Checkpoint.open(run.save(None, 2, keep=9).path).partial == Partial(2, [1.5, 2.5], 3.0)
+def test_if_the_best_epoch_could_not_be_saved_the_next_best_is_opened(run: Run) -> None:
+    assert Checkpoint.open(run.save(None, 2, keep=9).path).partial == EpochProgress(
+        2, [1.5, 2.5], 3.0
+    )
     assert Checkpoint.open(run.folder).path.name == "epoch-0001-step-000002"
     for score in (0.3, 0.5, 0.4):
         run.save(score, keep=9)
@@ -172,7 +173,7 @@ def test_the_best_checkpoint_is_that_of_the_lower_loss_of_equals(run: Run) -> No
     assert Checkpoint.open(run.folder).path.name == "epoch-0002"
 
 
-def test_what_no_epoch_changes_is_one_file(run: Run, tmp_path: Path) -> None:
+def test_files_that_no_epoch_changes_are_shared(run: Run, tmp_path: Path) -> None:
     constant = {"kept.bin": tmp_path / "kept.bin"}
     constant["kept.bin"].write_bytes(b"the same")
     # A run of an earlier version, whose first checkpoint lacks the file.
@@ -186,7 +187,7 @@ def test_what_no_epoch_changes_is_one_file(run: Run, tmp_path: Path) -> None:
     assert len({file.stat().st_ino for file in files}) == 1
 
 
-def test_what_is_saved_is_opened(run: Run) -> None:
+def test_a_saved_checkpoint_can_be_opened(run: Run) -> None:
     run.step()
     saved = run.save(0.25)
     opened = Checkpoint.open(saved.path)
@@ -214,10 +215,10 @@ def test_a_reloaded_system_writes_the_same_report(
                 p.normal_(std=3 / p.shape[-1] ** 0.5)
     images = torch.randint(0, 256, (6, 2, 2)).byte()
     images = images.repeat_interleave(8, dim=1).repeat_interleave(8, dim=2)
-    before = attended(run.model, generate(run.model.eval(), images, config.generation))
+    before = add_attention(run.model, generate(run.model.eval(), images, config.generation))
     run.save(0.25)
     model = Checkpoint.open(run.folder).build_model()
-    after = attended(model, generate(model, images, config.generation))
+    after = add_attention(model, generate(model, images, config.generation))
     assert after.sentences == before.sentences
     assert len(set(map(str, after.sentences))) > 1 or model.writer is None
     for field in fields(Reading):
@@ -225,7 +226,7 @@ def test_a_reloaded_system_writes_the_same_report(
         torch.testing.assert_close(ours, expected, rtol=0, atol=0)
 
 
-def test_restore_goes_on_as_if_nothing_had_happened(run: Run, tmp_path: Path) -> None:
+def test_a_restored_state_trains_on_identically(run: Run, tmp_path: Path) -> None:
     run.step()
     run.save(0.1)
     other = Run(tmp_path / "other", run.config)
@@ -241,7 +242,7 @@ def test_restore_goes_on_as_if_nothing_had_happened(run: Run, tmp_path: Path) ->
         assert torch.equal(ours, expected)
 
 
-def test_a_partial_folder_is_never_taken_for_a_checkpoint(run: Run) -> None:
+def test_an_incomplete_folder_is_never_taken_for_a_checkpoint(run: Run) -> None:
     run.save(0.3)
     whole = checkpoints_of(run.folder) / checkpoint_name(1)
     # What a run leaves that is killed while it writes its second epoch, a step of it, or while it
@@ -272,7 +273,9 @@ def test_disk_full_while_saving_keeps_the_earlier_checkpoint(
     run.step()
     with monkeypatch.context() as patch:
         patch.setattr(place, no_space)
-        with pytest.raises(UsageError, match=r"epoch-0002: .*no space left.*before it stays good"):
+        with pytest.raises(
+            UsageError, match=r"epoch-0002: .*no space left.*previous one is intact"
+        ):
             run.save(0.5)
     assert run.kept() == {"epoch-0001": WHOLE}
     model = Checkpoint.open(first.path).build_model()
@@ -296,8 +299,11 @@ def damage_json(change: Callable[[dict], object]) -> Callable[[Path], None]:
         (lambda folder: (folder / INFO_FILE).write_text(""), "checkpoint.json: damaged"),
         (lambda folder: (folder / INFO_FILE).write_text("[1]"), "checkpoint.json: damaged"),
         (lambda folder: (folder / INFO_FILE).write_bytes(b"\xff\x00"), "checkpoint.json: damaged"),
-        (damage_json(lambda c: c.update(schema=99)), "of schema version 99, and this raymed reads"),
-        (damage_json(lambda c: c.pop("schema")), "of schema version None"),
+        (
+            damage_json(lambda c: c.update(schema=99)),
+            "has schema version 99, but this raymed reads",
+        ),
+        (damage_json(lambda c: c.pop("schema")), "has schema version None"),
         (damage_json(lambda c: c.pop("words")), "checkpoint.json: damaged"),
         (damage_json(lambda c: c["config"].update(modle={})), "checkpoint.json: damaged"),
         (damage_json(lambda c: c.update(tags=7)), "checkpoint.json: damaged"),
@@ -342,7 +348,7 @@ def test_damaged_optimiser_state_is_named(run: Run, damage: Callable[[Path], obj
     assert str(saved.path) in str(raised.value)
 
 
-def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent"):
         with pytest.raises(UsageError, match=r"Give the folder of a run"):
             Checkpoint.open(path)

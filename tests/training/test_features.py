@@ -1,4 +1,4 @@
-"""A frozen encoder's features: computed once, by whoever wants them, and never half."""
+"""A frozen encoder's features: computed once, by whoever needs them, and never partly."""
 
 import os
 import shutil
@@ -25,9 +25,10 @@ from raymed.errors import UsageError
 from raymed.model.encoder import Encoder, build_encoder
 from raymed.training import features as module
 from raymed.training.checkpoint import ENCODER_FILE
-from raymed.training.features import Frozen, digest, freeze
-from raymed.training.saving import TrainingEnded
+from raymed.training.errors import Interrupted
+from raymed.training.features import FrozenEncoder, digest, freeze_encoder
 from raymed.training.worker import Worker
+from tests.support.recording import Recorder
 
 ALONE = Worker(torch.device("cpu"))
 IMAGES_PER_FILE = 4
@@ -49,10 +50,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache/raymed/features"
 
 
-def froze(config: Config, worker: Worker = ALONE) -> Frozen:
+def froze(config: Config, worker: Worker = ALONE) -> FrozenEncoder:
     dataset = PreparedDataset.open(config.data.path)
     splits = {name: dataset.split(name) for name in ("train", "val")}
-    return freeze(config, dataset, splits, None, worker, None, lambda: False)
+    return freeze_encoder(config, dataset, splits, None, worker, Recorder())
 
 
 def all_rows(features: SplitFeatures) -> tuple[np.ndarray, np.ndarray]:
@@ -129,7 +130,7 @@ def test_the_folder_depends_on_weights_and_data_alone(
     assert digest(other) != digest(encoder)
 
 
-def test_computed_once_and_not_even_the_encoder_is_built_again(
+def test_features_are_computed_once_and_the_encoder_is_built_once(
     frozen: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = froze(frozen)
@@ -163,7 +164,7 @@ def cut(file: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["train-00002.arrow", "val-00000.arrow", ENCODER_FILE])
-def test_a_damaged_file_is_made_again_and_no_other(
+def test_only_a_damaged_file_is_computed_again(
     frozen: Config, name: str, damage: Callable[[Path], object]
 ) -> None:
     folder = froze(frozen).encoder_file.parent
@@ -179,7 +180,7 @@ def test_a_damaged_file_is_made_again_and_no_other(
     assert changed == {name}
 
 
-def test_a_file_of_other_images_is_not_taken(frozen: Config) -> None:
+def test_a_file_of_other_images_is_not_used(frozen: Config) -> None:
     folder = froze(frozen).encoder_file.parent
     expected = (folder / "val-00000.arrow").read_bytes()
     shutil.copy(folder / "train-00000.arrow", folder / "val-00000.arrow")  # four rows, not three
@@ -212,7 +213,7 @@ def builder(config: Config, worker: Worker, log: Path, begin: Barrier, hang: boo
             world_size=worker.world,
         )
     begin.wait()
-    freeze(config, dataset, splits, None, worker, None, lambda: False)
+    freeze_encoder(config, dataset, splits, None, worker, Recorder())
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -249,7 +250,7 @@ def test_several_processes_share_the_work(
 
 
 @pytest.mark.slow
-def test_a_killed_process_keeps_nobody_waiting(frozen: Config, tmp_path: Path) -> None:
+def test_a_killed_process_makes_no_other_wait(frozen: Config, tmp_path: Path) -> None:
     spawn = get_context("spawn")
     begin, log = spawn.Barrier(1), tmp_path / "log"
     process = spawn.Process(target=builder, args=(frozen, ALONE, log, begin, True))
@@ -265,7 +266,7 @@ def test_a_killed_process_keeps_nobody_waiting(frozen: Config, tmp_path: Path) -
     assert [len(all_rows(each)[0]) for each in cached.features.values()] == [24, 3]
 
 
-def test_what_a_killed_process_left_is_cleared(frozen: Config) -> None:
+def test_files_of_a_killed_process_are_removed(frozen: Config) -> None:
     folder = froze(frozen).encoder_file.parent
     (folder / "train-00001.arrow").rename(folder / ".train-00001.arrow.0123.partial")
     froze(frozen)
@@ -292,19 +293,15 @@ def test_features_too_large_for_float16(
     assert not list(cache.rglob("*.arrow*"))
 
 
-def test_asked_to_end_it_does_between_two_chunks_and_goes_on_later(
+def test_an_interrupted_computation_stops_between_two_chunks_and_resumes(
     frozen: Config, monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
     monkeypatch.setattr(module, "STEP", 1)
     dataset = PreparedDataset.open(frozen.data.path)
     splits = {name: dataset.split(name) for name in ("train", "val")}
-    seen: list[int] = []
-    with pytest.raises(TrainingEnded):
-        freeze(
-            *(frozen, dataset, splits, None, ALONE),
-            progress=lambda done, _: seen.append(done),
-            ending=lambda: seen[-1] == IMAGES_PER_FILE + 2,
-        )
+    recorder = Recorder(at_step=lambda status: status.done == IMAGES_PER_FILE + 2)
+    with pytest.raises(Interrupted):
+        freeze_encoder(frozen, dataset, splits, None, ALONE, recorder)
     # Two images of the second file were known then.
     (folder,) = cache.iterdir()
     assert set(bytes_of(folder)) == {"train-00000.arrow"}
@@ -317,7 +314,7 @@ def test_asked_to_end_it_does_between_two_chunks_and_goes_on_later(
 
 
 @pytest.mark.slow
-def test_asked_to_end_it_does_not_wait_for_what_another_computes(
+def test_an_interrupted_computation_does_not_wait_for_another_process(
     frozen: Config, tmp_path: Path, cache: Path
 ) -> None:
     spawn = get_context("spawn")
@@ -330,13 +327,11 @@ def test_asked_to_end_it_does_not_wait_for_what_another_computes(
     dataset = PreparedDataset.open(frozen.data.path)
     splits = {name: dataset.split(name) for name in ("train", "val")}
     (folder,) = cache.iterdir()
+    recorder = Recorder(at_step=lambda _: len(bytes_of(folder)) == FILES - 1)
     try:
         # The other stays in its second file, and all the rest is made here.
-        with pytest.raises(TrainingEnded):
-            freeze(
-                *(frozen, dataset, splits, None, ALONE, None),
-                ending=lambda: len(bytes_of(folder)) == FILES - 1,
-            )
+        with pytest.raises(Interrupted):
+            freeze_encoder(frozen, dataset, splits, None, ALONE, recorder)
     finally:
         process.kill()
         process.join()
@@ -345,8 +340,9 @@ def test_asked_to_end_it_does_not_wait_for_what_another_computes(
 def test_progress_counts_images(frozen: Config) -> None:
     dataset = PreparedDataset.open(frozen.data.path)
     splits = {name: dataset.split(name) for name in ("train", "val")}
-    seen: list[tuple[int, int]] = []
-    freeze(frozen, dataset, splits, None, ALONE, lambda *state: seen.append(state), lambda: False)
+    recorder = Recorder()
+    freeze_encoder(frozen, dataset, splits, None, ALONE, recorder)
+    seen = [(status.done, status.total) for status in recorder.statuses]
     assert seen[0] == (0, 27)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert seen[-1] == (27, 27)

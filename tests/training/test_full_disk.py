@@ -11,9 +11,9 @@ import torch
 
 from raymed.config import Config
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest, whole_checkpoints
+from raymed.training.errors import TrainingFailed
 from raymed.training.loop import train
 from raymed.training.observer import Row
-from raymed.training.saving import TrainingStopped
 from raymed.training.worker import Worker
 from tests.support.metric_rows import rows_of, untimed
 from tests.support.recording import Recorder
@@ -62,7 +62,7 @@ def assert_as_on_a_disk_with_room(folder: Path, whole: tuple[Path, list[Row]]) -
     assert all(torch.equal(ours[name], expected_weights[name]) for name in expected_weights)
 
 
-def test_a_disk_that_fills_up_and_gets_room_again(
+def test_a_disk_that_fills_up_and_has_space_again(
     tiny: Config, disk: Disk, whole: tuple[Path, list[Row]]
 ) -> None:
     one = size_of(whole_checkpoints(whole[0])[-1])
@@ -79,18 +79,18 @@ def test_a_disk_that_fills_up_and_gets_room_again(
     train(tiny, disk.folder, ALONE, recorder)
     first = recorder.warnings[0]
     assert first.startswith(f"{disk.folder}/checkpoints/epoch-0002: the checkpoint could not be")
-    assert "(no space left); the one before it stays good. Make room" in first
+    assert "(no space left); the previous one is intact. Free some space" in first
     assert not any("epoch-0003" in text for text in recorder.warnings)
     assert [path.name for path in whole_checkpoints(disk.folder)] == ["epoch-0001", "epoch-0003"]
     assert_as_on_a_disk_with_room(disk.folder, whole)
 
 
-def test_a_run_that_ends_on_a_full_disk_says_so_and_goes_on_once_there_is_room(
+def test_a_run_that_ends_on_a_full_disk_reports_it_and_resumes_once_there_is_space(
     tiny: Config, disk: Disk, whole: tuple[Path, list[Row]]
 ) -> None:
     one = size_of(whole_checkpoints(whole[0])[-1])
     disk.has(round(1.7 * one))
-    with pytest.raises(TrainingStopped, match=r"epoch-0003: .*no space left"):
+    with pytest.raises(TrainingFailed, match=r"epoch-0003: .*no space left"):
         train(tiny, disk.folder, ALONE, Recorder())
     (left,) = whole_checkpoints(disk.folder)
     assert left.name == "epoch-0001"

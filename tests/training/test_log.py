@@ -1,4 +1,4 @@
-"""What TensorBoard finds in a run's folder, read back with its own reader."""
+"""A run's event files, read back with TensorBoard's own reader."""
 
 import io
 import threading
@@ -16,7 +16,7 @@ from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.generation import Report
 from raymed.training.checkpoint import best_epoch
-from raymed.training.log import HPARAMS, Sample, attention_strip, side_by_side
+from raymed.training.log import HPARAMS, Sample, report_and_truth
 from raymed.training.loop import train
 from raymed.training.observer import Row
 from raymed.training.worker import Worker
@@ -100,7 +100,9 @@ def test_samples_of_the_best_epochs(tiny: Config, whole: tuple[Path, list[Row]])
 
 
 @pytest.mark.parametrize("system", ["no_attention", "vgg19_tags"])
-def test_what_has_no_attention_has_no_pictures(system: str, tiny: Config, tmp_path: Path) -> None:
+def test_systems_without_attention_have_no_pictures(
+    system: str, tiny: Config, tmp_path: Path
+) -> None:
     run(tiny.override({"model.system": system}), tmp_path, epochs=1)
     found = board(tmp_path)
     assert found.Tags()["images"] == []
@@ -149,7 +151,7 @@ def test_a_report_beside_its_truth() -> None:
     tags = [("a|b", 0.5), ("c", 0.2), ("d", 0.1), ("e", 0.1), ("f", 0.1), ("g", 0.0)]
     report = Report(["no effusion", "", "heart normal"], tags)
     sample = Sample("x", np.zeros((2, 2), np.uint8), report, None, ["clear lungs"], ["c", "h"])
-    assert side_by_side(sample).splitlines() == [
+    assert report_and_truth(sample).splitlines() == [
         "| generated | ground truth |",
         "| --- | --- |",
         "| a\\|b, c, d, e, f | c, h |",
@@ -157,25 +159,3 @@ def test_a_report_beside_its_truth() -> None:
         "|  |  |",
         "| heart normal |  |",
     ]
-
-
-@pytest.mark.parametrize("shape", [(6, 6), (7, 5), (2, 3)])
-def test_heat_lies_where_attention_does(shape: tuple[int, int]) -> None:
-    height, width = shape
-    image = np.full(shape, 100, np.uint8)
-    alpha = np.zeros((4, 9), np.float32)
-    for sentence, region in enumerate((0, 4, 8)):
-        alpha[sentence, region] = 0.9
-        alpha[sentence, 2] += 0.1
-    report = Report(["a", "b", "c"], [("t", 1.0)])
-    strip = attention_strip(Sample("x", image, report, alpha, [], []))
-    assert strip.shape == (height, 4 * width, 3)
-    assert strip.dtype == np.uint8
-    panels = strip.reshape(height, 4, width, 3).swapaxes(0, 1)
-    assert (panels[0] == 100).all()
-    for sentence in range(3):
-        for y in range(height):
-            for x in range(width):
-                heat = alpha[sentence, y * 3 // height * 3 + x * 3 // width] / 0.9
-                expected = [100 * (1 - 0.6 * heat) + 0.6 * heat * c for c in (255, 96, 0)]
-                assert panels[sentence + 1, y, x] == pytest.approx(expected, abs=0.51)

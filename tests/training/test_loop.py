@@ -18,18 +18,19 @@ from raymed.data.dataset import PreparedDataset
 from raymed.data.vocabulary import Vocabulary
 from raymed.errors import UsageError
 from raymed.generation import generate
-from raymed.metrics.captions import cider
+from raymed.metrics.cider import cider
 from raymed.model.encoder import build_encoder
 from raymed.model.systems import build_system
 from raymed.sections import TrainingConfig
 from raymed.training import loop
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, checkpoints_of, latest
+from raymed.training.errors import Interrupted, TrainingFailed
 from raymed.training.log import METRICS_FILE, read_metrics
-from raymed.training.loop import set_rates, train
-from raymed.training.loss import Terms, terms
+from raymed.training.loop import train
+from raymed.training.loss import LossTerms, loss_terms
 from raymed.training.observer import Row, Status
-from raymed.training.saving import TrainingEnded, TrainingStopped
-from raymed.training.setup import build_optimizer, check
+from raymed.training.optimizer import build_optimizer, set_learning_rates
+from raymed.training.setup import check
 from raymed.training.worker import Worker
 from tests.support.metric_rows import untimed
 from tests.support.recording import Recorder
@@ -56,13 +57,13 @@ def whole(tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     return folder, run(tiny, folder)
 
 
-class Interrupted(Exception):
+class Crashed(Exception):
     pass
 
 
 def stop_after_the_first_epoch(config: Config, folder: Path, _: pytest.MonkeyPatch) -> None:
     def report(_: Row) -> None:
-        raise Interrupted
+        raise Crashed
 
     train(config, folder, ALONE, Recorder(report))
 
@@ -72,10 +73,10 @@ def stop_within_the_second_epoch(config: Config, folder: Path, patch: pytest.Mon
         optimizer: torch.optim.Optimizer, config: TrainingConfig, done: int, steps: int
     ) -> None:
         if done == steps + 2:
-            raise Interrupted
-        set_rates(optimizer, config, done, steps)
+            raise Crashed
+        set_learning_rates(optimizer, config, done, steps)
 
-    patch.setattr(loop, "set_rates", rates)
+    patch.setattr(loop, "set_learning_rates", rates)
     train(config, folder, ALONE, Recorder())
 
 
@@ -83,7 +84,7 @@ def stop_before_the_table_is_written(
     config: Config, folder: Path, patch: pytest.MonkeyPatch
 ) -> None:
     def written(*_: object) -> None:
-        raise Interrupted
+        raise Crashed
 
     patch.setattr("raymed.training.log.write_metrics", written)
     train(config, folder, ALONE, Recorder())
@@ -97,14 +98,14 @@ def stop_before_the_table_is_written(
         stop_before_the_table_is_written,
     ],
 )
-def test_a_run_taken_up_again_ends_where_the_uninterrupted_one_ends(
+def test_a_resumed_run_ends_where_the_uninterrupted_one_ends(
     tiny: Config,
     whole: tuple[Path, list[Row]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     stop: Callable[[Config, Path, pytest.MonkeyPatch], None],
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+    with monkeypatch.context() as patch, pytest.raises(Crashed):
         stop(tiny, tmp_path, patch)
     assert [path.name for path in checkpoints_of(tmp_path).iterdir()] == ["epoch-0001"]
     # Another stream of random numbers than the first time.
@@ -172,10 +173,10 @@ def test_loss_of_an_epoch_is_the_mean_over_its_images(tiny: Config, tmp_path: Pa
     torch.manual_seed(config.training.seed)
     encoder = build_encoder(config.model.encoder)
     model = build_system(config.model, len(dataset.tags), len(vocabulary), encoder)
-    sums = dict.fromkeys((f.name for f in fields(Terms)), 0.0)
+    sums = dict.fromkeys((f.name for f in fields(LossTerms)), 0.0)
     for image in range(len(split)):
         batch = split.batch(np.array([image]), np.array([0]), np.ones(1, np.float32))
-        found = terms(model(batch.images, model.passages(batch.reports)), batch)
+        found = loss_terms(model(batch.images, model.passages(batch.reports)), batch)
         for name in sums:
             sums[name] += getattr(found, name).item() / len(split)
     for name, mean in sums.items():
@@ -191,7 +192,7 @@ def test_validation_images_are_the_first_ones(tiny: Config, tmp_path: Path) -> N
     assert row["cider"] == 0  # as of any single pair
 
 
-def test_a_checkpoint_opens_without_the_data_set(
+def test_a_checkpoint_opens_without_the_dataset(
     tiny: Config, phantom: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / "prepared"
@@ -216,14 +217,14 @@ def test_a_checkpoint_opens_without_the_data_set(
 def test_divergence_names_epoch_step_and_terms(
     tiny: Config, tmp_path: Path, overrides: dict[str, float], where: str
 ) -> None:
-    with pytest.raises(TrainingStopped, match=f"training diverged at {where}") as raised:
+    with pytest.raises(TrainingFailed, match=f"training diverged at {where}") as raised:
         run(tiny.override(overrides), tmp_path)
     for name in ("tag", "sent", "word", "attention"):
         assert f"{name} " in str(raised.value)
     assert latest(tmp_path) is None
 
 
-def test_a_full_disk_is_said_and_room_lets_the_run_go_on(
+def test_a_full_disk_is_reported_and_the_run_resumes_once_there_is_space(
     tiny: Config,
     whole: tuple[Path, list[Row]],
     tmp_path: Path,
@@ -240,8 +241,8 @@ def test_a_full_disk_is_said_and_room_lets_the_run_go_on(
     recorder = Recorder()
     with monkeypatch.context() as patch:
         patch.setattr(safetensors.torch, "save_file", full_from_the_second)
-        # It trains to its end, and says so each time; but it must not end as if all were well.
-        with pytest.raises(TrainingStopped, match=r"epoch-0003: .*no space left"):
+        # It trains to its end and warns each time, but must not end as if nothing were wrong.
+        with pytest.raises(TrainingFailed, match=r"epoch-0003: .*no space left"):
             train(tiny, tmp_path, ALONE, recorder)
     assert len(recorder.rows) == 3
     assert [text.partition(":")[0][-10:] for text in recorder.warnings] == [
@@ -254,7 +255,7 @@ def test_a_full_disk_is_said_and_room_lets_the_run_go_on(
     assert all(torch.equal(ours[name], expected[name]) for name in expected)
 
 
-def test_a_full_disk_that_has_room_again_costs_nothing_but_a_warning(
+def test_a_disk_that_was_full_for_a_moment_costs_only_a_warning(
     tiny: Config,
     whole: tuple[Path, list[Row]],
     tmp_path: Path,
@@ -279,7 +280,7 @@ def test_a_full_disk_that_has_room_again_costs_nothing_but_a_warning(
 
 @pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize(("epoch", "step"), [(1, 1), (1, 3), (2, 2), (3, 4)])
-def test_a_run_that_is_asked_to_end_at_a_step_goes_on_from_it(
+def test_a_run_interrupted_at_a_step_resumes_from_it(
     tiny: Config, whole: tuple[Path, list[Row]], tmp_path: Path, epoch: int, step: int, every: int
 ) -> None:
     config = tiny.override({"launch.checkpoint_steps": every, "launch.keep_checkpoints": 1})
@@ -288,24 +289,24 @@ def test_a_run_that_is_asked_to_end_at_a_step_goes_on_from_it(
         return (status.epoch, status.done) == (epoch, step)
 
     recorder = Recorder(at_step=end)
-    with pytest.raises(TrainingEnded):
+    with pytest.raises(Interrupted):
         train(config, tmp_path, ALONE, recorder)
     last = latest(tmp_path)
     assert last is not None
     assert last.name == f"epoch-{epoch:04d}-step-{step:06d}"
     assert recorder.statuses[-1].done == step
-    went_on = Recorder()
-    train(config, tmp_path, ALONE, went_on)
-    steps = [(status.epoch, status.done) for status in went_on.statuses]
+    resumed = Recorder()
+    train(config, tmp_path, ALONE, resumed)
+    steps = [(status.epoch, status.done) for status in resumed.statuses]
     # After the very last step only the validation is left to be done.
     assert steps[:1] == ([] if (epoch, step) == (3, 4) else [(epoch, step + 1)])
-    recorder.rows += went_on.rows
+    recorder.rows += resumed.rows
     assert untimed(recorder.rows) == untimed(whole[1])
     ours, expected = last_weights(tmp_path), last_weights(whole[0])
     assert all(torch.equal(ours[name], expected[name]) for name in expected)
 
 
-def test_asked_to_end_while_it_validates_it_ends_there_and_trains_no_step_twice(
+def test_a_run_interrupted_while_validating_repeats_no_step(
     tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder, whole = Recorder(), Recorder()
@@ -329,21 +330,21 @@ def test_asked_to_end_while_it_validates_it_ends_there_and_trains_no_step_twice(
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(loop, "validate", asked_after_the_first_batch)
-        with pytest.raises(TrainingEnded):
+        with pytest.raises(Interrupted):
             train(config, folder, ALONE, recorder)
     assert batches == 1
     last = latest(folder)
     assert last is not None
     assert last.name == "epoch-0001-step-000024"
-    went_on = Recorder()
-    train(config, folder, ALONE, went_on)
-    assert went_on.statuses[0].epoch == 2
-    assert untimed(went_on.rows) == untimed(whole.rows)
+    resumed = Recorder()
+    train(config, folder, ALONE, resumed)
+    assert resumed.statuses[0].epoch == 2
+    assert untimed(resumed.rows) == untimed(whole.rows)
     ours, expected = last_weights(folder), last_weights(tmp_path / "whole")
     assert all(torch.equal(ours[name], expected[name]) for name in expected)
 
 
-def test_checks_name_the_key(tiny: Config) -> None:
+def test_config_errors_name_the_key(tiny: Config) -> None:
     tags = len(PreparedDataset.open(tiny.data.path).tags)
     assert check(tiny.override({"model.top_tags": tags})).info.image_size == 32
     with pytest.raises(UsageError, match=f"model.top_tags: .*set it to {tags} at most"):
@@ -374,17 +375,19 @@ def test_optimizer_groups(tiny: Config) -> None:
     assert ids == {id(p) for p in model.parameters() if p.requires_grad}
 
 
-def test_rates_rise_and_fall() -> None:
+def test_learning_rates_rise_and_fall() -> None:
     parameter = torch.nn.Parameter(torch.zeros(1))
     groups = [{"params": [parameter], "base_rate": 2.0}]
     optimizer = torch.optim.AdamW(groups)
     config = TrainingConfig(epochs=5, warmup=0.2, final_rate=0.1)
     rates = []
     for done in range(50):
-        set_rates(optimizer, config, done, steps=10)
+        set_learning_rates(optimizer, config, done, steps=10)
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates[:10] == pytest.approx([2.0 * k / 10 for k in range(1, 11)])
     cosine = [0.5 * (1 + math.cos(math.pi * k / 40)) for k in range(1, 41)]
     assert rates[10:] == pytest.approx([2.0 * (0.1 + 0.9 * c) for c in cosine])
-    set_rates(optimizer, TrainingConfig(epochs=5, warmup=0, final_rate=1), done=3, steps=10)
+    set_learning_rates(
+        optimizer, TrainingConfig(epochs=5, warmup=0, final_rate=1), done=3, steps=10
+    )
     assert optimizer.param_groups[0]["lr"] == 2.0

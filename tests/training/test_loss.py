@@ -12,11 +12,11 @@ from torch import Tensor
 
 from raymed.data.batches import Batch
 from raymed.model.attention import coverage_penalty
-from raymed.model.system import Outputs, Words
+from raymed.model.system import NextWords, Outputs
 from raymed.model.systems.att_rk import spread
 from raymed.sections import LossConfig
 from raymed.tokens import PAD
-from raymed.training.loss import Terms, stop_loss, tag_loss, terms, word_loss
+from raymed.training.loss import LossTerms, loss_terms, stop_loss, tag_loss, word_loss
 
 
 def log_p(logits: list[float], target: int) -> float:
@@ -99,11 +99,11 @@ def test_word_loss() -> None:
     torch.manual_seed(2)
     images, words = torch.tensor(targets).T
     logits = 2 * torch.randn(len(targets), 7)
-    assert_equals(lambda z: word_loss(Words(z, words, images), len(reports)), by_hand, logits)
+    assert_equals(lambda z: word_loss(NextWords(z, words, images), len(reports)), by_hand, logits)
     # In whatever order they come, and of images without a word too.
     order = torch.randperm(len(targets))
-    shuffled = word_loss(Words(logits[order], words[order], images[order]), len(reports) + 1)
-    expected = [*word_loss(Words(logits, words, images), len(reports)).tolist(), 0]
+    shuffled = word_loss(NextWords(logits[order], words[order], images[order]), len(reports) + 1)
+    expected = [*word_loss(NextWords(logits, words, images), len(reports)).tolist(), 0]
     assert shuffled.tolist() == pytest.approx(expected, rel=1e-5)
 
 
@@ -147,18 +147,20 @@ def test_attention_on_one_tag_alone_has_a_finite_gradient() -> None:
     assert attention.grad.isfinite().all()
 
 
-def test_a_term_that_a_system_has_not_is_zero() -> None:
+def test_a_term_the_system_lacks_is_zero() -> None:
     reports = torch.tensor([[[1, 4, 2]], [[1, 2, PAD]]])
     images, weights = torch.zeros(2, 4, 4, dtype=torch.uint8), torch.full((2,), 0.5)
     tags, stops = torch.eye(2), torch.ones(2, 1, dtype=torch.int64)
     batch = Batch(images, reports, stops, tags, weights, seeds=torch.zeros(2, dtype=torch.int64))
-    found = terms(Outputs(torch.tensor([[0.0, 0.0], [0.0, math.log(3)]])), batch)
+    found = loss_terms(Outputs(torch.tensor([[0.0, 0.0], [0.0, math.log(3)]])), batch)
     assert found.tag.tolist() == pytest.approx([math.log(2), math.log(4 / 3)])
     for absent in (found.sent, found.word, found.attention):
         assert absent.tolist() == [0, 0]
 
 
 def test_total_is_the_weighted_sum_per_image() -> None:
-    terms = Terms(*torch.tensor([[1.0, 2.0], [10.0, 20.0], [100.0, 200.0], [1000.0, 2000.0]]))
+    loss_terms = LossTerms(
+        *torch.tensor([[1.0, 2.0], [10.0, 20.0], [100.0, 200.0], [1000.0, 2000.0]])
+    )
     weights = LossConfig(tag=4, sent=3, word=2, attention=1)
-    assert terms.total(weights).tolist() == [1234, 2468]
+    assert loss_terms.total(weights).tolist() == [1234, 2468]

@@ -1,40 +1,32 @@
-"""What a run reports beside its steps: a score that says nothing, and long work between them."""
+"""What a run reports besides its steps: an uninformative score, and long work between steps."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
-from raymed.data.phantom import draw
-from raymed.data.prepare import prepare
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.loop import train
 from raymed.training.worker import Worker
+from tests.support.prepared import prepare_phantom
 from tests.support.recording import Recorder
 
 ALONE = Worker(torch.device("cpu"))
 
 
-def test_where_no_score_tells_epochs_apart_it_is_said_once_and_the_loss_decides(
+def test_where_no_score_distinguishes_epochs_one_warning_is_given_and_the_loss_decides(
     tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    prepare(
-        draw(12, image_size=32),
-        tmp_path / "few",
-        source="x",
-        image_size=32,
-        console=Console(quiet=True),
-    )
+    prepare_phantom(tmp_path / "few", 12)
     assert PreparedDataset.open(tmp_path / "few").info.counts["val"] == 1
     config = tiny.override({"data.path": str(tmp_path / "few")})
     recorder = Recorder()
     train(config, tmp_path / "run", ALONE, recorder)
-    (said,) = recorder.warnings
-    assert said.startswith("CIDEr cannot be above 0 on the 1 image(s) of split val, whatever is ")
+    (warning,) = recorder.warnings
+    assert warning.startswith("CIDEr cannot be above 0 on the 1 image(s) of split val, whatever ")
     losses = [row["loss"] for row in recorder.rows]
     assert {row["score"] for row in recorder.rows} == {0.0}
     assert losses[0] != min(losses)
@@ -47,7 +39,7 @@ def test_where_no_score_tells_epochs_apart_it_is_said_once_and_the_loss_decides(
     assert other.warnings == []
 
 
-def test_before_and_between_epochs_it_says_what_it_does(
+def test_work_before_and_between_epochs_is_reported(
     tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -6,22 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from raymed.config import Config
 from raymed.data.batches import Batch, TokenisedSplit
 from raymed.data.dataset import PreparedDataset
-from raymed.data.phantom import draw
-from raymed.data.prepare import prepare
 from raymed.data.vocabulary import Vocabulary
 from raymed.generation import generate
 from raymed.model.encoder import Encoder, build_encoder
 from raymed.model.system import System
-from raymed.model.systems import build_system
-from raymed.sections import SYSTEMS
-from raymed.training.loss import terms
-from raymed.training.setup import build_optimizer
+from raymed.model.systems import SYSTEMS, build_system
+from raymed.training.loss import loss_terms
+from raymed.training.optimizer import build_optimizer
+from tests.support.prepared import prepare_phantom
 
 STUDIES = 8
 
@@ -90,7 +87,7 @@ class Lesson:
         for step in range(1, steps + 1):
             model.train()
             outputs = model(self.batch.images, model.passages(self.batch.reports))
-            loss = terms(outputs, self.batch).total(self.config.loss).mean()
+            loss = loss_terms(outputs, self.batch).total(self.config.loss).mean()
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), self.config.training.clip_norm)
@@ -103,7 +100,7 @@ class Lesson:
     "system",
     [pytest.param(s, marks=pytest.mark.slow) if s == "att_rk" else s for s in SYSTEMS],
 )
-def test_a_system_learns_eight_studies_by_heart(system: str, tiny: Config) -> None:
+def test_a_system_overfits_eight_studies(system: str, tiny: Config) -> None:
     lesson = Lesson.of(
         tiny.override(
             {
@@ -124,13 +121,13 @@ def test_a_system_learns_eight_studies_by_heart(system: str, tiny: Config) -> No
 
 
 @pytest.mark.slow
-def test_default_shapes_learn_eight_reports_by_heart(
+def test_default_sizes_overfit_eight_reports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """VGG-19 stays frozen, and is learned from by its features: a step takes no ten seconds."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     # More than are learned, so that there are more tags than the ten that are attended to.
-    prepare(draw(60), tmp_path / "prepared", source="phantom", console=Console(quiet=True))
+    prepare_phantom(tmp_path / "prepared", 60, image_size=224)
     lesson = Lesson.of(
         Config().override(
             {

@@ -13,13 +13,14 @@ from raymed.config import Config
 from raymed.errors import UsageError
 from raymed.evaluation import evaluate
 from raymed.generation import generate
-from raymed.model.precision import LSTM, Linear, LSTMCell, computing_in
-from raymed.training import loop, worker
+from raymed.model.precision import LSTM, Linear, LSTMCell, precision_context
+from raymed.training import loop, precision
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest
+from raymed.training.errors import Interrupted, TrainingFailed
 from raymed.training.loop import train
 from raymed.training.observer import Row, Status
-from raymed.training.saving import TrainingEnded, TrainingStopped
-from raymed.training.worker import Worker, dtype_of, with_precision
+from raymed.training.precision import dtype_of, resolve_precision
+from raymed.training.worker import Worker
 from tests.support.metric_rows import untimed
 from tests.support.recording import Recorder
 
@@ -72,7 +73,7 @@ def test_a_run_in_bfloat16_is_resumed_bit_for_bit(
     mixed: Config, undisturbed: tuple[Path, list[Row]], tmp_path: Path, epoch: int, step: int
 ) -> None:
     recorder = Recorder(at_step=lambda status: (status.epoch, status.done) == (epoch, step))
-    with pytest.raises(TrainingEnded):
+    with pytest.raises(Interrupted):
         train(mixed, tmp_path, ALONE, recorder)
     rows = recorder.rows + trained(mixed, tmp_path)
     assert untimed(rows) == untimed(undisturbed[1])
@@ -82,11 +83,11 @@ def test_a_run_in_bfloat16_is_resumed_bit_for_bit(
 def test_a_run_keeps_its_precision(
     mixed: Config, undisturbed: tuple[Path, list[Row]], tmp_path: Path
 ) -> None:
-    with pytest.raises(TrainingEnded):
+    with pytest.raises(Interrupted):
         train(mixed, tmp_path, ALONE, Recorder(at_step=lambda status: status.epoch == 2))
     checkpoint = Checkpoint.open(tmp_path)
     assert checkpoint.build_model().precision == torch.bfloat16
-    # Where nothing is said it goes on as it was, also on a machine that would have chosen float32.
+    # By default it keeps its precision, even on a machine that would have chosen float32.
     recorder = Recorder()
     with patch("raymed.training.setup.computes_bfloat16", lambda _: False):
         train(mixed.override({"training.precision": "auto"}), tmp_path, ALONE, recorder)
@@ -106,7 +107,7 @@ def test_features_of_each_precision_are_their_own(mixed: Config, tmp_path: Path)
     # What was cached in training is what the checkpoint itself makes of an image.
     checkpoint = Checkpoint.open(tmp_path / "mixed")
     evaluation = evaluate(checkpoint, checkpoint.config, "val", tmp_path)
-    assert evaluation.rows["co_attention"].recall_5 == pytest.approx(row["recall_5"])
+    assert evaluation.rows["co_attention"]["recall_5"] == pytest.approx(row["recall_5"])
 
 
 def test_a_checkpoint_writes_in_its_own_precision(undisturbed: tuple[Path, list[Row]]) -> None:
@@ -136,18 +137,18 @@ def test_auto_is_decided_by_device_and_encoder(
     tiny: Config, encoder: str, device: torch.device, native: bool, expected: str
 ) -> None:
     config = tiny.override({"model.encoder": encoder})
-    with patch.object(worker, "computes_bfloat16", lambda _: native):
-        assert with_precision(config, device).training.precision == expected
+    with patch.object(precision, "computes_bfloat16", lambda _: native):
+        assert resolve_precision(config, device).training.precision == expected
         for given in ("float32", "bfloat16"):
             kept = config.override({"training.precision": given})
-            assert with_precision(kept, device) == kept
+            assert resolve_precision(kept, device) == kept
     assert dtype_of(config.override({"training.precision": "bfloat16"})) == torch.bfloat16
 
 
 def test_a_gpu_that_emulates_bfloat16_does_not_count() -> None:
     with patch("torch.cuda.is_bf16_supported") as supported:
         supported.side_effect = lambda including_emulation=True: including_emulation
-        assert not worker.computes_bfloat16(GPU)
+        assert not precision.computes_bfloat16(GPU)
 
 
 def test_layers_of_their_weights_precision_under_autocast() -> None:
@@ -158,7 +159,7 @@ def test_layers_of_their_weights_precision_under_autocast() -> None:
     for own, plain in zip(ours, theirs, strict=True):
         plain.load_state_dict(own.state_dict())
         inputs = x[:, 0] if isinstance(own, LSTMCell) else x
-        with computing_in(torch.bfloat16, ALONE.device):
+        with precision_context(torch.bfloat16, ALONE.device):
             found = own(inputs.bfloat16())
         expected = plain(inputs.bfloat16().float())
         first, other = (each[0] if isinstance(each, tuple) else each for each in (found, expected))
@@ -166,11 +167,11 @@ def test_layers_of_their_weights_precision_under_autocast() -> None:
         assert torch.equal(first, other)
 
 
-def test_reading_seldom_alters_nothing(
+def test_fetching_losses_less_often_changes_nothing(
     tiny: Config, whole: tuple[Path, list[Row]], tmp_path: Path
 ) -> None:
     recorder = Recorder()
-    with patch.object(loop, "STEPS_BETWEEN_READINGS", {"cpu": 3}):
+    with patch.object(loop, "STEPS_PER_FETCH", {"cpu": 3}):
         train(tiny, tmp_path, ALONE, recorder)
     assert untimed(recorder.rows) == untimed(whole[1])
     assert same(tmp_path, whole[0])
@@ -178,27 +179,27 @@ def test_reading_seldom_alters_nothing(
     assert [(s.epoch, s.done) for s in recorder.statuses[:4]] == [(1, 3), (1, 4), (2, 3), (2, 4)]
 
 
-def test_divergence_that_is_read_late_names_the_step_that_it_began_at(
+def test_divergence_fetched_late_names_the_step_where_it_began(
     tiny: Config, tmp_path: Path
 ) -> None:
     config = tiny.override({"training.learning_rate": 1e30, "training.clip_norm": 1e30})
     with (
-        patch.object(loop, "STEPS_BETWEEN_READINGS", {"cpu": 4}),
-        pytest.raises(TrainingStopped, match=r"epoch 1, step 2: .*nan"),
+        patch.object(loop, "STEPS_PER_FETCH", {"cpu": 4}),
+        pytest.raises(TrainingFailed, match=r"epoch 1, step 2: .*nan"),
     ):
         train(config, tmp_path, ALONE, Recorder())
     assert latest(tmp_path) is None
 
 
-def test_a_run_that_is_read_seldom_ends_at_a_reading(
+def test_a_run_whose_losses_are_fetched_less_often_stops_at_a_fetch(
     tiny: Config, whole: tuple[Path, list[Row]], tmp_path: Path
 ) -> None:
     def first(status: Status) -> bool:
         return (status.epoch, status.done) == (2, 3)
 
     recorder = Recorder(at_step=first)
-    with patch.object(loop, "STEPS_BETWEEN_READINGS", {"cpu": 3}):
-        with pytest.raises(TrainingEnded):
+    with patch.object(loop, "STEPS_PER_FETCH", {"cpu": 3}):
+        with pytest.raises(Interrupted):
             train(tiny, tmp_path, ALONE, recorder)
         last = latest(tmp_path)
         assert last is not None

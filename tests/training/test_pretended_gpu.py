@@ -17,11 +17,11 @@ from raymed.evaluation import PREDICTIONS_FILE, evaluate
 from raymed.generation import generate
 from raymed.model.encoder import build_encoder
 from raymed.model.system import System
-from raymed.model.systems import build_system
+from raymed.model.systems import SYSTEMS, build_system
 from raymed.prediction import predict_rows
-from raymed.sections import SYSTEMS, GenerationConfig, ModelConfig
+from raymed.sections import GenerationConfig, ModelConfig
 from raymed.training.checkpoint import Checkpoint, Snapshot, checkpoint_name, checkpoints_of
-from raymed.training.loss import Terms, terms
+from raymed.training.loss import LossTerms, loss_terms
 from raymed.training.validation import THRESHOLDS, validate
 from raymed.training.worker import Worker
 from tests.support.pretend_cuda import CUDA, pretending, waited_for
@@ -60,7 +60,7 @@ def untrained(config: ModelConfig, tags: int, words: int) -> System:
     for parameter in model.requires_grad_(False).parameters():
         if parameter.ndim > 1 and parameter.shape[0] < 1000:
             parameter.mul_(2)
-    return model.place(CUDA, torch.bfloat16)
+    return model.move_to(CUDA, torch.bfloat16)
 
 
 def test_a_training_pass_waits_for_nothing_and_decides_in_float32(
@@ -74,13 +74,13 @@ def test_a_training_pass_waits_for_nothing_and_decides_in_float32(
     passages = model.passages(batch.reports).to(CUDA)
     batch = batch.to(CUDA)
     waited_for.clear()
-    with model.computing():
+    with model.precision_context():
         outputs = model(batch.images, passages, batch.seeds)
-        found = terms(outputs, batch)
+        found = loss_terms(outputs, batch)
     total = (found.total(config.loss) * batch.weights).sum()
     assert waited_for == []
     assert total.device == CUDA
-    types = {getattr(found, field.name).dtype for field in fields(Terms)}
+    types = {getattr(found, field.name).dtype for field in fields(LossTerms)}
     assert types == {torch.float32}
     assert outputs.tag_logits.dtype == torch.float32
     if outputs.stop_logits is not None:
@@ -98,7 +98,7 @@ def test_validation_beam_search_evaluation_and_prediction_agree(
     dataset = PreparedDataset.open(config.data.path)
     model = untrained(config.model, len(vocabulary.tags), len(vocabulary)).eval()
     validation = TokenisedSplit(dataset.split("val"), vocabulary, 3, 6)
-    validated = validate(model, validation, vocabulary, config, THERE)
+    validated = validate(model, validation, config, THERE)
     path = checkpoints_of(tmp_path) / checkpoint_name(1)
     row = {"epoch": 1.0, "loss": 1.0, **validated.row}
     Checkpoint(
@@ -114,17 +114,17 @@ def test_validation_beam_search_evaluation_and_prediction_agree(
     assert checkpoint.precision == torch.bfloat16
     evaluation = evaluate(checkpoint, checkpoint.config, "val", tmp_path)
     scores = evaluation.rows[config.model.system]
-    assert scores.recall_5 == pytest.approx(row["recall_5"])
+    assert scores["recall_5"] == pytest.approx(row["recall_5"])
     if model.writer is None:
         return
-    assert scores.cider == pytest.approx(row["cider"])
+    assert scores["cider"] == pytest.approx(row["cider"])
     written = pq.read_table(tmp_path / PREDICTIONS_FILE)["sentences"].to_pylist()
     rows = list(range(len(validation)))
     predicted = predict_rows(checkpoint, checkpoint.config, validation.split, rows, tmp_path)
     assert [prediction.report.sentences for prediction in predicted] == written
 
 
-def test_a_report_stops_where_it_was_decided_to_stop(tiny: Config) -> None:
+def test_a_report_ends_where_it_was_decided_in_float32(tiny: Config) -> None:
     """Near a threshold p(STOP) of float32 and of bfloat16 lie on two sides of it."""
     config = tiny.model.model_copy(update={"system": "co_attention"})
     model = untrained(config, 20, 30).eval()

@@ -12,14 +12,13 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from raymed.absolute_paths import with_absolute_paths
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
-from raymed.data.phantom import draw
-from raymed.data.prepare import prepare
 from raymed.errors import UsageError
 from raymed.generation import generate
-from raymed.launch.run import located, run_training
-from raymed.metrics.captions import cider
+from raymed.launch.run import run_training
+from raymed.metrics.cider import cider
 from raymed.model.encoder import build_encoder
 from raymed.training import features
 from raymed.training.checkpoint import ENCODER_FILE, MODEL_FILE, Checkpoint, checkpoints_of, latest
@@ -28,6 +27,7 @@ from raymed.training.observer import Row
 from raymed.training.setup import check
 from raymed.training.worker import Worker
 from tests.support.metric_rows import untimed
+from tests.support.prepared import prepare_phantom
 from tests.support.recording import Recorder
 
 ALONE = Worker(torch.device("cpu"))
@@ -61,7 +61,7 @@ def whole(frozen: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     return folder, run(frozen, folder)
 
 
-def test_only_the_rest_is_trained_and_written(
+def test_only_the_part_after_the_frozen_encoder_is_trained_and_saved(
     frozen: Config, whole: tuple[Path, list[Row]]
 ) -> None:
     folder, rows = whole
@@ -80,7 +80,7 @@ def test_only_the_rest_is_trained_and_written(
     assert inodes <= {file.stat().st_ino for file in cached}
 
 
-def test_training_by_features_is_training_by_images(
+def test_training_on_features_equals_training_on_images(
     frozen: Config, whole: tuple[Path, list[Row]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The loop with the encoder's features computed anew for each batch, and not rounded."""
@@ -100,7 +100,7 @@ def test_training_by_features_is_training_by_images(
         assert by_images[0][f"loss_{name}"] != expected[0]
 
 
-def test_checkpoint_opens_from_images_without_cache_or_data_set(
+def test_a_checkpoint_opens_without_cache_or_dataset(
     frozen: Config, whole: tuple[Path, list[Row]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, rows = whole
@@ -116,21 +116,21 @@ def test_checkpoint_opens_from_images_without_cache_or_data_set(
     assert not (tmp_path / "no-cache").exists()
 
 
-def test_interrupted_and_without_its_cache_it_ends_where_the_uninterrupted_one_ends(
+def test_resumed_without_its_cache_a_run_ends_where_the_uninterrupted_one_ends(
     frozen: Config, whole: tuple[Path, list[Row]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Interrupted(Exception):
+    class Crashed(Exception):
         pass
 
     def interrupt(_: Row) -> None:
-        raise Interrupted
+        raise Crashed
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with pytest.raises(Interrupted):
+    with pytest.raises(Crashed):
         train(frozen, tmp_path / "run", ALONE, Recorder(interrupt))
     shutil.rmtree(tmp_path / "cache")
     monkeypatch.setattr(features, "_digests", {})
-    # What is frozen is what the checkpoint says, not what the seed would now draw.
+    # The frozen encoder is the checkpoint's, not one that the seed would now draw.
     monkeypatch.setattr("raymed.training.start.build_encoder", None)
     resumed = run(frozen, tmp_path / "run")
     folder, rows = whole
@@ -169,7 +169,7 @@ def test_a_damaged_encoder_is_named(
         Checkpoint.open(tmp_path / "copy").build_model()
 
 
-def test_the_encoder_of_another_system_is_taken_and_frozen(
+def test_the_encoder_of_another_system_can_be_reused_frozen(
     tiny: Config, frozen: Config, tmp_path: Path
 ) -> None:
     tagger = tiny.override({"model.system": "vgg19_tags", "training.encoder_learning_rate": 0.01})
@@ -221,7 +221,7 @@ def test_a_frozen_run_is_fine_tuned(
         )
 
 
-def test_bad_starts_are_refused_before_anything_is_loaded(
+def test_unusable_starting_weights_are_rejected_before_anything_is_loaded(
     frozen: Config, whole: tuple[Path, list[Row]], tmp_path: Path
 ) -> None:
     folder = str(whole[0])
@@ -231,16 +231,16 @@ def test_bad_starts_are_refused_before_anything_is_loaded(
         ({"training.start_from": str(tmp_path / "empty")}, r"training.start_from: .*not a checkp"),
         (
             {"training.start_from": folder, "model.system": "lrcn"},
-            r"model.system: is lrcn, and training.start_from: .* has co_attention: set model",
+            r"model.system: is lrcn, but training.start_from: .* has co_attention: set model",
         ),
         (
             {"training.start_from": folder, "model.hidden_size": 16},
-            r"model.hidden_size: is 16, and training.start_from: .* has 64",
+            r"model.hidden_size: is 16, but training.start_from: .* has 64",
         ),
         ({"training.start_from": folder, "model.encoder": "vgg11"}, r"model.encoder: is vgg11"),
         (
             {"training.start_from": folder, "data.vocabulary": 3},
-            r"training.start_from: .*: its \d+ words are not the 3 of ",
+            r"training.start_from: .*: its \d+ words differ from the 3 of ",
         ),
         (
             {"model.encoder_weights": str(tmp_path / "empty")},
@@ -248,27 +248,21 @@ def test_bad_starts_are_refused_before_anything_is_loaded(
         ),
         (
             {"model.encoder_weights": folder, "model.encoder": "vgg11"},
-            r"model.encoder_weights: .*its encoder is small, and model.encoder is vgg11: set",
+            r"model.encoder_weights: .*its encoder is small, but model.encoder is vgg11: set",
         ),
-        ({"model.encoder_weights": "gone"}, r"no 'gone' weights; set it to none, or to the folder"),
+        ({"model.encoder_weights": "gone"}, r"no 'gone' weights; set it to none or to the folder"),
     ):
         with pytest.raises(UsageError, match=message) as raised:
             check(frozen.override(settings))
         assert "\n" not in str(raised.value)
     # Other tags, of a dataset whose images find other things.
-    prepare(
-        draw(4, image_size=32),
-        tmp_path / "few",
-        source="phantom",
-        image_size=32,
-        console=Console(quiet=True),
-    )
+    prepare_phantom(tmp_path / "few", 4)
     few = {"data.path": str(tmp_path / "few"), "model.top_tags": 1, "training.start_from": folder}
-    with pytest.raises(UsageError, match=r"training.start_from: .* are not the \d+ of"):
+    with pytest.raises(UsageError, match=r"training.start_from: .* differ from the \d+ of"):
         check(frozen.override(few))
 
 
-def test_a_file_is_no_start_for_the_small_encoder(tiny: Config, tmp_path: Path) -> None:
+def test_the_small_encoder_takes_no_weights_file(tiny: Config, tmp_path: Path) -> None:
     (tmp_path / "weights.pth").write_bytes(b"")
     with pytest.raises(UsageError, match=r"small encoder has no .*weights\.pth"):
         check(tiny.override({"model.encoder_weights": str(tmp_path / "weights.pth")}))
@@ -276,8 +270,8 @@ def test_a_file_is_no_start_for_the_small_encoder(tiny: Config, tmp_path: Path) 
 
 def test_the_start_is_an_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert located(Config()).training.start_from is None
-    config = located(Config().override({"training.start_from": "runs/a"}))
+    assert with_absolute_paths(Config()).training.start_from is None
+    config = with_absolute_paths(Config().override({"training.start_from": "runs/a"}))
     assert config.training.start_from == str(tmp_path / "runs/a")
 
 
@@ -294,19 +288,19 @@ def test_a_command_fine_tunes(
     assert run_training(frozen.override(settings), Console(quiet=True)).epoch == 1
 
 
-def test_what_the_limits_cut_is_said_once_at_the_start(tiny: Config, tmp_path: Path) -> None:
+def test_truncated_words_are_reported_once_at_the_start(tiny: Config, tmp_path: Path) -> None:
     short = tiny.override({"generation.max_sentences": 1, "training.epochs": 1})
     for config, folder, epochs, warned in (
         (tiny, "whole", 1, False),
         (short, "cut", 1, True),
-        (short, "cut", 2, False),  # goes on
+        (short, "cut", 2, False),  # resumes
         (short.override({"model.system": "vgg19_tags"}), "tags", 1, False),
     ):
         recorder = Recorder()
         train(config.override({"training.epochs": epochs}), tmp_path / folder, ALONE, recorder)
-        said = [text for text in recorder.warnings if "generation.max_sentences=1 " in text]
-        assert len(said) == warned
-        assert recorder.warnings == said
+        truncated = [text for text in recorder.warnings if "generation.max_sentences=1 " in text]
+        assert len(truncated) == warned
+        assert recorder.warnings == truncated
     split = PreparedDataset.open(tiny.data.path).split("train")
     words = [[len(sentence.split()) for sentence in report] for report in split.sentences]
     share = 1 - sum(report[0] for report in words) / sum(map(sum, words))

@@ -14,12 +14,12 @@ from raymed.data import fingerprints as module
 from raymed.data.dataset import PreparedDataset
 from raymed.data.examples import Example
 from raymed.data.fingerprints import Fingerprints, fingerprints_file
-from raymed.data.phantom import draw
-from raymed.data.prepare import prepare
+from raymed.data.sources.phantom import draw
 from raymed.errors import UsageError
 from raymed.launch.run import run_training
 from raymed.training.checkpoint import TRAINED_ON_FILE, Checkpoint, whole_checkpoints
 from raymed.training.trained_on import Overlap, overlap, trained_on
+from tests.support.prepared import prepare_examples
 
 QUIET = Console(quiet=True)
 
@@ -30,7 +30,7 @@ def films() -> list[Example]:
 
 
 def dataset(films: list[Example], folder: Path, seed: int = 0) -> PreparedDataset:
-    prepare(films, folder, source="x", image_size=32, seed=seed, console=QUIET)
+    prepare_examples(films, folder, image_size=32, seed=seed)
     return PreparedDataset.open(folder)
 
 
@@ -106,7 +106,7 @@ def test_what_a_run_started_from_counts_too(
         assert overlap(checkpoint, again, split_name) == wanted
 
 
-def test_of_a_start_that_does_not_know_it_nothing_is_known(
+def test_without_a_record_at_the_start_there_is_none(
     tiny: Config, trained: Path, cache: Path
 ) -> None:
     shutil.copytree(trained, cache / "old")
@@ -130,7 +130,7 @@ def test_all_checkpoints_of_a_run_share_one_file(trained: Path) -> None:
     assert files[0].stat().st_size < 16 * 24 + 300
 
 
-def test_they_are_computed_once_per_dataset(
+def test_fingerprints_are_computed_once_per_dataset(
     films: list[Example], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = dataset(films, cache / "own")

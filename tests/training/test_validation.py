@@ -13,7 +13,7 @@ from raymed.config import Config
 from raymed.data.batches import TokenisedSplit
 from raymed.data.dataset import PreparedDataset
 from raymed.generation import generate
-from raymed.metrics.captions import cider
+from raymed.metrics.cider import cider
 from raymed.model.system import System
 from raymed.model.systems import build_system
 from raymed.training import validation
@@ -42,7 +42,7 @@ def validated(checkpoint: Checkpoint, model: System, config: Config, split: str)
     dataset = PreparedDataset.open(config.data.path)
     limits = config.generation.max_sentences, config.generation.max_words
     tokenised = TokenisedSplit(dataset.split(split), checkpoint.vocabulary, *limits)
-    return validate(model, tokenised, checkpoint.vocabulary, config, ALONE)
+    return validate(model, tokenised, config, ALONE)
 
 
 def scored(checkpoint: Checkpoint, model: System, config: Config, split_name: str) -> float:
@@ -100,7 +100,7 @@ def cider_at(found: Validation, threshold: float, top: float) -> float:
 
 
 @pytest.mark.parametrize("free", [{}, {"tune.free_threshold": True}, {"tune.free_top_tags": True}])
-def test_what_is_not_free_stays(checkpoint: Checkpoint, free: dict[str, bool]) -> None:
+def test_what_is_not_free_stays_fixed(checkpoint: Checkpoint, free: dict[str, bool]) -> None:
     # A threshold that is not on the grid is a point of the curve as well.
     own = checkpoint.config.override(
         {"generation.stop_threshold": 0.37, "data.validation_images": IMAGES, **free}
@@ -133,7 +133,7 @@ def test_what_is_not_free_stays(checkpoint: Checkpoint, free: dict[str, bool]) -
         assert chosen[1] == own.model.top_tags
 
 
-def test_of_equal_scores_the_nearest_are_taken(checkpoint: Checkpoint) -> None:
+def test_ties_go_to_the_nearest(checkpoint: Checkpoint) -> None:
     own = checkpoint.config.override({**FREE, "model.top_tags": 4})
     model = checkpoint.build_model()
 
@@ -152,7 +152,9 @@ def test_of_equal_scores_the_nearest_are_taken(checkpoint: Checkpoint) -> None:
 
 
 @pytest.mark.parametrize("system", ["vgg19_tags", "cnn_rnn", "att_rk", "no_attention"])
-def test_systems_without_the_one_or_the_other(system: str, tiny: Config, tmp_path: Path) -> None:
+def test_systems_without_a_stop_threshold_or_tags(
+    system: str, tiny: Config, tmp_path: Path
+) -> None:
     config = tiny.override({"model.system": system, "training.epochs": 1, **FREE})
     (row,) = run(config, tmp_path)
     checkpoint = Checkpoint.open(tmp_path)

@@ -12,21 +12,19 @@ import safetensors.torch
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from rich.console import Console
 
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
-from raymed.data.phantom import draw
-from raymed.data.prepare import prepare
 from raymed.errors import UsageError
 from raymed.training import features, loop
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest
+from raymed.training.errors import Interrupted, TrainingFailed
 from raymed.training.loop import train
 from raymed.training.observer import Status
-from raymed.training.saving import TrainingEnded, TrainingStopped
 from raymed.training.setup import set_up
 from raymed.training.worker import Worker
 from tests.support.metric_rows import TIMES
+from tests.support.prepared import prepare_phantom
 from tests.support.recording import Recorder
 
 
@@ -42,10 +40,10 @@ def worker(rank: int, world: int, configs: dict[str, Config], folder: Path) -> N
         recorder = Recorder()
         try:
             train(config, folder / name, place, recorder)
-        except TrainingStopped as stopped:
+        except TrainingFailed as stopped:
             (folder / f"{name}-stopped-{rank}").write_text(str(stopped))
         torch.save(recorder.rows, folder / f"{name}-rows-{rank}")
-        # Also while features are computed, or training would seem to go on with other workers.
+        # Also while features are computed, or training would seem to have other workers.
         assert {status.workers for status in recorder.statuses} <= {world}
     dist.destroy_process_group()
 
@@ -94,7 +92,7 @@ def test_two_workers_follow_one(
     first, second = (torch.load(spawned / f"{name}-rows-{rank}") for rank in range(2))
     assert len(alone) == len(first) == len(second) == 2
     for one, two, other in zip(alone, first, second, strict=True):
-        # Both workers are told the same, the score included.
+        # Both workers have the same row, the score included.
         score = {key for key in one if key not in TIMES}
         assert {key: two[key] for key in score} == {key: other[key] for key in score}
         assert two["seconds_per_report"] == other["seconds_per_report"] > 0
@@ -123,13 +121,7 @@ def test_more_workers_than_studies(
     tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    prepare(
-        draw(5, image_size=32),
-        tmp_path / "few",
-        source="phantom",
-        image_size=32,
-        console=Console(quiet=True),
-    )
+    prepare_phantom(tmp_path / "few", 5)
     few = tiny.override({"data.path": str(tmp_path / "few"), "training.clip_norm": 1e9})
     assert PreparedDataset.open(few.data.path).info.counts == {"train": 3, "val": 1, "test": 1}
     # Three images among five workers: some have none at any step.
@@ -173,7 +165,7 @@ def leaving_worker(rank: int, world: int, config: Config, folder: Path) -> None:
             return True
         return False
 
-    with pytest.raises(TrainingEnded):
+    with pytest.raises(Interrupted):
         train(config, folder / "run", place, Recorder(at_step=ask_among_features))
     features.STEP = step
     made = [*Path(os.environ["XDG_CACHE_HOME"]).glob("raymed/features/*/*.arrow")]
@@ -187,20 +179,20 @@ def leaving_worker(rank: int, world: int, config: Config, folder: Path) -> None:
         return real(*arguments)
 
     loop.validate = asked_in_validation
-    with pytest.raises(TrainingEnded):
+    with pytest.raises(Interrupted):
         train(config, folder / "run", place, recorder)
     loop.validate = real
     last = latest(folder / "run")
     assert last is not None
     assert last.name == "epoch-0001-step-000004"
-    went_on = Recorder()
-    train(config, folder / "run", place, went_on)
-    torch.save(went_on.rows, folder / f"rows-{rank}")
+    resumed = Recorder()
+    train(config, folder / "run", place, resumed)
+    torch.save(resumed.rows, folder / f"rows-{rank}")
     dist.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_one_workers_end_is_that_of_all(
+def test_all_workers_stop_when_one_is_asked_to(
     tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -226,11 +218,11 @@ def interrupted_worker(rank: int, world: int, config: Config, folder: Path) -> N
     train(config, folder / "whole", place, Recorder())
     for end in ((1, 2), (2, 3)):
         recorder = Recorder(at_step=lambda status, end=end: (status.epoch, status.done) == end)
-        with pytest.raises(TrainingEnded):
+        with pytest.raises(Interrupted):
             train(config, folder / "interrupted", place, recorder)
     train(config, folder / "interrupted", place, Recorder())
 
-    with pytest.raises(TrainingEnded):
+    with pytest.raises(Interrupted):
         train(
             config,
             folder / "stale",
@@ -262,7 +254,7 @@ def resumed_by_three(tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 class SecondWorker(Worker):
-    """One that is told what the first one found."""
+    """A second worker, which receives the first one's answer."""
 
     answer: ClassVar[Any] = None
 
@@ -270,10 +262,10 @@ class SecondWorker(Worker):
         return self.answer if self.answer is not None else ask()
 
 
-def test_another_data_set_on_another_node_is_said(
+def test_another_dataset_on_another_node_is_rejected(
     tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SecondWorker, "answer", "0123456789abcdef")
     second = SecondWorker(torch.device("cpu"), rank=1, world=2)
-    with pytest.raises(UsageError, match=r"worker 1 finds another content there .*0123456789ab"):
+    with pytest.raises(UsageError, match=r"worker 1 finds different content there .*0123456789ab"):
         set_up(tiny, tmp_path, second, Recorder())

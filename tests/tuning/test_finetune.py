@@ -53,7 +53,7 @@ def sweep(learner: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_the_best_trials_go_on_with_their_encoder(sweep: Path, ray: None) -> None:  # noqa: ARG001
+def test_the_best_trials_are_fine_tuned_with_their_encoder(sweep: Path, ray: None) -> None:  # noqa: ARG001
     before = {file: file.stat().st_mtime_ns for file in (sweep / "trials").rglob("*")}
     settings = [
         "training.epochs=2",
@@ -79,13 +79,13 @@ def test_the_best_trials_go_on_with_their_encoder(sweep: Path, ray: None) -> Non
         assert end.config.training.epochs == 2
         assert end.config.training.start_from == str(sweep / "trials" / one.trial.trial)
         assert one.score == max(row["score"] for row in end.history)
-        # The encoder has learned, and what it started from is what was frozen.
+        # The encoder has learned, starting from the frozen one.
         was, became = (each.build_model().encoder.state_dict() for each in (start, end))
         apart = [float((was[name] - became[name]).abs().max()) for name in was]
         assert 0 < max(apart) < 0.1
     assert {file: file.stat().st_mtime_ns for file in (sweep / "trials").rglob("*")} == before
 
-    # Again: nothing is left to do, and other settings are refused.
+    # The same command again has nothing left to do, and other settings are refused.
     with open(os.devnull, "w") as nowhere:
         console = Console(file=nowhere, record=True)
         assert [one.score for one in fine_tune(sweep, 2, settings, console)] == [
@@ -96,8 +96,8 @@ def test_the_best_trials_go_on_with_their_encoder(sweep: Path, ray: None) -> Non
         fine_tune(sweep, 1, [*settings, "training.batch_size=5"], QUIET)
 
 
-def test_what_cannot_be_fine_tuned_is_named(sweep: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"is no sweep's folder: it has no sweep\.yaml"):
+def test_what_cannot_be_fine_tuned_is_refused(sweep: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is not a sweep folder: it has no sweep\.yaml"):
         fine_tune(tmp_path, 1, [], QUIET)
     with pytest.raises(UsageError, match=r"training\.epochz: no such key"):
         fine_tune(sweep, 1, ["training.epochz=1"], QUIET)

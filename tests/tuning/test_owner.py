@@ -1,4 +1,4 @@
-"""Two sweeps of one name never share a study in a database; a sweep that is moved takes its own."""
+"""Sweeps of the same name never share a study in a database; a sweep keeps its own when moved."""
 
 import shutil
 from contextlib import nullcontext
@@ -11,7 +11,7 @@ from rich.console import Console
 from raymed.config import Config
 from raymed.errors import UsageError
 from raymed.tuning.space import propose
-from raymed.tuning.study import begun, make_study, open_study, refuse_anothers
+from raymed.tuning.study import make_study, open_study, refuse_foreign_study, started_trials
 from raymed.tuning.sweep import run_sweep
 
 
@@ -31,7 +31,7 @@ def config(tiny: Config, tmp_path: Path) -> Config:
 
 @pytest.fixture
 def first(config: Config, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a sweep of one finished trial, as `run_sweep` leaves it without training."""
+    """The folder of a sweep with one finished trial, which was not really trained."""
     folder = Path(config.run.folder) / "run"
 
     def one_trial(study: optuna.Study, *_: object) -> None:
@@ -54,30 +54,32 @@ def ray_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refused(config: Config, folder: Path, *words: str) -> None:
-    """Refused in these words; nothing is written, and the study has but its own trial."""
+    """Refused with this message; nothing is written, and the study has no trial but its own."""
     before = sorted(folder.rglob("*"))
     with pytest.raises(UsageError) as caught:
         run_sweep(config.override({"run.folder": str(folder)}), Console(quiet=True))
     for word in (*words, "choose another run.name or another database"):
         assert word in str(caught.value)
     assert sorted(folder.rglob("*")) == before
-    assert len(begun(open_study(config, folder))) == 1
+    assert len(started_trials(open_study(config, folder))) == 1
 
 
-def test_a_second_sweep_of_the_name_is_refused(config: Config, first: Path, tmp_path: Path) -> None:
+def test_a_second_sweep_of_the_same_name_is_refused(
+    config: Config, first: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "b"
-    words = "tune.storage has a study run already, with 1 trials, of the sweep in"
+    words = "tune.storage already has a study run with 1 trials, of the sweep in"
     refused(config, other, f"{other / 'run'}: {words} {first}:", "optuna delete-study")
     # So is a copy, as long as the first is there.
     shutil.copytree(first.parent, other)
     refused(config, other, f"{words} {first}:")
-    # And the first one goes on, by whichever path.
+    # The first one may resume, by whichever path.
     (tmp_path / "link").symlink_to(first.parent)
     for folder in (first.parent, tmp_path / "link"):
-        refuse_anothers(config, folder / "run")
+        refuse_foreign_study(config, folder / "run")
 
 
-def test_a_sweep_that_was_moved_goes_on_and_says_so(
+def test_a_moved_sweep_resumes_and_reports_it(
     config: Config, first: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     moved = tmp_path / "c" / "run"
@@ -86,33 +88,31 @@ def test_a_sweep_that_was_moved_goes_on_and_says_so(
     there = config.override({"run.folder": str(moved.parent)})
     with pytest.raises(UsageError, match="no trial has reported a score"):
         run_sweep(there, Console(width=200))
-    assert f"the sweep was in {first}, and goes on in {moved}" in capsys.readouterr().out
-    # From now on it is the moved one's.
+    assert f"the sweep was in {first} and continues in {moved}" in capsys.readouterr().out
+    # From now on the study belongs to the moved one.
     refused(config, first.parent, f"of the sweep in {moved}:")
 
 
-def test_the_study_of_a_sweep_that_was_deleted_is_no_new_ones(config: Config, first: Path) -> None:
+def test_a_new_sweep_does_not_get_the_study_of_a_deleted_one(config: Config, first: Path) -> None:
     shutil.rmtree(first)
-    refused(config, first.parent, f"of the sweep in {first}, where no sweep lies any more:")
+    refused(config, first.parent, f"of the sweep in {first}, which no longer holds a sweep:")
 
 
-def test_a_study_without_a_folder_is_no_new_sweeps(config: Config, tmp_path: Path) -> None:
+def test_a_new_sweep_does_not_get_a_study_without_a_folder(config: Config, tmp_path: Path) -> None:
     study = optuna.create_study(study_name="run", storage=config.tune.storage)
     study.tell(study.ask(), 1.0)
-    refused(config, tmp_path / "a", "of the sweep in a folder that it does not name:")
+    refused(config, tmp_path / "a", "of the sweep in an unrecorded folder:")
 
 
 def test_two_that_start_at_the_same_time(config: Config, first: Path, tmp_path: Path) -> None:
-    """The other one's study came after the first look."""
+    """The other one's study was created after the first check."""
     other = tmp_path / "b" / "run"
     other.mkdir(parents=True)
     with pytest.raises(UsageError, match=f"of the sweep in {first}:"):
         make_study(config, other)
 
 
-def test_names_and_databases_of_their_own_are_taken(
-    config: Config, first: Path, tmp_path: Path
-) -> None:
+def test_another_name_or_database_is_accepted(config: Config, first: Path, tmp_path: Path) -> None:
     assert first.is_dir()
     for changes in (
         {"run.name": "other"},
@@ -120,4 +120,4 @@ def test_names_and_databases_of_their_own_are_taken(
         {"tune.storage": None},
     ):
         own = config.override({"run.folder": str(tmp_path / "b"), **changes})
-        refuse_anothers(own, tmp_path / "b" / own.run.name)
+        refuse_foreign_study(own, tmp_path / "b" / own.run.name)

@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs, told by Tune's callbacks as Tune calls them."""
+"""What a sweep shows while it runs; its callbacks are called as Tune calls them."""
 
 import io
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from rich.console import Console
 from raymed import progress as module
 from raymed.config import Config
 from raymed.tuning.progress import SweepProgress
-from raymed.tuning.trial import DECIDED, FAILURE, LOST, NUMBER, with_best
+from raymed.tuning.trial import Outcome, Proposal
 
 CONFIG = Config().override(
     {
@@ -23,7 +23,7 @@ CONFIG = Config().override(
 
 
 class Queue:
-    """Remembers which jobs it was told to stop, and warns of what it is given."""
+    """Records which jobs are stopped, and gives the warnings that it was made with."""
 
     def __init__(self, *warned: list[tuple[str, str]]) -> None:
         self.stopped: list[int] = []
@@ -42,9 +42,13 @@ def row(epoch: int, score: float) -> dict[str, float]:
     return {"epoch": epoch, "score": score, "cider": score, **losses}
 
 
-def trial(number: int, **last: Any) -> Any:
-    config = {NUMBER: number, DECIDED: 0, "loss.tag": number / 2, "model.top_tags": number}
-    return SimpleNamespace(config=config, last_result=last)
+def result(*rows: dict[str, float], **end: Any) -> dict[str, Any]:
+    return Outcome.of(rows, **end).to_result({"score": "max"})
+
+
+def trial(number: int, last_result: dict[str, Any] | None = None) -> Any:
+    proposal = Proposal(number, {"loss.tag": number / 2, "model.top_tags": number})
+    return SimpleNamespace(config=proposal.to_config(), last_result=last_result)
 
 
 def test_live_table_and_lines() -> None:
@@ -54,13 +58,13 @@ def test_live_table_and_lines() -> None:
         for number in range(5):
             progress.on_trial_start(trial=trial(number))
         rows = [row(1, 0.5), row(2, 0.25)]
-        progress.on_trial_result(trial=trial(0), result=with_best(rows[:1], ["score"]))
-        progress.on_trial_result(trial=trial(0), result=with_best(rows, ["score"]))
-        progress.on_trial_result(trial=trial(1), result=with_best([row(1, 0.125)], ["score"]))
-        progress.on_trial_complete(trial=trial(2, **with_best([row(4, 0.75)], ["score"])))
-        progress.on_trial_complete(trial=trial(3, **with_best([row(2, 0.1)], ["score"])))
-        failed = {**with_best([row(1, 0.2)], ["score"]), FAILURE: "diverged"}
-        progress.on_trial_complete(trial=trial(4, **failed))
+        progress.on_trial_result(trial=trial(0), result=result(rows[0]))
+        progress.on_trial_result(trial=trial(0), result=result(*rows))
+        progress.on_trial_result(trial=trial(1), result=result(row(1, 0.125)))
+        progress.on_trial_complete(trial=trial(2, result(row(4, 0.75))))
+        progress.on_trial_complete(trial=trial(3, result(row(2, 0.1))))
+        failed = result(row(1, 0.2), failure="diverged")
+        progress.on_trial_complete(trial=trial(4, failed))
     with console.capture() as captured:
         console.print(progress._table())
     *state, head, first, second = captured.get().splitlines()
@@ -80,15 +84,15 @@ def test_live_table_and_lines() -> None:
     assert queue.stopped == [2, 3, 4]
 
 
-def test_a_lost_queue_is_no_end_of_a_trial() -> None:
+def test_a_lost_queue_does_not_end_a_trial() -> None:
     queue: Any = Queue()
     console = Console(file=io.StringIO(), width=130)
     with SweepProgress(CONFIG, console, queue, done=[]) as progress:
         progress.on_trial_start(trial=trial(0))
-        ending = {**with_best([row(1, 0.5)], ["score"]), LOST: True}
+        ending = result(row(1, 0.5), queue_lost=True)
         progress.on_trial_result(trial=trial(0), result=ending)
-        progress.on_trial_complete(trial=trial(0, **ending))
-    assert progress.lost
+        progress.on_trial_complete(trial=trial(0, ending))
+    assert progress.queue_lost
     assert progress.ended == 0
     assert console.file.getvalue() == ""  # type: ignore[attr-defined]
 
@@ -118,7 +122,6 @@ def test_what_trials_warn_of_is_printed_once() -> None:
     with SweepProgress(CONFIG, console, queue, done=[]) as progress:
         progress.on_trial_start(trial=trial(0))
         for epoch in (1, 2):
-            result = with_best([row(epoch, 0.5)], ["score"])
-            progress.on_trial_result(trial=trial(0), result=result)
+            progress.on_trial_result(trial=trial(0), result=result(row(epoch, 0.5)))
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     assert printed == f"warning: trial-000: {slow}\nwarning: trial-001: {full}\n"

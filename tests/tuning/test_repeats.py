@@ -14,13 +14,21 @@ from rich.console import Console
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.launch.run import run_training
+from raymed.reports.sweep_page import _facts
 from raymed.tuning.leaderboard import ranked_trials
-from raymed.tuning.report import _facts, _read
-from raymed.tuning.search import PATIENCE, StudySearch
-from raymed.tuning.space import as_parameters, propose, same, size, untried
-from raymed.tuning.study import CONTENT, REPEATED, asked, begun, make_study, open_study
+from raymed.tuning.page import read_sweep
+from raymed.tuning.search import MAX_REPEATS, StudySearch
+from raymed.tuning.space import canonical, count_points, draw_untried, propose, to_params
+from raymed.tuning.study import (
+    CONTENT,
+    REPEATED,
+    make_study,
+    open_study,
+    proposed_trials,
+    started_trials,
+)
 from raymed.tuning.sweep import run_sweep
-from raymed.tuning.trial import DECIDED, FAILURE, NUMBER, with_best
+from raymed.tuning.trial import Outcome, Proposal
 
 SPACE: dict[str, Any] = {
     "training.learning_rate": {"choice": [1e-3, 1e29]},
@@ -56,23 +64,30 @@ def search(settings: Config, folder: Path) -> StudySearch:
     return StudySearch(make_study(settings, folder), settings.tune, 1, none, none)
 
 
-def values(proposal: Any) -> dict[str, Any]:
-    return {key: value for key, value in proposal.items() if key not in (NUMBER, DECIDED)}
+def suggest(one: StudySearch, name: str) -> Proposal | None:
+    """The next proposal; None at the end of the search."""
+    config: Any = one.suggest(name)
+    return None if config == Searcher.FINISHED else Proposal.from_config(config)
 
 
-def key(proposal: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(proposal.get(name) for name in SPACE)
+def suggest_one(one: StudySearch, name: str) -> Proposal:
+    proposal = suggest(one, name)
+    assert proposal is not None
+    return proposal
 
 
-def train(one: StudySearch, name: str, proposal: Any) -> None:
+def key(proposal: Proposal) -> tuple[Any, ...]:
+    return tuple(proposal.values.get(name) for name in SPACE)
+
+
+def train(one: StudySearch, name: str, proposal: Proposal) -> None:
     """As if it had been trained: the higher rate diverges."""
-    if proposal["training.learning_rate"] > 1:
-        one.on_trial_complete(name, {FAILURE: "diverged"})
+    if proposal.values["training.learning_rate"] > 1:
+        outcome = Outcome.of([], failure="diverged")
     else:
-        score = proposal["model.top_tags"] / 10
-        one.on_trial_complete(
-            name, with_best([{"epoch": 1, "loss": 1.0, "score": score}], one.names)
-        )
+        score = proposal.values["model.top_tags"] / 10
+        outcome = Outcome.of([{"epoch": 1, "loss": 1.0, "score": score}])
+    one.on_trial_complete(name, outcome.to_result(one.objectives))
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "qmc", "random", "cma_es"])
@@ -82,9 +97,9 @@ def test_all_points_are_tried_once_and_then_it_ends(
 ) -> None:
     settings = config(tmp_path, sampler=sampler)
     one = search(settings, tmp_path)
-    proposals: list[Any] = []
-    running: list[tuple[str, Any]] = []
-    while (proposal := one.suggest(name := f"t{len(proposals)}")) != Searcher.FINISHED:
+    proposals: list[Proposal] = []
+    running: list[tuple[str, Proposal]] = []
+    while (proposal := suggest(one, name := f"t{len(proposals)}")) is not None:
         proposals.append(proposal)
         running.append((name, proposal))
         if len(running) == groups:
@@ -94,16 +109,14 @@ def test_all_points_are_tried_once_and_then_it_ends(
     assert len(proposals) == len(POINTS) == 10
     assert set(map(key, proposals)) == set(POINTS)
     # Study and leaderboard have each of them once; what was repeated is told apart.
-    trials = begun(one.study)
-    assert [trial.number for trial in trials] == [p[NUMBER] for p in proposals]
+    trials = started_trials(one.study)
+    assert [trial.number for trial in trials] == [p.number for p in proposals]
     assert len(ranked_trials(one.study, settings, tmp_path)) == len(POINTS)
-    for trial in asked(one.study):
+    for trial in proposed_trials(one.study):
         if (first := trial.user_attrs.get(REPEATED)) is not None:
             assert trial.state == TrialState.FAIL
-            assert first in {
-                f"trial-{p[NUMBER]:03d}" for p in proposals if p[NUMBER] < trial.number
-            }
-    assert len(asked(one.study)) <= len(POINTS) * (PATIENCE + 1) + PATIENCE
+            assert first in {f"trial-{p.number:03d}" for p in proposals if p.number < trial.number}
+    assert len(proposed_trials(one.study)) <= len(POINTS) * (MAX_REPEATS + 1) + MAX_REPEATS
 
 
 def test_what_is_proposed_does_not_depend_on_interruptions(tmp_path: Path) -> None:
@@ -116,52 +129,54 @@ def test_what_is_proposed_does_not_depend_on_interruptions(tmp_path: Path) -> No
         for number in range(len(POINTS)):
             if restarts:
                 one = search(settings, tmp_path / name)
-            proposals.append(one.suggest(f"{number}"))
+            proposals.append(suggest_one(one, f"{number}"))
             train(one, f"{number}", proposals[-1])
         seen.append(proposals)
     assert seen[0] == seen[1]
 
 
-def test_a_killed_repeat_is_not_trained_when_the_sweep_is_taken_up(tmp_path: Path) -> None:
+def test_a_killed_repeat_is_not_trained_when_the_sweep_resumes(tmp_path: Path) -> None:
     settings = config(tmp_path, points_to_evaluate=[{"model.top_tags": 2}] * 2)
     one = search(settings, tmp_path)
-    first = one.suggest("a")
+    first = suggest_one(one, "a")
     train(one, "a", first)
     # Killed when it had asked for the values of the first one.
-    one.study.enqueue_trial(as_parameters(values(first), settings.tune.space))
+    one.study.enqueue_trial(to_params(first.values, settings.tune.space))
     torn = one.study.ask()
-    assert propose(torn, settings.tune.space) == values(first)
+    assert propose(torn, settings.tune.space) == first.values
     again = search(settings, tmp_path)
-    proposal = again.suggest("b")
-    assert values(proposal) != values(first)
-    assert proposal[NUMBER] > torn.number
+    proposal = suggest_one(again, "b")
+    assert proposal.values != first.values
+    assert proposal.number > torn.number
     assert again.study.trials[torn.number].user_attrs == {REPEATED: "trial-000"}
 
 
 def test_a_continuous_space_has_as_many_points_as_are_wanted(tmp_path: Path) -> None:
     space = {"loss.attention": {"uniform": [0.1, 1], "or": 0}}
     settings = config(tmp_path, space=space)
-    assert size(settings.tune.space, 1000) == 1000
+    assert count_points(settings.tune.space, 1000) == 1000
     one = search(settings, tmp_path)
-    proposals = [one.suggest(f"{n}") for n in range(12)]
+    proposals = [suggest_one(one, f"{n}").values for n in range(12)]
     assert len({p["loss.attention"] for p in proposals}) == 12
     assert sum(p["loss.attention"] == 0 for p in proposals) == 1
 
 
 def test_the_size_of_a_finite_space() -> None:
     space = Config().override({"tune.space": SPACE}).tune.space
-    assert [size(space, most) for most in (3, 10, 11, 1000)] == [3, 10, 10, 10]
+    assert [count_points(space, most) for most in (3, 10, 11, 1000)] == [3, 10, 10, 10]
     huge = {f"loss.{name}": {"choice": [*range(1000)]} for name in ("tag", "sent", "word")}
     huge["model.top_tags"] = {"integer": [1, 10**9]}
     settings = Config().override({"tune.space": huge}).tune
-    assert size(settings.space, 64) == 64
-    assert untried(settings.space, {}, (0, 1)) != untried(settings.space, {}, (0, 2))
-    tried = {same(dict(zip(SPACE, point, strict=True))) for point in POINTS if None not in point}
-    tried |= {same(dict(zip(list(SPACE)[:2], point, strict=False))) for point in POINTS[:4]}
-    left = untried(space, tried, (0,))
+    assert count_points(settings.space, 64) == 64
+    assert draw_untried(settings.space, {}, (0, 1)) != draw_untried(settings.space, {}, (0, 2))
+    tried = {
+        canonical(dict(zip(SPACE, point, strict=True))) for point in POINTS if None not in point
+    }
+    tried |= {canonical(dict(zip(list(SPACE)[:2], point, strict=False))) for point in POINTS[:4]}
+    left = draw_untried(space, tried, (0,))
     assert left is not None
     assert left["model.top_tags"] in (2, 4)
-    assert same(left) not in tried
+    assert canonical(left) not in tried
 
 
 @pytest.mark.parametrize("trials", [1, 3, 30])
@@ -201,9 +216,9 @@ def test_trials_that_were_lowered_or_cannot_be_reached(
     for number in range(3):
         assert f"trial-00{number}" in printed
     if trials == 1:
-        assert "3 trials are done already; tune.trials is 1, so there is none to add" in printed
+        assert "3 trials are already done; tune.trials is 1, so there are none to add" in printed
     if trials == 30:
         assert "tune.space has 3 different points, so there are 3 trials, not 30" in printed
-        assert "3 of 3 trials are done already" in printed
-    assert _facts(_read(folder))["trials"] == "3 of 3: 3 completed"
-    assert len(begun(open_study(settings, folder))) == 3
+        assert "3 of 3 trials are already done" in printed
+    assert _facts(read_sweep(folder))["trials"] == "3 of 3: 3 completed"
+    assert len(started_trials(open_study(settings, folder))) == 3

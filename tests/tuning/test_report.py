@@ -17,12 +17,13 @@ from raymed.config import SEARCH_DEFAULTS, Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
 from raymed.metrics.baselines import best_constant
-from raymed.metrics.captions import cider
+from raymed.metrics.cider import cider
 from raymed.metrics.normality import describes_normality
+from raymed.reports import sweep_plots as plots
+from raymed.reports.sweep_page import printable_yaml
 from raymed.training.loop import train
 from raymed.training.worker import Worker
-from raymed.tuning import plots
-from raymed.tuning.report import printed, write_report
+from raymed.tuning.page import write_report
 from raymed.tuning.space import propose
 from raymed.tuning.study import REASON, make_study
 from tests.support.browser import load, without_policy
@@ -216,7 +217,7 @@ def test_history_learning_curves_and_pareto_front_show_what_trials_reported(
 ) -> None:
     history, learning, pareto = figures[0], figures[1], figures[-1]
     scores = {name: best(rows)["score"] for name, rows in metrics.items()}
-    completed, so_far, _, others = history["data"]
+    completed, so_far, others = history["data"]
     assert dict(zip(completed["text"], completed["y"], strict=True)) == {
         name: scores[name] for name in NAMES[:2]
     }
@@ -297,7 +298,7 @@ def test_slices_and_parallel_coordinates_show_a_key_with_or_as_one(
     lines = [dict(line["customdata"]) for line in parallel["data"] if line["mode"] == "lines"]
     shown = [{key: float(line[key]) for key in KEYS} for line in lines]
     assert sorted(shown, key=str) == sorted(POINTS[:2], key=str)
-    ends = [line["y"][1 + sorted_keys.index("loss.attention")] for line in parallel["data"][:-1]]
+    ends = [line["y"][1 + sorted_keys.index("loss.attention")] for line in parallel["data"]]
     assert sorted(ends) == [0, 1]
 
 
@@ -318,7 +319,7 @@ def test_the_best_trials_reports_stand_beside_the_truth(page: Path, config: Conf
     assert html.count('aria-label="Visual attention of sentence 1:') == len(abnormal[:4])
 
 
-def test_a_sweep_whose_data_set_and_checkpoints_are_elsewhere(
+def test_a_sweep_whose_dataset_and_checkpoints_are_elsewhere(
     sweep: Path, config: Config, tmp_path: Path
 ) -> None:
     away = tmp_path / "away"
@@ -345,24 +346,24 @@ def test_the_command_prints_the_pages_path_and_refuses_what_is_no_sweep(
     assert out.stat().st_size > 4e6, "plotly.js is in it"
     assert out.read_text().count("plotly.js v") == 1, "once"
     assert main(["report", str(tmp_path)]) == 2
-    assert "not a sweep: it has no sweep.yaml" in capsys.readouterr().err
+    assert "is not a sweep folder: it has no sweep.yaml" in capsys.readouterr().err
     assert main(["report", str(sweep), "split=test"]) == 2
     assert "split=test: cannot be set here; only out=FILE can" in capsys.readouterr().err
 
 
-def test_a_sweep_of_which_no_trial_has_begun(config: Config, tmp_path: Path) -> None:
+def test_a_sweep_of_which_no_trial_has_started(config: Config, tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text(config.to_yaml())
     make_study(config, tmp_path)
-    with pytest.raises(UsageError, match="no trial of the sweep has begun"):
+    with pytest.raises(UsageError, match="no trial of the sweep has started"):
         write_report(tmp_path, tmp_path / "page.html")
 
 
 def test_the_databases_password_is_not_passed_on(config: Config) -> None:
     url = "postgresql://ann:s3cret@host:5432/studies?sslpassword=s3cret2"
-    text = printed(config.override({"tune.storage": url}))
+    text = printable_yaml(config.override({"tune.storage": url}))
     assert "s3cret" not in text
     assert "storage: postgresql://ann:***@host:5432/studies\n" in text
-    assert printed(config) == config.to_yaml()
+    assert printable_yaml(config) == config.to_yaml()
 
 
 @pytest.mark.browser

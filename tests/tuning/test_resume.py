@@ -121,7 +121,7 @@ def test_killed_drivers_and_a_killed_ray(
                     finished.setdefault(last.parts[-3], last.stat().st_mtime_ns)
 
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "trials are done already" in done.stdout
+    assert "trials are already done" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     assert_as_if_nothing_had_happened(config, folder)
     # What was finished was not trained again.

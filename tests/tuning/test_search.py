@@ -1,5 +1,7 @@
-"""What Tune's search algorithm and schedulers are told, and tell the study; no Ray is started."""
+"""The search algorithm and the schedulers, called as Tune calls them; no Ray is started."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +10,13 @@ from optuna.trial import TrialState
 from ray.tune.schedulers import TrialScheduler
 
 from raymed.config import Config
+from raymed.training.observer import Row
 from raymed.tuning.search import StudySearch
-from raymed.tuning.stopping import build_scheduler, remind
-from raymed.tuning.study import begun, make_study, objectives, open_study
-from raymed.tuning.trial import DECIDED, FAILURE, LOST, NUMBER, with_best
+from raymed.tuning.stopping import build_scheduler, replay
+from raymed.tuning.study import make_study, objectives, open_study, started_trials
+from raymed.tuning.trial import OBJECTIVE, Outcome, Proposal
 
-Rows = list[dict[str, float]]
+Rows = list[Row]
 SPACE = {"loss.tag": {"uniform": [0, 1]}}
 BOTH = {"cider": "max", "seconds_per_report": "min"}
 
@@ -34,40 +37,41 @@ def rows(*scores: float) -> Rows:
 
 def search(folder: Path, histories: dict[int, Rows], **tune: Any) -> StudySearch:
     config = Config().override({"tune.space": SPACE, **{f"tune.{k}": v for k, v in tune.items()}})
-    reminded: dict[str, Rows] = {}
+    replayed: dict[str, Rows] = {}
     made = StudySearch(
         make_study(config, folder),
         config.tune,
         3,
         lambda n: histories.get(n, []),
-        reminded.__setitem__,
+        replayed.__setitem__,
     )
-    made.reminded = reminded  # type: ignore[attr-defined]
+    made.replayed = replayed  # type: ignore[attr-defined]
     return made
 
 
-def recorder(one: StudySearch, trial_id: str, history: Rows, **extra: Any) -> None:
+def suggest(one: StudySearch, trial_id: str) -> Proposal:
+    config: Any = one.suggest(trial_id)
+    return Proposal.from_config(config)
+
+
+def train(one: StudySearch, trial_id: str, history: Rows, **end: Any) -> None:
     """As Tune does: every row as a result, the last of them again at the end."""
-    results = [with_best(history[:n], one.names) for n in range(1, len(history) + 1)]
-    results = [*results[:-1], {**results[-1], **extra}] if results else [dict(extra)]
-    for result in results[:-1]:
-        one.on_trial_result(trial_id, result)
-    one.on_trial_complete(trial_id, results[-1])
+    outcomes = [Outcome.of(history[:n]) for n in range(1, len(history))]
+    for outcome in outcomes:
+        one.on_trial_result(trial_id, outcome.to_result(one.objectives))
+    one.on_trial_complete(trial_id, Outcome.of(history, **end).to_result(one.objectives))
 
 
 def test_states_and_values(tmp_path: Path) -> None:
     one = search(tmp_path, {})
     for name in "abcde":
-        proposal = one.suggest(name)
-        assert proposal == {
-            "loss.tag": proposal["loss.tag"],
-            NUMBER: "abcde".index(name),
-            DECIDED: 0,
-        }
-    recorder(one, "a", rows(0.1, 0.5, 0.3))
-    recorder(one, "b", rows(0.1, 0.05))
-    recorder(one, "c", rows(0.1), **{FAILURE: "diverged"})
-    recorder(one, "d", [], **{LOST: True})
+        proposal = suggest(one, name)
+        assert list(proposal.values) == ["loss.tag"]
+        assert (proposal.number, proposal.decided) == ("abcde".index(name), 0)
+    train(one, "a", rows(0.1, 0.5, 0.3))
+    train(one, "b", rows(0.1, 0.05))
+    train(one, "c", rows(0.1), failure="diverged")
+    train(one, "d", [], queue_lost=True)
     one.on_trial_complete("e", None, error=True)
     done, early, failed, lost, error = one.study.trials
     assert (done.state, done.value) == (TrialState.COMPLETE, 0.5)
@@ -82,39 +86,60 @@ def test_of_epochs_of_one_score_the_lower_loss_gives_the_objectives() -> None:
     history = rows(0.0, 0.0, 0.0)
     for row, loss in zip(history, (5.0, 3.0, 4.0), strict=True):
         row["loss"] = loss
-    found = with_best(history, ["seconds_per_report"])
-    assert found["seconds_per_report_at_best"] == history[1]["seconds_per_report"]
-    assert found["epoch"] == 3
+    found = Outcome.of(history)
+    assert found.best == history[1]
+    assert found.epoch == 3
+    result = found.to_result({"seconds_per_report": "min", "score": "max"})
+    assert result[OBJECTIVE] == history[1]["seconds_per_report"]
+
+
+@pytest.mark.parametrize(("mode", "worst"), [("max", -math.inf), ("min", math.inf)])
+def test_before_the_first_epoch_a_result_is_the_worst(mode: str, worst: float) -> None:
+    outcome = Outcome.of([], failure="diverged")
+    result = outcome.to_result({"score": mode})
+    assert (result["epoch"], result[OBJECTIVE]) == (0, worst)
+    assert Outcome.from_result(result) == outcome
 
 
 def test_several_objectives_are_those_of_the_best_epoch(tmp_path: Path) -> None:
     one = search(tmp_path, {}, objectives=BOTH)
     for name in "ab":
-        one.suggest(name)
-    recorder(one, "a", rows(0.1, 0.5, 0.3))
-    recorder(one, "b", rows(0.2, 0.1))
+        suggest(one, name)
+    train(one, "a", rows(0.1, 0.5, 0.3))
+    train(one, "b", rows(0.2, 0.1))
     # Optuna knows no pruned trial of several objectives: it is told what it had reached.
     assert [t.state for t in one.study.trials] == [TrialState.COMPLETE] * 2
     assert one.study.trials[0].values == [0.5, pytest.approx(2.05)]
     assert one.study.trials[1].values == [0.2, pytest.approx(1.02)]
 
 
-def test_interrupted_trials_come_first_and_go_on(tmp_path: Path) -> None:
+def test_interrupted_trials_come_first_and_are_resumed(tmp_path: Path) -> None:
     first = search(tmp_path, {})
-    proposals = [first.suggest(name) for name in "abc"]
-    recorder(first, "b", rows(0.1, 0.2, 0.3))
+    proposals = [suggest(first, name) for name in "abc"]
+    train(first, "b", rows(0.1, 0.2, 0.3))
     history = rows(0.1, 0.4)
-    first.on_trial_result("a", with_best(history[:1], ["score"]))
+    first.on_trial_result("a", Outcome.of(history[:1]).to_result({"score": "max"}))
     # Killed here: a has two epochs on the disk, of which the study knows one; c has none.
     again = search(tmp_path, {0: history})
-    taken_up = [again.suggest(name) for name in "xy"]
-    assert taken_up == [{**proposals[0], DECIDED: 1}, proposals[2]]
-    assert again.reminded == {"x": history[:1], "y": []}  # type: ignore[attr-defined]
-    assert again.suggest("z")[NUMBER] == 3
-    recorder(again, "x", rows(0.1, 0.4, 0.2))
+    resumed = [suggest(again, name) for name in "xy"]
+    assert resumed == [replace(proposals[0], decided=1), proposals[2]]
+    assert again.replayed == {"x": history[:1], "y": []}  # type: ignore[attr-defined]
+    assert suggest(again, "z").number == 3
+    train(again, "x", rows(0.1, 0.4, 0.2))
     trial = open_study(Config().override({"tune.space": SPACE}), tmp_path).trials[0]
     assert (trial.value, trial.intermediate_values) == (0.4, {1: 0.1, 2: 0.4, 3: 0.4})
-    assert len(begun(again.study)) == 4
+    assert len(started_trials(again.study)) == 4
+
+
+def test_an_epoch_that_the_study_did_not_hear_of_is_reported_on_resuming(tmp_path: Path) -> None:
+    first = search(tmp_path, {})
+    suggest(first, "a")
+    history = rows(0.1, 0.4, 0.2)
+    first.on_trial_result("a", Outcome.of(history[:1]).to_result({"score": "max"}))
+    # Killed while the trial trained its third epoch and the result of the second was on its way.
+    again = search(tmp_path, {0: history})
+    assert suggest(again, "x").decided == 2
+    assert again.study.trials[0].intermediate_values == {1: 0.1, 2: 0.4}
 
 
 class Trial:
@@ -127,7 +152,9 @@ class Controller:
         return []
 
 
-def decisions(scheduler: TrialScheduler, name: str, history: Rows, names: list[str]) -> list[str]:
+def decisions(
+    scheduler: TrialScheduler, name: str, history: Rows, wanted: dict[str, str]
+) -> list[str]:
     """What the scheduler answers to each epoch of a trial, until it stops it."""
     trial: Any = Trial(name)
     controller: Any = Controller()
@@ -135,7 +162,7 @@ def decisions(scheduler: TrialScheduler, name: str, history: Rows, names: list[s
     answers: list[str] = []
     for n in range(1, len(history) + 1):
         if "STOP" not in answers:
-            result = with_best(history[:n], names)
+            result = Outcome.of(history[:n]).to_result(wanted)
             answers.append(scheduler.on_trial_result(controller, trial, result))
     return answers
 
@@ -152,17 +179,17 @@ def test_trials_of_an_earlier_start_count(stopping: str, chosen: dict[str, str])
             "training.epochs": 8,
         }
     )
-    names = list(objectives(config.tune))
+    wanted = objectives(config.tune)
     histories = {f"{n}": rows(*(n / 10 + e / 100 for e in range(8))) for n in range(4)}
-    bad = -0.5 if names[0] != "seconds_per_report" else 90.0
+    bad = -0.5 if "score" in wanted or "cider" in wanted else 90.0
     worse = rows(*[bad] * 6)
     fresh, resumed = build_scheduler(config), build_scheduler(config)
     for name, history in histories.items():
-        decisions(fresh, name, history, names)
-        remind(resumed, name, history, names)
+        decisions(fresh, name, history, wanted)
+        replay(resumed, name, history, wanted)
     # A trial of which two epochs were decided on goes on under the name that Tune gives it now.
-    remind(resumed, "worse", worse[:1], names)
-    expected = decisions(fresh, "worse", worse, names)
-    assert decisions(resumed, "worse", worse, names)[1:] == expected[1:]
+    replay(resumed, "worse", worse[:1], wanted)
+    expected = decisions(fresh, "worse", worse, wanted)
+    assert decisions(resumed, "worse", worse, wanted)[1:] == expected[1:]
     assert ("STOP" in expected) == (stopping != "none")
     assert expected[0] == "CONTINUE"

@@ -6,7 +6,7 @@ import pytest
 from raymed.config import Config
 from raymed.errors import UsageError
 from raymed.sections import Dimension
-from raymed.tuning.space import as_parameters, propose, proposed
+from raymed.tuning.space import propose, to_params, to_values
 from raymed.tuning.study import build_sampler
 
 SPACE = {
@@ -46,8 +46,8 @@ def test_each_kind_asks_optuna_for_its_distribution() -> None:
         assert kinds == expected
         for key in expected:
             assert proposal[key] == trial.params[key]
-        # A sweep that is taken up asks again, and the leaderboard reads what was answered.
-        assert propose(trial, SPACE) == proposal == proposed(trial.params, SPACE)
+        # A resumed sweep asks again, and the leaderboard reads what was answered.
+        assert propose(trial, SPACE) == proposal == to_values(trial.params, SPACE)
         study.tell(trial, 0.0)
 
 
@@ -83,7 +83,7 @@ def test_a_conditional_key_is_searched_under_its_condition_alone(sampler: str) -
         seen.add(system)
         assert ("model.top_tags" in proposal) == (system != "lrcn")
         assert ("loss.attention" in proposal) == (system == "co_attention")
-        assert proposed(trial.params, CONDITIONAL) == proposal
+        assert to_values(trial.params, CONDITIONAL) == proposal
         study.tell(trial, number / 10)
     assert len(seen) > 1
 
@@ -95,7 +95,7 @@ def test_points_come_first_and_what_they_leave_out_is_sampled() -> None:
     ]
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for point in points:
-        study.enqueue_trial(as_parameters(point, SPACE))
+        study.enqueue_trial(to_params(point, SPACE))
     for point in points:
         proposal = propose(study.ask(), SPACE)
         assert list(proposal) == list(SPACE)

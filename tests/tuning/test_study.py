@@ -11,15 +11,16 @@ from optuna.trial import TrialState
 
 from raymed.config import Config
 from raymed.errors import UsageError
+from raymed.run_folder import STUDY_FILE
 from raymed.tuning import study as study_module
 from raymed.tuning.space import propose
 from raymed.tuning.study import (
-    STUDY_FILE,
     _RemoteJournal,
-    begun,
     build_sampler,
     make_study,
     open_study,
+    reopen_trial,
+    started_trials,
 )
 
 SPACE = {"loss.tag": {"log_uniform": [0.1, 10]}, "loss.sent": {"uniform": [0, 1]}}
@@ -30,11 +31,11 @@ def config(**changes: Any) -> Config:
     return Config().override(settings | {f"tune.{key}": value for key, value in changes.items()})
 
 
-def asked(study: optuna.Study, number: int, settings: Config) -> list[dict[str, float]]:
-    """So many proposals, each told a value of its own."""
+def propose_and_tell(study: optuna.Study, number: int, settings: Config) -> list[dict[str, float]]:
+    """The given number of proposals, each told a value of its own."""
     proposals = []
     for _ in range(number):
-        study.sampler = build_sampler(settings.tune, len(begun(study)))
+        study.sampler = build_sampler(settings.tune, len(started_trials(study)))
         trial = study.ask()
         proposals.append(propose(trial, settings.tune.space))
         study.tell(trial, proposals[-1]["loss.sent"])
@@ -47,14 +48,14 @@ def test_every_sampler_searches_and_its_seed_decides(sampler: str, tmp_path: Pat
     other = config(sampler=sampler, seed=4)
     for name in "abc":
         (tmp_path / name).mkdir()
-    first = asked(make_study(settings, tmp_path / "a"), 6, settings)
-    assert asked(make_study(settings, tmp_path / "b"), 6, settings) == first
-    assert asked(make_study(other, tmp_path / "c"), 6, other) != first
+    first = propose_and_tell(make_study(settings, tmp_path / "a"), 6, settings)
+    assert propose_and_tell(make_study(settings, tmp_path / "b"), 6, settings) == first
+    assert propose_and_tell(make_study(other, tmp_path / "c"), 6, other) != first
     assert len({tuple(one.values()) for one in first}) == 6
     # Interrupted after three, it proposes what it would have proposed.
     (tmp_path / "d").mkdir()
-    three = asked(make_study(settings, tmp_path / "d"), 3, settings)
-    assert [*three, *asked(make_study(settings, tmp_path / "d"), 3, settings)] == first
+    three = propose_and_tell(make_study(settings, tmp_path / "d"), 3, settings)
+    assert [*three, *propose_and_tell(make_study(settings, tmp_path / "d"), 3, settings)] == first
 
 
 def test_names_are_optunas_samplers() -> None:
@@ -81,29 +82,29 @@ def test_what_was_told_is_there_after_opening_again(storage: str | None, tmp_pat
     points = [{"loss.tag": 1.0, "loss.sent": 0.5}, {"loss.tag": 2.0}]
     settings = config(storage=url, points_to_evaluate=points)
     study = make_study(settings, tmp_path)
-    assert begun(study) == []
-    proposals = asked(study, 1, settings)
+    assert started_trials(study) == []
+    proposals = propose_and_tell(study, 1, settings)
     running = study.ask()
     values = propose(running, settings.tune.space)
     assert proposals[0] == points[0]
     assert values["loss.tag"] == 2.0
 
     again = make_study(settings, tmp_path)
-    assert [t.state for t in begun(again)] == [TrialState.COMPLETE, TrialState.RUNNING]
+    assert [t.state for t in started_trials(again)] == [TrialState.COMPLETE, TrialState.RUNNING]
     # Asked again, the trial that was interrupted answers as before.
-    taken_up = optuna.Trial(again, begun(again)[1]._trial_id)
-    assert propose(taken_up, settings.tune.space) == values
-    again.tell(taken_up, 1.0)
+    reopened = reopen_trial(again, started_trials(again)[1].number)
+    assert propose(reopened, settings.tune.space) == values
+    again.tell(reopened, 1.0)
     assert [t.value for t in open_study(settings, tmp_path).trials] == [0.5, 1.0]
     # The points are not proposed twice.
-    assert asked(again, 1, settings)[0]["loss.tag"] not in (1.0, 2.0)
+    assert propose_and_tell(again, 1, settings)[0]["loss.tag"] not in (1.0, 2.0)
     assert (tmp_path / STUDY_FILE).exists() == (storage is None)
 
 
 @pytest.mark.parametrize("torn", ['{"op_code": 4, "wor', '{"op_code": 4}'])
-def test_a_journal_torn_by_a_kill_is_mended(torn: str, tmp_path: Path) -> None:
+def test_a_journal_torn_by_a_kill_is_repaired(torn: str, tmp_path: Path) -> None:
     settings = config()
-    asked(make_study(settings, tmp_path), 3, settings)
+    propose_and_tell(make_study(settings, tmp_path), 3, settings)
     journal = tmp_path / STUDY_FILE
     whole = journal.read_bytes()
     with journal.open("a") as file:
@@ -111,8 +112,8 @@ def test_a_journal_torn_by_a_kill_is_mended(torn: str, tmp_path: Path) -> None:
     journal.with_name(f"{STUDY_FILE}.lock").symlink_to(journal)
     study = make_study(settings, tmp_path)
     assert journal.read_bytes().startswith(whole)
-    assert len(begun(study)) == 3
-    asked(study, 1, settings)
+    assert len(started_trials(study)) == 3
+    propose_and_tell(study, 1, settings)
     assert len(open_study(settings, tmp_path).trials) == 4
 
 
@@ -144,12 +145,12 @@ def test_an_entry_of_a_remote_journal_is_put_into_json_once(
     written: list[str] = []
     dumps = json.dumps
 
-    def noted(log: dict[str, int], **options: Any) -> str:
+    def counted(log: dict[str, int], **options: Any) -> str:
         dumped.append(log)
         return dumps(log, **options)
 
-    monkeypatch.setattr(json, "dumps", noted)
-    monkeypatch.setattr(study_module, "write_whole", lambda _, text: written.append(text))
+    monkeypatch.setattr(json, "dumps", counted)
+    monkeypatch.setattr(study_module, "atomic_write_text", lambda _, text: written.append(text))
     file: Any = NotThere()
     journal = _RemoteJournal(file)
     for number in range(50):

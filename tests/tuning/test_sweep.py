@@ -17,12 +17,13 @@ from raymed import config as configuration
 from raymed.config import SEARCH_DEFAULTS, Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
-from raymed.launch.lock import alone
 from raymed.launch.run import run_training
+from raymed.locks import folder_lock
 from raymed.metrics.baselines import best_constant
-from raymed.metrics.captions import cider
+from raymed.metrics.cider import cider
+from raymed.run_folder import STUDY_FILE
 from raymed.tuning.space import propose
-from raymed.tuning.study import STUDY_FILE, build_sampler
+from raymed.tuning.study import build_sampler
 from raymed.tuning.sweep import Sweep, run_sweep
 from tests.support.faults import killing_actors
 
@@ -251,11 +252,11 @@ def test_baselines_stand_beneath_the_trials(seen: Seen) -> None:
     dataset = PreparedDataset.open(seen.config.data.path)
     truth = dataset.split("val").references
     constant = best_constant(dataset.split("train").references)
-    assert seen.sweep.baselines["constant report"].cider == cider(truth, [constant] * len(truth))
+    assert seen.sweep.baselines["constant report"]["cider"] == cider(truth, [constant] * len(truth))
     assert set(seen.sweep.baselines) == {"constant report", "nearest image"}
     lines = seen.printed.splitlines()
-    for name, (score, recall) in seen.sweep.baselines.items():
-        shown = [f"{score:.3f}", f"{recall:.3f}"]
+    for name, scores in seen.sweep.baselines.items():
+        shown = [f"{scores['cider']:.3f}", f"{scores['recall_5']:.3f}"]
         assert any(line.startswith(name) and line.split()[2:] == shown for line in lines)
 
 
@@ -273,7 +274,7 @@ def test_the_same_command_again_finds_nothing_to_do(seen: Seen) -> None:
     with open(os.devnull, "w") as nowhere:
         console = Console(file=nowhere, record=True, width=80)
         again = run_sweep(seen.config, console)
-    assert "5 of 5 trials are done already" in console.export_text()
+    assert "5 of 5 trials are already done" in console.export_text()
     assert again.results == seen.sweep.results
     assert (seen.sweep.folder / "leaderboard.parquet").read_bytes() == before
 
@@ -289,7 +290,7 @@ def test_a_sweep_of_another_configuration_is_refused(seen: Seen) -> None:
 
 def test_a_second_start_at_the_same_time_stops(seen: Seen) -> None:
     with (
-        alone(seen.sweep.folder),
-        pytest.raises(UsageError, match=f"another raymed works on it .process {os.getpid()} on"),
+        folder_lock(seen.sweep.folder),
+        pytest.raises(UsageError, match=f"is in use by another raymed .process {os.getpid()} on"),
     ):
         run_sweep(seen.config, Console(quiet=True))

@@ -26,11 +26,11 @@ def sweep(tiny: Config, **changes: Any) -> Config:
         ({"data__path": "nowhere"}, "nowhere: not a prepared dataset"),
         (
             {"tune__space": {"model.top_tags": {"integer": [2, 400]}}},
-            "model.top_tags: 400 tags are to be attended to",
+            "model.top_tags: the model is to attend to 400 tags",
         ),
         (
             {"tune__space": {"model.top_tags": {"choice": [400, 2]}}},
-            "model.top_tags: 400 tags are to be attended to",
+            "model.top_tags: the model is to attend to 400 tags",
         ),
     ],
 )
@@ -42,7 +42,7 @@ def test_what_cannot_be_searched_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-CIDER_OF_NONE = r"tune.objectives: cider: vgg19_tags \({}model.system\) writes no report"
+CIDER_OF_NONE = r"tune.objectives: cider: vgg19_tags \({}model.system\) writes no reports"
 MIXED = "tune.space: model.system: the score of vgg19_tags is the tag recall@5 and that of lrcn "
 BOTH = {"choice": ["lrcn", "vgg19_tags"]}
 
@@ -110,7 +110,7 @@ def test_a_space_that_fits_passes(tiny: Config) -> None:
 
 def test_a_file_in_the_way_is_left_alone(tiny: Config, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
-    with pytest.raises(UsageError, match="run: exists and is no sweep"):
+    with pytest.raises(UsageError, match="run: exists but is not a sweep folder"):
         run_sweep(sweep(tiny, run__folder=str(tmp_path)), Console(quiet=True))
     assert (tmp_path / "run").read_text() == "a file"
 

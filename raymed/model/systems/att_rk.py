@@ -5,20 +5,20 @@ from torch import Tensor, nn
 
 from raymed.model.encoder import Encoder
 from raymed.model.passages import Passages, select
-from raymed.model.precision import LSTMCell, widened
-from raymed.model.single_lstm import ReportWriter, SingleLSTM
-from raymed.model.system import Context, Seen, State, Written, glorot
+from raymed.model.precision import LSTMCell, at_least_float32
+from raymed.model.single_lstm import ReportDecoder, SingleLSTM
+from raymed.model.system import Context, DecoderOutputs, EncodedImages, State, init_glorot
 from raymed.model.tags import SemanticFeatures
 from raymed.sections import ModelConfig
 
 P, Q = 2.0, 0.5
-"""Exponents of the regularisation: P above 1 spreads attention over the tags of a report, Q below
-1 gathers it on few tags for a word."""
+"""Exponents of the regularisation: P above 1 spreads attention over the tags of a report; Q below
+1 concentrates it on few tags at each word."""
 SMALLEST = 1e-6
-"""Attention below this has no gradient: that of its root would be infinite."""
+"""Attention below this gets no gradient, because that of its root would approach infinity."""
 
 
-class SemanticLSTM(ReportWriter):
+class SemanticLSTM(ReportDecoder):
     """Attends to the tags' embeddings a_i before and after the LSTM, for every word:
 
     x_0 = W_xv f
@@ -27,9 +27,9 @@ class SemanticLSTM(ReportWriter):
     beta_t = softmax_i(h_t' V tanh(a_i)),
     p(y_t) = softmax(E (W_Yh h_t + w_YA * sum_i beta_t,i tanh(a_i)))
 
-    Eqs. 2 and 4 to 7 of You et al.; y_t-1 is the last word's embedding, E the matrix of all of
-    them, used for reading and for writing. Its context is (f [K, F], a [K, M, E]) and what `keys`
-    gives for a.
+    Eqs. 2 and 4 to 7 of You et al.; y_t-1 is the previous word's embedding, E the matrix of all
+    embeddings, shared by input and output. The context is (f [K, F], a [K, M, E]) and the result
+    of `keys` for a.
 
     Args:
         words: V.
@@ -49,7 +49,7 @@ class SemanticLSTM(ReportWriter):
         self.v = nn.Linear(size, hidden, bias=False)
         self.w_yh = nn.Linear(hidden, size, bias=False)
         self.w_ya = nn.Parameter(torch.ones(size))
-        # These rows are read and written with; unit-variance ones would make logits of that width.
+        # Shared by input and output: with unit variance, logits would have a variance of E.
         nn.init.normal_(self.embedding.weight, std=size**-0.5)
 
     def keys(self, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -57,40 +57,41 @@ class SemanticLSTM(ReportWriter):
         active = torch.tanh(a)
         return self.u(a), active, self.v(active)
 
-    def forward(self, context: Context, passages: Passages) -> Written:
+    def forward(self, context: Context, passages: Passages) -> DecoderOutputs:
         inputs = passages.ids[:, :-1]
-        state, steps = self.begin(context), []
+        state, steps = self.initial_state(context), []
         for embedded in self.embedding(inputs).unbind(dim=1):
-            said, alpha, beta, state = self._attend(embedded, state, context)
-            steps.append((said, alpha, beta))
-        said, alpha, beta = (torch.stack(each, dim=1) for each in zip(*steps, strict=True))
-        logits = select(said, passages.places) @ self.embedding.weight.T
-        return Written(logits, beta=beta, beta_read=alpha)
+            readout, alpha, beta, state = self._attend(embedded, state, context)
+            steps.append((readout, alpha, beta))
+        readout, alpha, beta = (torch.stack(each, dim=1) for each in zip(*steps, strict=True))
+        logits = select(readout, passages.positions) @ self.embedding.weight.T
+        return DecoderOutputs(logits, beta=beta, beta_read=alpha)
 
-    def begin(self, context: Context) -> State:
+    def initial_state(self, context: Context) -> State:
         return self.cell(self.w_xv(context[0]))
 
     def step(self, words: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
-        said, _, _, state = self._attend(self.embedding(words), state, context)
-        return said @ self.embedding.weight.T, state
+        readout, _, _, state = self._attend(self.embedding(words), state, context)
+        return readout @ self.embedding.weight.T, state
 
     def _attend(
         self, embedded: Tensor, state: State, context: Context
     ) -> tuple[Tensor, Tensor, Tensor, State]:
-        """y_t-1 [K, E] -> (what E reads [K, E], alpha_t [K, M], beta_t [K, M], state)."""
+        """y_t-1 [K, E] -> (the input of E [K, E], alpha_t [K, M], beta_t [K, M], state)."""
         _, a, key_in, active, key_out = context
-        alpha = widened(torch.einsum("ke,kme->km", embedded, key_in)).softmax(dim=1)
+        alpha = at_least_float32(torch.einsum("ke,kme->km", embedded, key_in)).softmax(dim=1)
         x = self.w_xy(embedded + self.w_xa * torch.einsum("km,kme->ke", alpha, a))
         h, c = self.cell(x, state)
-        beta = widened(torch.einsum("kh,kmh->km", h, key_out)).softmax(dim=1)
-        said = self.w_yh(h) + self.w_ya * torch.einsum("km,kme->ke", beta, active)
-        return said, alpha, beta, (h, c)
+        beta = at_least_float32(torch.einsum("kh,kmh->km", h, key_out)).softmax(dim=1)
+        readout = self.w_yh(h) + self.w_ya * torch.einsum("km,kme->ke", beta, active)
+        return readout, alpha, beta, (h, c)
 
 
 class Model(SingleLSTM):
-    """Choices: the tags are the classifier's M likeliest, with embeddings of their own, because a
-    tag may be several words; W_Yh brings h to the embeddings' width before the tags are added, so
-    that the two widths may differ; the attention term of the loss is eq. 12 with p = 2, q = 0.5.
+    """Choices: the tags are the classifier's M most probable, with separate embeddings, because a
+    tag may be several words; W_Yh projects h to the embeddings' width before the tags are added,
+    so that the two widths may differ; the attention term of the loss is eq. 12 with p = 2,
+    q = 0.5.
     """
 
     writer: SemanticLSTM
@@ -100,16 +101,16 @@ class Model(SingleLSTM):
         size = config.embedding_size
         self.semantic_features = SemanticFeatures(tags, config.top_tags, size)
         self.writer = SemanticLSTM(words, size, self.tag_classifier.width, config.hidden_size)
-        glorot(self.writer)
+        init_glorot(self.writer)
 
-    def describe(self, seen: Seen) -> tuple[Context, Tensor | None]:
-        a, tag_ids = self.semantic_features(seen.tag_logits)
-        return (seen.feature, a, *self.writer.keys(a)), tag_ids
+    def describe(self, encoded: EncodedImages) -> tuple[Context, Tensor | None]:
+        a, tag_ids = self.semantic_features(encoded.tag_logits)
+        return (encoded.feature, a, *self.writer.keys(a)), tag_ids
 
-    def penalty(self, written: Written, real: Tensor) -> Tensor | None:
-        assert written.beta is not None
-        assert written.beta_read is not None
-        return spread(written.beta_read, real) + spread(written.beta, real)
+    def penalty(self, decoded: DecoderOutputs, real: Tensor) -> Tensor | None:
+        assert decoded.beta is not None
+        assert decoded.beta_read is not None
+        return spread(decoded.beta_read, real) + spread(decoded.beta, real)
 
 
 def spread(attention: Tensor, real: Tensor) -> Tensor:
@@ -117,7 +118,7 @@ def spread(attention: Tensor, real: Tensor) -> Tensor:
 
     Args:
         attention: [B, T, M].
-        real: bool [B, T], False past a report's end.
+        real: bool [B, T], False beyond the report's end.
 
     Returns:
         [B].

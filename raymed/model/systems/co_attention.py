@@ -4,7 +4,7 @@ from raymed.model.hierarchical import Hierarchical
 
 
 class Model(Hierarchical):
-    """The context vector is made of regions and tags: ctx = W_fc [v_att ; a_att], eq. 4."""
+    """The context vector combines regions and tags: ctx = W_fc [v_att ; a_att], eq. 4."""
 
     visual = True
     semantic = True

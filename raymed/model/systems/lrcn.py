@@ -6,13 +6,13 @@ from torch import Tensor, nn
 from raymed.model.encoder import Encoder
 from raymed.model.passages import Passages, select
 from raymed.model.precision import LSTM
-from raymed.model.single_lstm import ReportWriter, SingleLSTM
-from raymed.model.system import Context, Seen, State, Written, glorot
+from raymed.model.single_lstm import ReportDecoder, SingleLSTM
+from raymed.model.system import Context, DecoderOutputs, EncodedImages, State, init_glorot
 from raymed.sections import ModelConfig
 
 
-class FactoredLSTM(ReportWriter):
-    """Two stacked LSTMs; the image enters the second one, at every step, and never the first:
+class FactoredLSTM(ReportDecoder):
+    """Two stacked LSTMs; the image enters the second at every step, and never the first:
 
     h1_t = LSTM_1(W_e w_t),    h2_t = LSTM_2([h1_t ; f]),    p(word) = softmax(W_out h2_t)
 
@@ -30,22 +30,22 @@ class FactoredLSTM(ReportWriter):
         self.lstm_2 = LSTM(hidden + feature, hidden, batch_first=True)
         self.w_out = nn.Linear(hidden, words)
 
-    def forward(self, context: Context, passages: Passages) -> Written:
+    def forward(self, context: Context, passages: Passages) -> DecoderOutputs:
         inputs = passages.ids[:, :-1]
         h1, _ = self.lstm_1(self.embedding(inputs))
         feature = context[0].unsqueeze(1).expand(-1, inputs.shape[1], -1)
         h2, _ = self.lstm_2(torch.cat([h1, feature], dim=2))
-        return Written(self.w_out(select(h2, passages.places)))
+        return DecoderOutputs(self.w_out(select(h2, passages.positions)))
 
-    def begin(self, context: Context) -> State:
+    def initial_state(self, context: Context) -> State:
         zeros = self.w_out.weight.new_zeros(len(context[0]), self.lstm_1.hidden_size)
         return zeros, zeros, zeros, zeros
 
     def step(self, words: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
         h1, c1, h2, c2 = (each.unsqueeze(0) for each in state)
         out, (h1, c1) = self.lstm_1(self.embedding(words).unsqueeze(1), (h1, c1))
-        seen = torch.cat([out, context[0].unsqueeze(1)], dim=2)
-        out, (h2, c2) = self.lstm_2(seen, (h2, c2))
+        encoded = torch.cat([out, context[0].unsqueeze(1)], dim=2)
+        out, (h2, c2) = self.lstm_2(encoded, (h2, c2))
         return self.w_out(out[:, 0]), (h1[0], c1[0], h2[0], c2[0])
 
 
@@ -56,7 +56,7 @@ class Model(SingleLSTM):
         super().__init__(config, tags, words, encoder)
         width = self.tag_classifier.width
         self.writer = FactoredLSTM(words, config.embedding_size, width, config.hidden_size)
-        glorot(self.writer)
+        init_glorot(self.writer)
 
-    def describe(self, seen: Seen) -> tuple[Context, Tensor | None]:
-        return (seen.feature,), None
+    def describe(self, encoded: EncodedImages) -> tuple[Context, Tensor | None]:
+        return (encoded.feature,), None

@@ -4,22 +4,22 @@ from torch import Tensor, nn
 
 from raymed.model.encoder import Encoder
 from raymed.model.hierarchical import Attend, Hierarchical
-from raymed.model.system import Seen, glorot
+from raymed.model.system import EncodedImages, init_glorot
 from raymed.sections import ModelConfig
 
 
 class Model(Hierarchical):
-    """The context vector of every sentence is made of the overall image feature: ctx = W_fc f.
+    """The context vector of every sentence comes from the overall image feature: ctx = W_fc f.
 
-    The paper gives the input (the 4,096-wide feature of VGG-19) and no equation; W_fc, which
-    brings it to the sentence LSTM's width, stands where eq. 4 has it.
+    The paper states the input (the 4,096-wide feature of VGG-19) but no equation; W_fc, which
+    projects it to the sentence LSTM's width, takes the place of the one in eq. 4.
     """
 
     def __init__(self, config: ModelConfig, tags: int, words: int, encoder: Encoder | None) -> None:
         super().__init__(config, tags, words, encoder)
         self.w_fc = nn.Linear(self.tag_classifier.width, config.hidden_size, bias=False)
-        glorot(self.w_fc)
+        init_glorot(self.w_fc)
 
-    def attention(self, seen: Seen) -> tuple[Attend, Tensor | None]:
-        ctx = self.w_fc(seen.feature)
+    def attention(self, encoded: EncodedImages) -> tuple[Attend, Tensor | None]:
+        ctx = self.w_fc(encoded.feature)
         return lambda _: (ctx, None, None), None

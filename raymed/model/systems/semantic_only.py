@@ -4,6 +4,6 @@ from raymed.model.hierarchical import Hierarchical
 
 
 class Model(Hierarchical):
-    """The context vector is made of the attended tags alone: ctx = W_fc a_att."""
+    """The context vector comes from the attended tags alone: ctx = W_fc a_att."""
 
     semantic = True

@@ -7,20 +7,20 @@ from raymed.model.attention import Attention, coverage_penalty
 from raymed.model.encoder import Encoder
 from raymed.model.passages import Passages, select
 from raymed.model.precision import LSTMCell
-from raymed.model.single_lstm import ReportWriter, SingleLSTM
-from raymed.model.system import Context, Seen, State, Written, glorot
+from raymed.model.single_lstm import ReportDecoder, SingleLSTM
+from raymed.model.system import Context, DecoderOutputs, EncodedImages, State, init_glorot
 from raymed.sections import ModelConfig
 
 
-class AttendingLSTM(ReportWriter):
-    """Attends to the regions a_i anew for every word:
+class AttendingLSTM(ReportDecoder):
+    """Attends to the regions a_i afresh for every word:
 
     alpha_t = softmax(f_att(a_i, h_t-1)),   z_t = sigmoid(f_beta(h_t-1)) sum_i alpha_t,i a_i
     h_t = LSTM([E y_t-1 ; z_t], h_t-1),     p(y_t) = softmax(L_o(E y_t-1 + L_h h_t + L_z z_t))
     c_0 = tanh(f_init,c(mean a)),           h_0 = tanh(f_init,h(mean a))
 
-    Eqs. 1 to 7, 13 and section 4.2.1 of Xu et al.; f_att is the one of eqs. 2 and 3 of Jing et
-    al. Its context is (a [K, N, D], W a [K, N, H]).
+    Eqs. 1 to 7, 13 and section 4.2.1 of Xu et al.; f_att is that of eqs. 2 and 3 of Jing et
+    al. The context is (a [K, N, D], W a [K, N, H]).
 
     Args:
         words: V.
@@ -41,27 +41,27 @@ class AttendingLSTM(ReportWriter):
         self.l_z = nn.Linear(visual, size, bias=False)
         self.l_o = nn.Linear(size, words)
 
-    def forward(self, context: Context, passages: Passages) -> Written:
+    def forward(self, context: Context, passages: Passages) -> DecoderOutputs:
         inputs = passages.ids[:, :-1]
-        state, steps = self.begin(context), []
+        state, steps = self.initial_state(context), []
         for embedded in self.embedding(inputs).unbind(dim=1):
-            said, alpha, state = self._attend(embedded, state, context)
-            steps.append((said, alpha))
-        said, alpha = (torch.stack(each, dim=1) for each in zip(*steps, strict=True))
-        return Written(self.l_o(select(said, passages.places)), alpha=alpha)
+            readout, alpha, state = self._attend(embedded, state, context)
+            steps.append((readout, alpha))
+        readout, alpha = (torch.stack(each, dim=1) for each in zip(*steps, strict=True))
+        return DecoderOutputs(self.l_o(select(readout, passages.positions)), alpha=alpha)
 
-    def begin(self, context: Context) -> State:
+    def initial_state(self, context: Context) -> State:
         mean = context[0].mean(dim=1)
         return torch.tanh(self.init_h(mean)), torch.tanh(self.init_c(mean))
 
     def step(self, words: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
-        said, _, state = self._attend(self.embedding(words), state, context)
-        return self.l_o(said), state
+        readout, _, state = self._attend(self.embedding(words), state, context)
+        return self.l_o(readout), state
 
     def _attend(
         self, embedded: Tensor, state: State, context: Context
     ) -> tuple[Tensor, Tensor, State]:
-        """E y_t-1 [K, E] -> (what L_o reads [K, E], alpha_t [K, N], state)."""
+        """E y_t-1 [K, E] -> (the input of L_o [K, E], alpha_t [K, N], state)."""
         attended, alpha = self.attention(*context, state[0])
         z = torch.sigmoid(self.gate(state[0])) * attended
         h, c = self.cell(torch.cat([embedded, z], dim=1), state)
@@ -81,10 +81,10 @@ class Model(SingleLSTM):
         self.writer = AttendingLSTM(
             words, config.embedding_size, self.visual_width, config.hidden_size
         )
-        glorot(self.writer)
+        init_glorot(self.writer)
 
-    def describe(self, seen: Seen) -> tuple[Context, Tensor | None]:
-        return (seen.v, self.writer.attention.keys(seen.v)), None
+    def describe(self, encoded: EncodedImages) -> tuple[Context, Tensor | None]:
+        return (encoded.v, self.writer.attention.keys(encoded.v)), None
 
-    def penalty(self, written: Written, real: Tensor) -> Tensor | None:
-        return coverage_penalty(written.alpha, real)
+    def penalty(self, decoded: DecoderOutputs, real: Tensor) -> Tensor | None:
+        return coverage_penalty(decoded.alpha, real)

@@ -8,10 +8,12 @@ from raymed.model.system import Outputs, Reading, System
 
 
 class Model(System):
-    """Predicts tags and writes nothing; the network is the one that ``model.encoder`` names."""
+    """Predicts tags and writes no reports; the network is the one that ``model.encoder`` names."""
+
+    writes_reports = False
 
     def forward(self, images: Images, passages: Passages, seeds: Tensor | None = None) -> Outputs:  # noqa: ARG002
-        return Outputs(self.look(images, seeds).tag_logits)
+        return Outputs(self.encode(images, seeds).tag_logits)
 
     def read(self, images: Images, sentences: int) -> Reading:  # noqa: ARG002
-        return Reading(self.look(images, seeds=None).tag_logits)
+        return Reading(self.encode(images, seeds=None).tag_logits)

@@ -4,6 +4,6 @@ from raymed.model.hierarchical import Hierarchical
 
 
 class Model(Hierarchical):
-    """The context vector is made of the attended regions alone: ctx = W_fc v_att."""
+    """The context vector comes from the attended regions alone: ctx = W_fc v_att."""
 
     visual = True

@@ -1,0 +1,102 @@
+"""Ctrl-C and SIGTERM; the latter is sent to preempted machines, and by `ray job stop`.
+
+A command ends at once, by `KeyboardInterrupt` or `Terminated`. Training that has finished a step
+defers SIGTERM instead: it writes a checkpoint and then ends by itself.
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event
+from types import FrameType
+
+STATUS = 143
+"""Exit status of a process that was terminated by SIGTERM, by the convention of shells."""
+
+_deferring = Event()
+_received = Event()
+
+
+class Terminated(BaseException):
+    """SIGTERM was received; what was running is being shut down.
+
+    Like `KeyboardInterrupt` it is no `Exception`, so handlers of errors let it pass.
+    """
+
+
+def install_sigterm_handler() -> None:
+    """Let `defer_sigterm` take effect in this process; to be called in the main thread."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if _deferring.is_set():
+            _received.set()
+        elif callable(before):
+            before(number, frame)
+        else:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    signal.signal(signal.SIGTERM, handle)
+
+
+@contextmanager
+def defer_sigterm(from_start: bool = True) -> Iterator[None]:
+    """Record SIGTERM inside the block instead of ending the process.
+
+    This requires an earlier call of `install_sigterm_handler`.
+
+    Args:
+        from_start: Whether to defer it at once, or only after `defer_sigterm_from_now` is called.
+    """
+    _received.clear()
+    if from_start:
+        defer_sigterm_from_now()
+    try:
+        yield
+    finally:
+        _deferring.clear()
+
+
+def defer_sigterm_from_now() -> None:
+    """Start to defer SIGTERM: from now on there is something to save."""
+    _deferring.set()
+
+
+def sigterm_received() -> bool:
+    """Whether SIGTERM was received since `defer_sigterm` was last entered."""
+    return _received.is_set()
+
+
+@contextmanager
+def raise_on_signals() -> Iterator[None]:
+    """Leave the block by `KeyboardInterrupt` or `Terminated` when a signal is received.
+
+    Any error that leaves the block after a signal is taken for its consequence, because C libraries
+    turn what a signal handler raises into errors of their own. A second SIGTERM is ignored.
+    """
+    received: list[BaseException] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        received.append(KeyboardInterrupt())
+        raise received[-1]
+
+    def terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        signal.signal(number, signal.SIG_IGN)
+        received.append(Terminated())
+        raise received[-1]
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    # A command that a script started in the background is to ignore Ctrl-C.
+    if on_interrupt is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    except Exception:
+        if received:
+            raise received[0] from None
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, on_interrupt)
