@@ -81,12 +81,13 @@ def _report(parser: _Parser) -> None:
 
 
 def _finetune(parser: _Parser) -> None:
-    parser.add_argument("sweep", metavar="SWEEP", help="a sweep's folder")
+    parser.add_argument("run_or_sweep", metavar="RUN|SWEEP", help="the folder of a run or sweep")
     parser.add_argument(
         "settings",
         nargs="*",
         metavar="key=value",
-        help=f"top=N trials (default: 3), and {SETTINGS}",
+        help="objective=cider: self-critical training, which a run needs (default: likelihood, "
+        f"which unfreezes the encoder); top=N trials of a sweep (default: 3); and {SETTINGS}",
     )
 
 
@@ -151,7 +152,7 @@ COMMANDS: dict[str, tuple[str, Callable[[_Parser], None]]] = {
     "train": ("train a run, or resume it", _train),
     "tune": ("run or resume a sweep over the keys in tune.space; rank its trials by CIDEr", _tune),
     "report": ("write a sweep's page: plots, leaderboard and sample reports", _report),
-    "finetune": ("continue training a sweep's best trials with the encoder unfrozen", _finetune),
+    "finetune": ("continue training: a run for its CIDEr, or a sweep's best trials unfrozen", _finetune),
     "evaluate": ("score a checkpoint on a split, beside the baselines", _evaluate),
     "predict": ("write reports for image files, with an attention figure for each", _predict),
     "table": ("train the runs that one of the paper's tables needs, and print the table", _table),

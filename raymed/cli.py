@@ -21,13 +21,14 @@ from raymed.metrics.table import ranked_score
 from raymed.storage import AnyPath, as_path, is_uri
 
 if TYPE_CHECKING:
+    from raymed.run_folder import RunFolder
     from raymed.training.checkpoint import Checkpoint
 
 SUBJECTS = {
     **dict.fromkeys(("train", "tune", "demo"), "file"),
     **dict.fromkeys(("evaluate", "predict"), "checkpoint"),
     "report": "run",
-    "finetune": "sweep",
+    "finetune": "run|sweep",
 }
 """The argument that each of these commands works on; it must not be a setting."""
 RESUMABLE = ("train", "tune", "finetune", "table")
@@ -74,7 +75,7 @@ def _settings_last(arguments: Sequence[str]) -> list[str]:
 def _require_subject(options: argparse.Namespace) -> None:
     """Check that a command was given what it works on, and not a setting in its place."""
     subject = SUBJECTS.get(options.name)
-    if subject and _is_setting(given := getattr(options, subject)):
+    if subject and _is_setting(given := getattr(options, subject.replace("|", "_or_"))):
         raise UsageError(
             f"{options.name}: {subject.upper()} is missing; {given} was read as a setting, because "
             "no such file or folder exists"
@@ -157,15 +158,46 @@ def _report(options: argparse.Namespace, console: Console) -> None:
 
 
 def _finetune(options: argparse.Namespace, console: Console) -> None:
-    tops = [s.removeprefix("top=") for s in options.settings if s.startswith("top=")]
-    others = [s for s in options.settings if not s.startswith("top=")]
-    top = tops[-1] if tops else "3"
+    own, others = _split_settings(options.settings, "top", "objective")
+    folder, objective = as_path(options.run_or_sweep), own.get("objective", "likelihood")
+    if objective not in ("likelihood", "cider"):
+        raise UsageError(f"objective: must be likelihood or cider, not {objective!r}")
+    from raymed.run_folder import RunFolder
+
+    if RunFolder(folder).exists:
+        return _finetune_run(RunFolder(folder), own, others, console)
+    top = own.get("top", "3")
     if not top.isdecimal() or int(top) < 1:
         raise UsageError(f"top: must be a number of trials, 1 or more, not {top!r}")
     from raymed.tuning.finetune import fine_tune
 
-    best = max(fine_tune(as_path(options.sweep), int(top), others, console), key=lambda r: r.score)
+    done = fine_tune(folder, int(top), others, console, objective)
+    best = max(done, key=lambda run: run.score)
     _print(console, f"best: {best.folder}\nnext: raymed evaluate {_quoted(best.folder)} split=test")
+
+
+def _finetune_run(
+    run: "RunFolder", own: dict[str, str], settings: Sequence[str], console: Console
+) -> None:
+    if own.get("objective") != "cider":
+        raise UsageError(
+            f"{run.path}: is a run, which `raymed finetune` trains on for its score: add "
+            "objective=cider (or give a sweep's folder, to unfreeze its best trials' encoder)"
+        )
+    if "top" in own:
+        raise UsageError(f"top: {run.path} is a run; only a sweep has several to choose from")
+    from raymed.launch.run import run_training
+    from raymed.launch.second_stage import describe, second_stage
+
+    config = second_stage(run, settings)
+    _print(console, f"second stage: {describe(config)}")
+    before, best = run.best_checkpoint(), run_training(config, console)
+    _print(
+        console,
+        f"before: epoch {before.epoch}, validation {ranked_score(before.history[-1])}\n"
+        f"best: epoch {best.epoch}, validation {ranked_score(best.history[-1])}: {best.path}\n"
+        f"next: raymed evaluate {_quoted(best.path.parent.parent)} split=test",
+    )
 
 
 def _evaluate(options: argparse.Namespace, console: Console) -> None:

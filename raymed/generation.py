@@ -104,17 +104,18 @@ def _generated(model: System, images: Images, settings: GenerationConfig) -> Gen
     reading = model.read(images, settings.max_sentences)
     if model.writer is None:
         return Generated(reading, [[] for _ in reading.tag_logits])
+    limit = passage_limit(reading, settings)
     if reading.stop_logits is None:
         context = tuple(each.squeeze(1) for each in reading.context)
-        limit = settings.max_sentences * (settings.max_words + 1) - 1
         decoded = decode_passages(model.writer, context, limit, settings).tolist()
-        return Generated(reading, [_sentences(ids)[: settings.max_sentences] for ids in decoded])
+        reports = [split_sentences(ids)[: settings.max_sentences] for ids in decoded]
+        return Generated(reading, reports)
     # Computed once: every later question of where a report stops is answered from it.
     p_stop = reading.stop_logits.softmax(dim=2)[:, :, 1]
     lengths = report_lengths(p_stop, settings.stop_threshold)
     kept = torch.arange(settings.max_sentences, device=lengths.device) < lengths.unsqueeze(1)
     context = tuple(each[kept] for each in reading.context)
-    decoded = decode_passages(model.writer, context, settings.max_words, settings).tolist()
+    decoded = decode_passages(model.writer, context, limit, settings).tolist()
     passages = iter([ids[: ids.index(PAD)] if PAD in ids else ids for ids in decoded])
     sentences = [[next(passages) for _ in range(n)] for n in lengths.tolist()]
     return Generated(reading, sentences, p_stop)
@@ -162,8 +163,18 @@ def override_top_tags(model: System, top: int) -> Iterator[None]:
         features.top = original
 
 
-def report_lengths(stop_probability: Tensor, threshold: float) -> Tensor:
-    """Sentences per report [B]: up to the first whose p(STOP) [B, S] exceeds the threshold."""
+def passage_limit(reading: Reading, settings: GenerationConfig) -> int:
+    """How many words a passage may have; a whole report's include the START of each sentence."""
+    if reading.stop_logits is not None:
+        return settings.max_words
+    return settings.max_sentences * (settings.max_words + 1) - 1
+
+
+def report_lengths(stop_probability: Tensor, threshold: float | Tensor) -> Tensor:
+    """Sentences per report [B]: up to the first whose p(STOP) [B, S] exceeds the threshold.
+
+    The threshold may be a tensor [B, S], with one for each sentence.
+    """
     stops = stop_probability > threshold
     first = stops.int().argmax(dim=1) + 1
     return torch.where(stops.any(dim=1), first, stop_probability.shape[1])
@@ -255,8 +266,8 @@ def _block_repeats(log_p: Tensor, words: Tensor, n: int) -> None:
     log_p.masked_fill_(forbidden > 0, -torch.inf)
 
 
-def _sentences(ids: list[int]) -> list[list[int]]:
-    """Split a report's word ids into sentences: START separates them, PAD follows them."""
+def split_sentences(ids: list[int]) -> list[list[int]]:
+    """Split a passage's word ids into sentences: START separates them, PAD follows them."""
     sentences: list[list[int]] = [[]]
     for word in ids:
         if word == PAD:

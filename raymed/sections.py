@@ -127,6 +127,10 @@ class GenerationConfig(Section):
 
 
 class TrainingConfig(Section):
+    objective: Annotated[Literal["likelihood", "cider"], Decides.RUN] = "likelihood"
+    """`likelihood`: the joint loss over the training reports (eqs. 8 and 9); `cider`: a second
+    stage, from `start_from`, that maximises the CIDEr of the model's own reports by self-critical
+    training (Rennie et al. 2017). `raymed finetune RUN objective=cider` sets it up."""
     epochs: Annotated[Count, Decides.SCORE] = 30
     """Passes over the training split."""
     batch_size: Annotated[Count, Decides.RUN] = 16

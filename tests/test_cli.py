@@ -346,7 +346,7 @@ def test_tables_of_two_files_and_their_figures(trained, tmp_path, capsys):
     [
         *((name, "FILE") for name in ("train", "tune", "demo")),
         ("report", "RUN"),
-        ("finetune", "SWEEP"),
+        ("finetune", "RUN|SWEEP"),
         ("evaluate", "CHECKPOINT"),
     ],
 )

@@ -26,6 +26,7 @@ SMALLER = {
     "config": [],
     "prepare": ["image_size=32", "workers=0"],
     "train": TINY,
+    "finetune": ["training.epochs=1"],
     "evaluate": [],
     "predict": [],
     "figure": ["split=train"],

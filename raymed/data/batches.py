@@ -19,6 +19,8 @@ from raymed.data.vocabulary import Vocabulary
 from raymed.tokens import END, PAD, START, UNKNOWN
 
 IGNORED = -1
+ON_HOST = ("reports", "rows")
+"""What of a batch stays in the host's memory."""
 
 Images = Tensor | tuple[Tensor, Tensor]
 """Pixels of B images, uint8 greyscale [B, H, W], or features, float16 [B, D, h, w] and [B, F]."""
@@ -37,7 +39,8 @@ class Batch:
         tags: float [B, L]: 1 where the image has the tag.
         weights: float [B]: 1 / (size of the whole batch), so that the sum over all shares is 1; 0
             for an image that only fills an empty share.
-        seeds: int64 [B]: dropout seeds, different for each image and step.
+        seeds: int64 [B]: random seeds, different for each image and step.
+        rows: int64 [B]: the images' rows in the split. Stays on the host.
     """
 
     images: Images
@@ -46,24 +49,25 @@ class Batch:
     tags: Tensor
     weights: Tensor
     seeds: Tensor
+    rows: Tensor
 
     def to(self, device: torch.device) -> "Batch":
-        """Copy everything but the reports to a device."""
+        """Copy everything but what stays on the host to a device."""
         moved: dict[str, Any] = {
             name: on_device(value, device)
             for name, value in vars(self).items()
-            if name != "reports"
+            if name not in ON_HOST
         }
         return replace(self, **moved)
 
     def pin_memory(self) -> "Batch":
-        """Pin everything but the reports, for asynchronous copies to a GPU."""
+        """Pin everything but what stays on the host, for asynchronous copies to a GPU."""
         pinned: dict[str, Any] = {
             name: value.pin_memory()
             if isinstance(value, Tensor)
             else tuple(part.pin_memory() for part in value)
             for name, value in vars(self).items()
-            if name != "reports"
+            if name not in ON_HOST
         }
         return replace(self, **pinned)
 
@@ -137,6 +141,7 @@ class TokenisedSplit:
             tags=torch.from_numpy(tags),
             weights=torch.from_numpy(weights),
             seeds=torch.from_numpy(seeds),
+            rows=torch.from_numpy(rows),
         )
 
     def _padded(self, codes: list[ImageCodes]) -> tuple[np.ndarray, np.ndarray]:

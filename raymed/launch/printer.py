@@ -66,9 +66,14 @@ def status_line(status: Status, epochs: int) -> str:
 
 def epoch_line(row: Row, epochs: int) -> str:
     """One epoch's metrics on one line."""
+    rewards = (
+        f"reward {row['reward']:.2f} (greedy {row['reward_greedy']:.2f})  "
+        if "reward" in row
+        else ""
+    )
     return (
         f"epoch {row['epoch']:.0f}/{epochs}  loss {row['loss']:.2f} (tag {row['loss_tag']:.2f}, "
         f"sent {row['loss_sent']:.2f}, word {row['loss_word']:.2f}, "
-        f"attention {row['loss_attention']:.2f})  val {summary(row)}  "
+        f"attention {row['loss_attention']:.2f})  {rewards}val {summary(row)}  "
         f"{row['images_per_second']:.0f} images/s"
     )

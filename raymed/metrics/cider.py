@@ -63,6 +63,28 @@ def ciders(references: Texts, many: Sequence[Texts]) -> list[float]:
     return [math.fsum(own) / len(references) for own in sums]
 
 
+class CiderReward:
+    """CIDEr-D times 10 of single reports, with fixed document frequencies: a reward for training.
+
+    Args:
+        texts: The texts that document frequencies are counted in, once: the training references.
+
+    Raises:
+        UsageError: The disk of the temporary files is full.
+    """
+
+    def __init__(self, texts: Texts) -> None:
+        self._ngrams = NGrams()
+        self._frequencies = Frequencies(self._ngrams, texts)
+
+    def __call__(self, references: Sequence[str], hypotheses: Sequence[str]) -> np.ndarray:
+        """The scores, float64 [n], of n hypotheses, each against its own reference."""
+        check_pairs(references, hypotheses)
+        return _cider_d(
+            self._ngrams, self._frequencies, list(references), list(enumerate(hypotheses))
+        )
+
+
 def _cider_d(
     ngrams: NGrams,
     frequencies: Frequencies,

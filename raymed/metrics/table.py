@@ -103,6 +103,9 @@ METRICS: dict[str, Metric] = {
             direction="min",
             objective=True,
         ),
+        # Measured in training for the score; see `raymed.training.self_critical`.
+        Metric("reward", "mean reward", "run", head="reward"),
+        Metric("reward_greedy", "mean reward of greedy reports", "run", head="greedy reward"),
         Metric("stop_threshold", "best threshold", "run", digits=2),
         Metric("top_tags", "best M", "run", digits=0),
     )

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 _GOLDEN = -0x61C8864680B583EB
 _FIRST, _SECOND = -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
 """The constants of SplitMix64, as signed 64-bit integers."""
-_BITS = 53
+RANDOM_BITS = 53
 """Random bits per draw: those of a float64's mantissa."""
 
 
@@ -31,7 +31,7 @@ class SeededDropout(nn.Module):
         if seeds is None or not self.training or self.rate == 0:
             return x
         # A 53-bit integer below rate * 2^53 is a uniform draw from [0, 1) below the rate.
-        keep = uniform_bits(seeds, x.shape[1]) >= int(self.rate * 2**_BITS)
+        keep = uniform_bits(seeds, x.shape[1]) >= int(self.rate * 2**RANDOM_BITS)
         return x * keep / (1 - self.rate)
 
 
@@ -43,7 +43,7 @@ def uniform_bits(seeds: Tensor, count: int) -> Tensor:
     """
     initial_state = _mix(seeds.unsqueeze(1) * _GOLDEN)
     steps = torch.arange(1, count + 1, device=seeds.device)
-    return _shift_right(_mix(initial_state + steps * _GOLDEN), 64 - _BITS)
+    return _shift_right(_mix(initial_state + steps * _GOLDEN), 64 - RANDOM_BITS)
 
 
 def _mix(z: Tensor) -> Tensor:

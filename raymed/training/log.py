@@ -29,6 +29,7 @@ HPARAMS = (
     "loss.attention",
     "generation.stop_threshold",
     "model.top_tags",
+    "training.objective",
     "training.learning_rate",
     "training.encoder_learning_rate",
     "training.batch_size",

@@ -23,7 +23,7 @@ from raymed.training.checkpoint import EpochProgress, best_epoch
 from raymed.training.checkpointer import Checkpointer
 from raymed.training.errors import TrainingFailed
 from raymed.training.log import RunLog
-from raymed.training.loss import LossTerms, loss_terms
+from raymed.training.loss import LossTerms
 from raymed.training.loss_meter import LossMeter
 from raymed.training.observer import Observer, Row, Status
 from raymed.training.optimizer import set_learning_rates
@@ -79,6 +79,7 @@ class Trainer:
 
     Attributes:
         history: A row of metrics for each finished epoch.
+        means: The names of the means over an epoch's images in its row.
     """
 
     def __init__(
@@ -89,12 +90,13 @@ class Trainer:
         self.observer = observer
         self.checkpointer = checkpointer
         self.history: list[Row] = run.template.history
+        self.means = [*LOSSES, *run.objective.measures]
 
     def train(self) -> None:
         """Train all epochs that are left."""
         progress = self.run.resumed.partial if self.run.resumed else None
         for epoch in range(len(self.history) + 1, self.run.config.training.epochs + 1):
-            progress = progress or EpochProgress(0, [0.0] * len(LOSSES), 0.0)
+            progress = progress or EpochProgress(0, [0.0] * len(self.means), 0.0)
             self.end_epoch(epoch, self.train_epoch(epoch, progress))
             progress = None
         self.checkpointer.wait()
@@ -189,7 +191,8 @@ class Trainer:
         """An epoch's metrics."""
         images = len(self.run.training)
         row: Row = {"epoch": float(epoch)}
-        row |= {name: total / images for name, total in zip(LOSSES, trained.sums, strict=True)}
+        sums = zip(self.means, trained.sums, strict=True)
+        row |= {name: total / images for name, total in sums}
         row |= validated.row
         row["best_score"] = max(each["score"] for each in [*self.history, row])
         row["learning_rate"] = self.run.optimizer.param_groups[0]["lr"]
@@ -198,25 +201,25 @@ class Trainer:
 
 
 def train_step(run: Setup, training_batch: TrainingBatch, world: int) -> tuple[Tensor, Tensor]:
-    """Take one optimiser step. Nothing here waits for the device.
+    """Take one optimiser step. Nothing here waits for the device, unless the objective does.
 
     Returns:
-        The sums of the loss and its terms over this worker's images, and the number of these
-        images, [1 + terms + 1]; and the gradient's norm before clipping, a scalar.
+        The sums of the loss, its terms and what the objective measures over this worker's images,
+        and the number of these images, [1 + terms + measures + 1]; and the gradient's norm before
+        clipping, a scalar.
     """
-    batch, passages = training_batch
-    with run.model.precision_context():
-        outputs = run.parallel(batch.images, passages, batch.seeds)
-        losses = loss_terms(outputs, batch)
-    total = losses.total(run.config.loss)
+    terms, measured = run.objective(training_batch)
+    total = terms.total(run.config.loss)
+    weights = training_batch.batch.weights
     # The weights of all shares sum to 1, and DDP takes the mean over the workers.
-    loss = (total * batch.weights).sum() * world
+    loss = (total * weights).sum() * world
     run.optimizer.zero_grad()
     loss.backward()
     norm = nn.utils.clip_grad_norm_(run.model.parameters(), run.config.training.clip_norm)
     run.optimizer.step()
-    counted = batch.weights > 0
-    values = torch.stack([total, *(getattr(losses, f.name) for f in fields(losses)), counted])
+    counted = weights > 0
+    each = (getattr(terms, field.name) for field in fields(terms))
+    values = torch.stack([total, *each, *measured, counted])
     return (values.detach() * counted).sum(dim=1), norm
 
 
@@ -244,7 +247,7 @@ def _report_to(observer: Observer, worker: Worker, epoch: int) -> AbstractContex
 def _diverged(epoch: int, step: int, means: list[float]) -> TrainingFailed:
     listed = ", ".join(
         f"{name.removeprefix('loss_')} {value:.4g}"
-        for name, value in zip(LOSSES[1:], means[1:], strict=True)
+        for name, value in zip(LOSSES[1:], means[1 : len(LOSSES)], strict=True)
     )
     return TrainingFailed(
         f"training diverged at epoch {epoch}, step {step}: a gradient is not finite (mean terms of "

@@ -38,7 +38,8 @@ class LossMeter:
 
         Args:
             step: Its number in the epoch, from 1.
-            sums: This worker's sums of loss and terms, and its number of images, [1 + terms + 1].
+            sums: This worker's sums of loss, terms and measures, and its number of images,
+                [1 + terms + measures + 1].
             norm: The gradient's norm, a scalar; the same on all workers.
         """
         self._steps.append(step)

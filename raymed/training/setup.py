@@ -29,9 +29,11 @@ from raymed.training.checkpoint import (
     latest,
 )
 from raymed.training.features import FrozenEncoder, freeze_encoder
+from raymed.training.objective import Likelihood, Objective
 from raymed.training.observer import Observer
 from raymed.training.optimizer import broadcast_state, build_optimizer
 from raymed.training.precision import computes_bfloat16, dtype_of, name_of, resolve_precision
+from raymed.training.self_critical import SelfCritical, check_objective
 from raymed.training.start import build_starting_encoder, check_start, starting_checkpoint
 from raymed.training.trained_on import trained_on_file
 from raymed.training.worker import Worker
@@ -45,6 +47,7 @@ class Setup:
         config: The run's configuration, its precision decided.
         model: The system, with the weights to train on from, on the worker's device.
         parallel: The module to call in training: the model, or DDP around it.
+        objective: Computes the terms of the loss.
         optimizer: The model's optimiser, with the state to train on from.
         training: The training split.
         validation: The validation split.
@@ -57,6 +60,7 @@ class Setup:
     config: Config
     model: System
     parallel: nn.Module
+    objective: Objective
     optimizer: torch.optim.Optimizer
     training: TokenisedSplit
     validation: TokenisedSplit
@@ -114,6 +118,7 @@ def set_up(config: Config, folder: AnyPath, worker: Worker, observer: Observer) 
         config,
         model,
         parallel,
+        _objective(config, model, parallel, training),
         optimizer,
         training,
         validation,
@@ -130,6 +135,7 @@ def check(config: Config) -> PreparedDataset:
         UsageError: It does not; the message names the key.
     """
     dataset = PreparedDataset.open(config.data.path)
+    check_objective(config)
     check_start(config, dataset)
     tags = len(dataset.tags)
     if config.model.top_tags > tags:
@@ -229,6 +235,14 @@ def _parallel(model: System, optimizer: torch.optim.Optimizer, worker: Worker) -
     )
     broadcast_state(optimizer, worker)
     return parallel
+
+
+def _objective(
+    config: Config, model: System, parallel: nn.Module, training: TokenisedSplit
+) -> Objective:
+    if config.training.objective == "cider":
+        return SelfCritical(model, parallel, training, config.generation)
+    return Likelihood(model, parallel)
 
 
 def _warn_of_truncation(training: TokenisedSplit, config: Config, observer: Observer) -> None:

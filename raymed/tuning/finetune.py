@@ -1,4 +1,4 @@
-"""Fine-tuning a sweep's best trials: training continues with the encoder unfrozen."""
+"""Fine-tuning a sweep's best trials: with the encoder unfrozen, or for their score."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from raymed.config import Config
 from raymed.errors import UsageError
 from raymed.evaluation import baseline_scores
 from raymed.launch.parallel_runs import require_worker_groups, train_in_parallel
+from raymed.launch.second_stage import second_stage
 from raymed.locks import folder_lock
 from raymed.metrics.table import ranked_score, summary
 from raymed.run_folder import RunFolder, SweepFolder
@@ -36,11 +37,16 @@ class FineTuned:
 
 
 def fine_tune(
-    folder: AnyPath, trials: int, overrides: Sequence[str], console: Console
+    folder: AnyPath,
+    trials: int,
+    overrides: Sequence[str],
+    console: Console,
+    objective: str = "likelihood",
 ) -> list[FineTuned]:
     """Fine-tune the best trials of a sweep, or resume that.
 
-    The runs lie in ``SWEEP/fine-tuned/``, one for each trial; the trials stay as they are.
+    The runs lie in ``SWEEP/fine-tuned/``, one for each trial, called after it (and its objective,
+    if that is cider); the trials stay as they are.
 
     Args:
         folder: A sweep's folder.
@@ -48,6 +54,7 @@ def fine_tune(
         overrides: ``key=value`` texts, such as ``training.epochs=5``; the trial's own settings
             apply otherwise.
         console: Where to print.
+        objective: ``likelihood``, with the encoder unfrozen; or ``cider``, as `second_stage`.
 
     Raises:
         UsageError: It is not a sweep's folder, no trial has a score, or a setting does not fit.
@@ -55,8 +62,8 @@ def fine_tune(
     sweep = SweepFolder(folder)
     best = _best_trials(sweep, trials)
     configs = {
-        RunFolder((sweep.fine_tuned / one.trial).absolute()): _unfrozen(sweep, one, overrides)
-        for one in best
+        RunFolder.of(config): config
+        for config in (_config(sweep, one, overrides, objective) for one in best)
     }
     base = next(iter(configs.values()))
     require_worker_groups(base, "fine-tuning")
@@ -89,16 +96,19 @@ def _best_trials(sweep: SweepFolder, count: int) -> list[TrialResult]:
     return best
 
 
-def _unfrozen(sweep: SweepFolder, trial: TrialResult, overrides: Sequence[str]) -> Config:
+def _config(
+    sweep: SweepFolder, trial: TrialResult, overrides: Sequence[str], objective: str
+) -> Config:
     """The configuration of a trial's fine-tuning run."""
     own = RunFolder(sweep.trial(trial.trial).path.absolute())
-    settings = [
-        "model.train_encoder=true",
-        f"training.start_from={own.path}",
-        *overrides,
+    cider = objective == "cider"
+    place = [
         f"run.folder={sweep.fine_tuned.absolute()}",
-        f"run.name={trial.trial}",
+        f"run.name={trial.trial}{'-cider' if cider else ''}",
     ]
+    if cider:
+        return second_stage(own, [*overrides, *place])
+    settings = ["model.train_encoder=true", f"training.start_from={own.path}", *overrides, *place]
     return with_absolute_paths(own.config(settings))
 
 
@@ -108,7 +118,7 @@ def _outcome(run: RunFolder) -> str:
 
 def _table(done: Sequence[FineTuned]) -> Table:
     table = Table(title="validation score", box=None, padding=(0, 2, 0, 0))
-    for head in ("trial", "frozen", "fine-tuned"):
+    for head in ("trial", "before", "fine-tuned"):
         table.add_column(head, justify="left" if head == "trial" else "right", no_wrap=True)
     for one in sorted(done, key=lambda one: -one.score):
         table.add_row(one.trial.trial, f"{one.trial.score:.3f}", f"{one.score:.3f}")

@@ -61,6 +61,7 @@ def batch_of(images: object, reports: torch.Tensor, stops: torch.Tensor) -> Batc
         tags=torch.eye(TAGS)[torch.randint(TAGS, (size,))],
         weights=torch.full((size,), 1 / size),
         seeds=torch.randint(2**62, (size,)),
+        rows=torch.arange(size),
     )
 
 

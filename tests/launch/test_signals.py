@@ -87,7 +87,7 @@ def start(command: list[str], **environment: str) -> "subprocess.Popen[str]":
         ("raymed.evaluation", "score_split", ["evaluate", "{run}", "split=val"], INT),
         ("raymed.prediction", "generate", ["predict", "{run}", "{image}", "out={out}"], TERM),
         ("raymed.figures", "ReportGenerator", ["figure", "4", "{run}", "out={out}"], TERM),
-        ("raymed.training.loop", "loss_terms", ["train", "{file}", "run.folder={out}"], TERM),
+        ("raymed.training.objective", "loss_terms", ["train", "{file}", "run.folder={out}"], TERM),
         ("raymed.tuning.page", "open_study", ["report", "{sweep}"], TERM),
         ("raymed.tuning.finetune", "open_study", ["finetune", "{sweep}"], INT),
         ("raymed.tuning.sweep", "baseline_scores", ["tune", "{sweep}/sweep.yaml"], TERM),
@@ -171,7 +171,7 @@ def test_while_the_features_are_computed(
     """As long as another process computes them, which here never ends."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     changes = {
-        "model.train_encoder": False,
+        "model.train_encoder": "none",
         "launch.workers": workers,
         "run.folder": str(tmp_path / "runs"),
     }

@@ -124,6 +124,7 @@ def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cas
         tags=torch.tensor([[1, 0, 1, 0, 1], [0, 1, 0, 0, 0], [0] * 5], dtype=torch.float64),
         weights=torch.full((3,), 1 / 3),
         seeds=torch.tensor([11, 2**61, 5]),
+        rows=torch.arange(3),
     )
     network.convolutions = Fixed(torch.rand(3, 8, 3, 3, dtype=torch.float64))
     return Case(request.param, model.train(), batch)

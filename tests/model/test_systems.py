@@ -53,6 +53,7 @@ def batch() -> Batch:
         tags=torch.from_numpy(random.integers(0, 2, (len(SHAPES), TAGS)).astype(float)),
         weights=torch.full((len(SHAPES),), 1 / len(SHAPES)),
         seeds=torch.from_numpy(random.integers(2**62, size=len(SHAPES))),
+        rows=torch.arange(len(SHAPES)),
     )
 
 

@@ -116,6 +116,9 @@ class _Factories(TorchDispatchMode):
         device = kwargs.get("device")
         if device is not None and torch.device(device).type == "cuda":
             return _done(function, args, kwargs)
+        if function is torch.ops.aten._pin_memory.default:
+            # Of the host's memory, which a driver would pin.
+            return args[0]
         return function(*args, **kwargs)
 
 

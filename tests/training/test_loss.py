@@ -151,7 +151,8 @@ def test_a_term_the_system_lacks_is_zero() -> None:
     reports = torch.tensor([[[1, 4, 2]], [[1, 2, PAD]]])
     images, weights = torch.zeros(2, 4, 4, dtype=torch.uint8), torch.full((2,), 0.5)
     tags, stops = torch.eye(2), torch.ones(2, 1, dtype=torch.int64)
-    batch = Batch(images, reports, stops, tags, weights, seeds=torch.zeros(2, dtype=torch.int64))
+    seeds = rows = torch.zeros(2, dtype=torch.int64)
+    batch = Batch(images, reports, stops, tags, weights, seeds, rows)
     found = loss_terms(Outputs(torch.tensor([[0.0, 0.0], [0.0, math.log(3)]])), batch)
     assert found.tag.tolist() == pytest.approx([math.log(2), math.log(4 / 3)])
     for absent in (found.sent, found.word, found.attention):

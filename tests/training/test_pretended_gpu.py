@@ -22,6 +22,8 @@ from raymed.prediction import predict_rows
 from raymed.sections import GenerationConfig, ModelConfig
 from raymed.training.checkpoint import Checkpoint, Snapshot, checkpoint_name, checkpoints_of
 from raymed.training.loss import LossTerms, loss_terms
+from raymed.training.prefetch import TrainingBatch
+from raymed.training.self_critical import SelfCritical
 from raymed.training.validation import THRESHOLDS, validate
 from raymed.training.worker import Worker
 from tests.support.pretend_cuda import CUDA, pretending, waited_for
@@ -88,6 +90,28 @@ def test_a_training_pass_waits_for_nothing_and_decides_in_float32(
     # And autocast did have its way: words are written in bfloat16.
     if outputs.words is not None:
         assert outputs.words.logits.dtype == torch.bfloat16
+    assert torch.isfinite(total.cpu())
+
+
+def test_self_critical_training_waits_once_for_the_reports_to_be_scored(
+    config: Config, vocabulary: Vocabulary
+) -> None:
+    split = PreparedDataset.open(config.data.path).split("train")
+    tokenised = TokenisedSplit(split, vocabulary, 3, 6)
+    rows = np.arange(5)
+    batch = tokenised.batch(rows, rows * 97, np.full(5, 0.2, np.float32))
+    model = untrained(config.model, len(vocabulary.tags), len(vocabulary)).train()
+    if model.writer is None:
+        return
+    objective = SelfCritical(model, model, tokenised, config.generation)
+    passages = model.passages(batch.reports).to(CUDA)
+    batch = batch.to(CUDA)
+    waited_for.clear()
+    losses = objective(TrainingBatch(batch, passages))
+    total = (losses.terms.total(config.loss) * batch.weights).sum()
+    assert waited_for == ["_to_copy"]
+    assert total.device == CUDA
+    assert {getattr(losses.terms, f.name).dtype for f in fields(LossTerms)} == {torch.float32}
     assert torch.isfinite(total.cpu())
 
 

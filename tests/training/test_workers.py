@@ -20,7 +20,7 @@ from raymed.training import features, loop
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest
 from raymed.training.errors import Interrupted, TrainingFailed
 from raymed.training.loop import train
-from raymed.training.observer import Status
+from raymed.training.observer import Row, Status
 from raymed.training.setup import set_up
 from raymed.training.worker import Worker
 from tests.support.metric_rows import TIMES
@@ -49,7 +49,7 @@ def worker(rank: int, world: int, configs: dict[str, Config], folder: Path) -> N
 
 
 @pytest.fixture(scope="module")
-def configs(tiny: Config) -> dict[str, Config]:
+def configs(tiny: Config, whole: tuple[Path, list[Row]]) -> dict[str, Config]:
     # 24 images: batches of 7, 7, 7, 3; or of 23 and 1, where the second worker has none. Without
     # clipping, because a clipped gradient does not show how it was scaled before.
     uneven = tiny.override({"training.epochs": 2, "training.clip_norm": 1e9})
@@ -62,6 +62,9 @@ def configs(tiny: Config) -> dict[str, Config]:
         "free": uneven.override({"tune.free_threshold": True, "tune.free_top_tags": True}),
         "one-image": uneven.override({"data.validation_images": 1}),
         "frozen": uneven.override({"model.train_encoder": False}),
+        "self-critical": uneven.override(
+            {"training.objective": "cider", "training.start_from": str(whole[0])}
+        ),
         "diverging": uneven.override({"loss.word": 1e308}),
     }
 
@@ -74,7 +77,7 @@ def spawned(configs: dict[str, Config], tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.parametrize(
-    "name", ["uneven", "empty-share", "clipped", "free", "one-image", "frozen"]
+    "name", ["uneven", "empty-share", "clipped", "free", "one-image", "frozen", "self-critical"]
 )
 def test_two_workers_follow_one(
     configs: dict[str, Config],
