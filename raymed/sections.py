@@ -97,6 +97,11 @@ class ModelConfig(Section):
     """How many of the most probable tags become semantic features (M in the paper)."""
     dropout: Annotated[float, Field(ge=0, lt=1), Decides.RUN] = 0.5
     """Dropout between the tag classifier's fully connected layers, as in VGG."""
+    embedding_dropout: Annotated[float, Field(ge=0, lt=1), Decides.RUN] = 0.0
+    """Dropout on the embeddings of the words that the decoder reads in training."""
+    decoder_dropout: Annotated[Annotated[float, Field(ge=0, lt=1)] | None, Decides.RUN] = None
+    """Dropout on the word LSTM's output before its output layer, or in all layers of `transformer`;
+    empty: the rate of Vaswani et al. (2017), 0.1, in `transformer`, and 0 in the others."""
 
 
 class LossConfig(Section):

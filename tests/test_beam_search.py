@@ -12,6 +12,7 @@ from raymed.model.systems.att_rk import SemanticLSTM
 from raymed.model.systems.cnn_rnn import ImageThenWords
 from raymed.model.systems.lrcn import FactoredLSTM
 from raymed.model.systems.soft_att import AttendingLSTM
+from raymed.model.systems.transformer import TransformerDecoder
 from raymed.model.word_lstm import WordLSTM
 from raymed.sections import GenerationConfig
 from raymed.tokens import END, PAD, START, UNKNOWN
@@ -38,18 +39,23 @@ def build(kind: str, seed: int) -> tuple[Decoder, Context]:
             writer, shapes = AttendingLSTM(WORDS, SIZE, 4, HIDDEN), [(3, 4), (3, HIDDEN)]
         case "att_rk":
             writer, shapes = SemanticLSTM(WORDS, SIZE, 4, HIDDEN), [(4,), (3, SIZE)]
+        case "transformer":
+            writer, shapes = TransformerDecoder(WORDS, 8, dropout=0.1), [(3, 8)]
+    # Wide enough that what is written depends on the words before it.
+    scale = 1 if kind == "transformer" else 4
     with torch.no_grad():
         for p in writer.parameters():
-            # Wide enough that what is written depends on the words before it.
-            p.normal_(std=4 / p.shape[-1] ** 0.5)
+            p.normal_(std=scale / p.shape[-1] ** 0.5)
     context = tuple(torch.randn(PASSAGES, *shape, dtype=torch.float64) for shape in shapes)
     writer = writer.double().eval()
     if isinstance(writer, SemanticLSTM):
         context = (*context, *(key.detach() for key in writer.keys(context[1])))
+    if isinstance(writer, TransformerDecoder):
+        context = tuple(key.detach() for key in writer.keys(context[0]))
     return writer, context
 
 
-KINDS = ("word_lstm", "cnn_rnn", "lrcn", "soft_att", "att_rk")
+KINDS = ("word_lstm", "cnn_rnn", "lrcn", "soft_att", "att_rk", "transformer")
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
 

@@ -35,6 +35,7 @@ SEEDS = {
     "no_attention": 6,
     "semantic_only": 89,
     "soft_att": 8,
+    "transformer": 0,
     "vgg19_tags": 0,
     "visual_only": 2,
 }
@@ -46,8 +47,10 @@ Report = list[list[int]]
 def build(system: str, top_tags: int = 3) -> System:
     """Weights so wide that sentences, lengths and stops differ between images."""
     torch.manual_seed(SEEDS[system])
+    # Each of the transformer's eight heads has the same share of the width.
+    width = 8 if system == "transformer" else 9
     config = ModelConfig(
-        system=system, encoder="small", hidden_size=9, embedding_size=7, top_tags=top_tags
+        system=system, encoder="small", hidden_size=width, embedding_size=7, top_tags=top_tags
     )
     encoder = build_encoder(config.encoder, dropout=config.dropout)
     model = build_system(config, TAGS, WORDS, encoder).double().eval()
@@ -282,14 +285,14 @@ def test_a_report_stays_within_its_limits(system: str, images: Tensor) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("system", ["soft_att", "att_rk"])
+@pytest.mark.parametrize("system", ["soft_att", "att_rk", "transformer"])
 def test_attention_of_generated_reports(system: str, images: Tensor) -> None:
     """Each sentence's is the mean over its words, each attending before it is written."""
     model = build(system)
     generated = generate(model, images, SETTINGS)
     found = add_attention(model, generated)
     assert found.sentences == generated.sentences
-    name, width = ("alpha", 4) if system == "soft_att" else ("beta", 3)
+    name, width = ("beta", 3) if system == "att_rk" else ("alpha", 4)
     attention = getattr(found.reading, name)
     longest = max(map(len, generated.sentences))
     assert attention.shape == (len(images), longest, width)
@@ -318,7 +321,8 @@ def test_attention_is_added_only_where_a_system_attends(system: str, images: Ten
     # A report of no words may stand beside others.
     generated = replace(generated, sentences=[[], *generated.sentences[1:]])
     reading, before = add_attention(model, generated).reading, generated.reading
-    assert (reading.alpha is not None) == (system in ("co_attention", "visual_only", "soft_att"))
+    visual = ("co_attention", "visual_only", "soft_att", "transformer")
+    assert (reading.alpha is not None) == (system in visual)
     assert (reading.beta is not None) == (system in ("co_attention", "semantic_only", "att_rk"))
     if isinstance(model, Hierarchical):
         assert reading is before

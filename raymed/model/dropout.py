@@ -1,5 +1,7 @@
 """Dropout that depends neither on how a batch is split among workers nor on the device."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -27,12 +29,20 @@ class SeededDropout(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor, seeds: Tensor | None) -> Tensor:
-        """Drop units of ``x`` [B, D] by ``seeds`` [B] (int64), or none if seeds is None."""
+        """Drop units of ``x`` [B, ...] by ``seeds`` [B] (int64), or none if seeds is None.
+
+        Which units are dropped of the first rows of x[i] does not depend on how many follow.
+        """
         if seeds is None or not self.training or self.rate == 0:
             return x
         # A 53-bit integer below rate * 2^53 is a uniform draw from [0, 1) below the rate.
-        keep = uniform_bits(seeds, x.shape[1]) >= int(self.rate * 2**RANDOM_BITS)
-        return x * keep / (1 - self.rate)
+        keep = uniform_bits(seeds, math.prod(x.shape[1:])) >= int(self.rate * 2**RANDOM_BITS)
+        return x * keep.view(x.shape) / (1 - self.rate)
+
+
+def at_site(seeds: Tensor | None, number: int) -> Tensor | None:
+    """The seeds of one of several dropouts that share ``seeds``; None stays None."""
+    return None if seeds is None else seeds + number
 
 
 def uniform_bits(seeds: Tensor, count: int) -> Tensor:

@@ -14,7 +14,15 @@ from raymed.model.attention import CoAttention, coverage_penalty
 from raymed.model.encoder import Encoder, Images
 from raymed.model.passages import Passages, select
 from raymed.model.sentence_lstm import SentenceLSTM
-from raymed.model.system import EncodedImages, NextWords, Outputs, Reading, System, init_glorot
+from raymed.model.system import (
+    EncodedImages,
+    NextWords,
+    Outputs,
+    Reading,
+    System,
+    init_glorot,
+    passage_seeds,
+)
 from raymed.model.tags import SemanticFeatures
 from raymed.model.word_lstm import WordLSTM
 from raymed.sections import ModelConfig
@@ -61,7 +69,8 @@ class Hierarchical(System):
     def forward(self, images: Images, passages: Passages, seeds: Tensor | None = None) -> Outputs:
         real = passages.real
         reading = self._read(images, real.shape[1], seeds)
-        decoded = self.writer((select(reading.context[0], passages.contexts),), passages)
+        topics = select(reading.context[0], passages.contexts)
+        decoded = self.writer((topics,), passages, passage_seeds(seeds, passages, real.shape[1]))
         return Outputs(
             reading.tag_logits,
             reading.stop_logits,

@@ -16,6 +16,7 @@ from raymed.model.system import (
     Outputs,
     Reading,
     System,
+    passage_seeds,
 )
 from raymed.tokens import END, PAD, START, UNKNOWN
 
@@ -57,7 +58,7 @@ class SingleLSTM(System):
     def forward(self, images: Images, passages: Passages, seeds: Tensor | None = None) -> Outputs:
         encoded = self.encode(images, seeds)
         context, _ = self.describe(encoded)
-        decoded = self.writer(context, passages)
+        decoded = self.writer(context, passages, passage_seeds(seeds, passages, contexts=1))
         words = NextWords(decoded.logits, passages.targets, passages.images)
         real = passages.ids[:, 1:] != PAD
         return Outputs(encoded.tag_logits, None, words, self.penalty(decoded, real))

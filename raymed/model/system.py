@@ -24,6 +24,7 @@ from typing import ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from raymed.model.dropout import SeededDropout, uniform_bits
 from raymed.model.encoder import Encoder, Images, regions, widths
 from raymed.model.passages import Passages
 from raymed.model.precision import precision_context
@@ -130,10 +131,42 @@ class Decoder(nn.Module, ABC):
 
     forbidden_ids: ClassVar[tuple[int, ...]] = (PAD, START, UNKNOWN)
     """Word ids that generation never chooses."""
+    embedding: nn.Embedding
+    """Of the words that are read, [V, E]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Off; `raymed.model.systems.build_system` sets the rates of the configuration.
+        self.embedding_dropout = SeededDropout(0.0)
+        self.output_dropout = SeededDropout(0.0)
+
+    def embed(self, ids: Tensor, seeds: Tensor | None) -> Tensor:
+        """Word ids [K, T] -> their embeddings [K, T, E], with dropout by ``seeds`` [K]."""
+        embedded: Tensor = self.embedding_dropout(self.embedding(ids), seeds)
+        return embedded
+
+    def drop_outputs(self, outputs: Tensor, passages: Passages, seeds: Tensor | None) -> Tensor:
+        """The input of the output layer [X, ...] with dropout by the passages' ``seeds`` [K].
+
+        Each word has a seed of its own, from its passage's and its position in it.
+        """
+        if seeds is None or self.output_dropout.rate == 0:
+            return outputs
+        of_words = uniform_bits(seeds + 1, passages.ids.shape[1] - 1).flatten()
+        dropped: Tensor = self.output_dropout(outputs, of_words.index_select(0, passages.positions))
+        return dropped
 
     @abstractmethod
-    def forward(self, context: Context, passages: Passages) -> DecoderOutputs:
-        """Teacher-forced pass over K passages, each from its context."""
+    def forward(
+        self, context: Context, passages: Passages, seeds: Tensor | None = None
+    ) -> DecoderOutputs:
+        """Teacher-forced pass over K passages, each from its context.
+
+        Args:
+            context: Tensors [K, ...].
+            passages: The passages.
+            seeds: int64 [K], from which the dropout masks are drawn; None for no dropout.
+        """
 
     @abstractmethod
     def initial_state(self, context: Context) -> State:
@@ -171,6 +204,14 @@ class System(nn.Module, ABC):
         if encoder is not None:
             encoder.requires_grad_(config.train_encoder)
         self.tag_classifier = TagClassifier(feature_width, tags, config.dropout)
+
+    @classmethod
+    def check(cls, config: ModelConfig) -> None:
+        """Check that the system can have these settings.
+
+        Raises:
+            UsageError: It cannot; the message names the key.
+        """
 
     def encode(self, images: Images, seeds: Tensor | None) -> EncodedImages:
         """Encode images, or take their features; ``seeds`` [B] determine the dropout masks."""
@@ -237,6 +278,22 @@ class System(nn.Module, ABC):
             passages: The passages of their generated reports, as for `forward`.
         """
         return reading
+
+
+def passage_seeds(seeds: Tensor | None, passages: Passages, contexts: int) -> Tensor | None:
+    """A seed for each passage [K], from the images' ``seeds`` [B]; None stays None.
+
+    Args:
+        seeds: int64 [B].
+        passages: K passages.
+        contexts: P, the number of contexts per image, those of padding included. It does not
+            affect the result.
+    """
+    if seeds is None:
+        return None
+    # The encoder's dropout uses the seeds themselves, the tag classifier's the next.
+    of_contexts = uniform_bits(seeds + 2, contexts).flatten()
+    return of_contexts.index_select(0, passages.contexts)
 
 
 def init_glorot(*parts: nn.Module) -> None:

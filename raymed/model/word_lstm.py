@@ -27,16 +27,19 @@ class WordLSTM(Decoder):
         self.lstm = LSTM(size, hidden, batch_first=True)
         self.w_out = nn.Linear(hidden, words, bias=False)
 
-    def forward(self, context: Context, passages: Passages) -> DecoderOutputs:
+    def forward(
+        self, context: Context, passages: Passages, seeds: Tensor | None = None
+    ) -> DecoderOutputs:
         """Teacher-forced logits of all real next words, in one call over all passages.
 
         Packed, because the longest sentence of a batch is several times as long as the average.
         """
         (topics,) = context
-        x = torch.cat([topics.unsqueeze(1), self.embedding(passages.ids[:, :-1])], dim=1)
+        x = torch.cat([topics.unsqueeze(1), self.embed(passages.ids[:, :-1], seeds)], dim=1)
         packed = PackedSequence(select(x, passages.packed), passages.batch_sizes)
         h = self.lstm(packed)[0].data
-        return DecoderOutputs(self.w_out(h.index_select(0, passages.unpacked)))
+        outputs = self.drop_outputs(h.index_select(0, passages.unpacked), passages, seeds)
+        return DecoderOutputs(self.w_out(outputs))
 
     def initial_state(self, context: Context) -> State:
         """Read the topics."""

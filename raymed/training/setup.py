@@ -137,6 +137,7 @@ def check(config: Config) -> PreparedDataset:
     dataset = PreparedDataset.open(config.data.path)
     check_objective(config)
     check_start(config, dataset)
+    system_class(config.model.system).check(config.model)
     tags = len(dataset.tags)
     if config.model.top_tags > tags:
         raise UsageError(

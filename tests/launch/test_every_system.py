@@ -50,7 +50,13 @@ def test_the_run_is_scored_by_what_its_model_writes(checkpoint: Checkpoint) -> N
     assert row["loss"] > 0
     # What a system has not costs nothing.
     plans = config.model.system in ("co_attention", "visual_only", "semantic_only", "no_attention")
-    attends = config.model.system not in ("no_attention", "cnn_rnn", "lrcn", "vgg19_tags")
+    attends = config.model.system not in (
+        "no_attention",
+        "cnn_rnn",
+        "lrcn",
+        "transformer",
+        "vgg19_tags",
+    )
     writes = config.model.system != "vgg19_tags"
     found = [row[f"loss_{name}"] > 0 for name in ("tag", "sent", "word", "attention")]
     assert found == [True, plans, writes, attends]

@@ -12,13 +12,15 @@ from raymed.data.batches import Batch
 from raymed.model import encoder
 from raymed.model.encoder import build_encoder
 from raymed.model.system import System
-from raymed.model.systems import SYSTEMS, build_system
+from raymed.model.systems import SYSTEMS, build_system, transformer
 from raymed.sections import ModelConfig
 from raymed.tokens import END, PAD, START, UNKNOWN
 from raymed.training.loss import LossTerms, loss_terms
-from tests.support import hierarchical_by_hand, single_lstm_by_hand
+from tests.support import hierarchical_by_hand, single_lstm_by_hand, transformer_by_hand
 from tests.support.by_hand import (
+    DECODER_DROPOUT,
     DROPOUT,
+    EMBEDDING_DROPOUT,
     LAMBDAS,
     TAGS,
     TOP,
@@ -33,6 +35,7 @@ from tests.support.splitmix import draws
 BY_HAND = {
     **hierarchical_by_hand.SYSTEMS,
     **single_lstm_by_hand.SYSTEMS,
+    "transformer": transformer_by_hand.transformer,
     "vgg19_tags": tags_alone,
 }
 
@@ -72,6 +75,7 @@ class Case:
                 ]
                 if self.model.training
                 else None,
+                seed=seed if self.model.training else None,
             )
             for i, (report, seed) in enumerate(
                 zip(self.batch.reports.tolist(), self.batch.seeds.tolist(), strict=True)
@@ -91,6 +95,8 @@ class Case:
 def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Case:
     """Three images: a whole report; one cut in its words; one cut in its sentences, untagged."""
     monkeypatch.setattr(encoder, "SMALL_WIDTHS", (8, 8, 8, 8))
+    monkeypatch.setattr(transformer, "LAYERS", transformer_by_hand.LAYERS)
+    monkeypatch.setattr(transformer, "HEADS", transformer_by_hand.HEADS)
     torch.manual_seed(1)
     config = ModelConfig(
         system=request.param,
@@ -99,6 +105,8 @@ def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cas
         embedding_size=5,
         top_tags=TOP,
         dropout=DROPOUT,
+        embedding_dropout=EMBEDDING_DROPOUT,
+        decoder_dropout=DECODER_DROPOUT,
     )
     network = build_encoder(config.encoder, dropout=config.dropout)
     model = build_system(config, TAGS, WORDS, network).double()

@@ -22,6 +22,7 @@ SHAPES = [[3, 1, 4], [2], [1, 1, 1, 1, 6], [5, 2]]
 
 def config_of(system: str, **others: object) -> ModelConfig:
     settings = {"encoder": "small", "hidden_size": 8, "embedding_size": 6, "top_tags": 3}
+    settings |= {"embedding_dropout": 0.2, "decoder_dropout": 0.3}
     return ModelConfig.model_validate({"system": system} | settings | others)
 
 

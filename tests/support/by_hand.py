@@ -2,15 +2,60 @@
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 from raymed.sections import LossConfig
+from tests.support.splitmix import draws
 
 TAGS, WORDS, TOP, DROPOUT = 5, 9, 3, 0.3
+EMBEDDING_DROPOUT, DECODER_DROPOUT = 0.2, 0.25
 LAMBDAS = LossConfig(tag=0.7, sent=1.3, word=0.4, attention=0.9)
 
 Vector = list[float]
 Matrix = list[Vector]
 Weights = dict[str, list]
+
+
+@cache
+def masks(seed: int, rows: int, width: int, rate: float) -> Matrix:
+    """What each unit of x [rows, width] is multiplied by: 0 if it is dropped, or 1 / (1 - rate)."""
+    flat = [0.0 if draw < rate else 1 / (1 - rate) for draw in draws(seed, rows * width)]
+    return [flat[row * width : (row + 1) * width] for row in range(rows)]
+
+
+@cache
+def whole_draw(seed: int, number: int) -> int:
+    """One draw of a seed as a whole number, which is the seed of something else."""
+    return int(draws(seed, number + 1)[number] * 2**53)
+
+
+@dataclass
+class Passage:
+    """The dropout of a passage's words.
+
+    Attributes:
+        seed: of its image; None without dropout.
+        number: of the passage in its report.
+    """
+
+    seed: int | None
+    number: int = 0
+
+    @property
+    def own_seed(self) -> int | None:
+        return None if self.seed is None else whole_draw(self.seed + 2, self.number)
+
+    def read(self, t: int, x: Vector) -> Vector:
+        """The embedding of the word at t."""
+        if self.own_seed is None:
+            return x
+        return times(x, masks(self.own_seed, t + 1, len(x), EMBEDDING_DROPOUT)[t])
+
+    def written(self, t: int, x: Vector) -> Vector:
+        """The input of the output layer at t."""
+        if self.own_seed is None:
+            return x
+        return times(x, masks(whole_draw(self.own_seed + 1, t), 1, len(x), DECODER_DROPOUT)[0])
 
 
 def linear(w: Matrix, x: Vector, bias: Vector | None = None) -> Vector:
@@ -84,6 +129,7 @@ class Image:
         tags: ids.
         kept: the units that dropout keeps, for both hidden layers of the classifier; None: all
             of them, unscaled.
+        seed: of all other dropout; None without dropout.
     """
 
     feature_map: list[Matrix]
@@ -91,6 +137,7 @@ class Image:
     stops: list[int]
     tags: list[int]
     kept: list[list[bool]] | None = None
+    seed: int | None = None
 
     @property
     def regions(self) -> Matrix:
@@ -165,15 +212,15 @@ def classify(w: Weights, image: Image) -> tuple[Vector, Vector, list[int]]:
     return logits, x, sorted(range(TAGS), key=lambda i: -logits[i])[:TOP]
 
 
-def words_after(w: Weights, first: Vector, words: list[int]) -> Matrix:
+def words_after(w: Weights, first: Vector, words: list[int], passage: Passage) -> Matrix:
     """Eq. 7 of Jing et al., or eqs. 10 to 12 of Vinyals et al.: what is said after each word."""
     cell = [w[f"writer.lstm.{n}_l0"] for n in CELL]
     size = len(cell[1][0])
     h, c = lstm(*cell, first, [0.0] * size, [0.0] * size)
     logits = []
-    for word in words:
-        h, c = lstm(*cell, w["writer.embedding.weight"][word], h, c)
-        logits.append(linear(w["writer.w_out.weight"], h))
+    for t, word in enumerate(words):
+        h, c = lstm(*cell, passage.read(t, w["writer.embedding.weight"][word]), h, c)
+        logits.append(linear(w["writer.w_out.weight"], passage.written(t, h)))
     return logits
 
 

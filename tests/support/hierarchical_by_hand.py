@@ -7,6 +7,7 @@ from tests.support.by_hand import (
     CELL,
     Answer,
     Image,
+    Passage,
     Vector,
     Weights,
     attend,
@@ -27,7 +28,7 @@ def hierarchical(w: Weights, image: Image, visual: bool, semantic: bool) -> Answ
     size = len(w["sentence_lstm.w_t_h.weight"][0])
     h, c = [0.0] * size, [0.0] * size
     topics, stops, alphas, betas, words = [], [], [], [], []
-    for sentence in image.report:
+    for number, sentence in enumerate(image.report):
         attended: Vector = []
         if visual:
             found, alpha = attend(w, "co_attention.visual", image.regions, h)
@@ -60,7 +61,7 @@ def hierarchical(w: Weights, image: Image, visual: bool, semantic: bool) -> Answ
         )
         topics.append(topic)
         stops.append(stop)
-        words += words_after(w, topic, sentence[:-1])
+        words += words_after(w, topic, sentence[:-1], Passage(image.seed, number))
     targets = [word for sentence in image.report for word in sentence[1:]]
     # Eq. 9
     attention = sum(uncovered(rows) for rows in (alphas, betas) if rows)

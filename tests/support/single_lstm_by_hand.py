@@ -9,6 +9,7 @@ from tests.support.by_hand import (
     Answer,
     Image,
     Matrix,
+    Passage,
     Vector,
     Weights,
     attend,
@@ -43,7 +44,8 @@ def cnn_rnn(w: Weights, image: Image) -> Answer:
     """Vinyals et al. 2015, eqs. 10 to 12: x_-1 = W_I f, then the words."""
     tag_logits, feature, _ = classify(w, image)
     *inputs, last = one_sequence(image.report)
-    words = words_after(w, linear(w["w_image.weight"], feature), inputs)
+    first = linear(w["w_image.weight"], feature)
+    words = words_after(w, first, inputs, Passage(image.seed))
     return Answer(tag_logits, [], [], [], [], [], words, [*inputs[1:], last], 0.0, image)
 
 
@@ -54,11 +56,12 @@ def lrcn(w: Weights, image: Image) -> Answer:
     cells = [[w[f"writer.lstm_{k}.{n}_l0"] for n in CELL] for k in (1, 2)]
     zeros = [0.0] * len(cells[0][1][0])
     h1, c1, h2, c2 = zeros, zeros, zeros, zeros
-    words = []
-    for word in inputs:
-        h1, c1 = lstm(*cells[0], w["writer.embedding.weight"][word], h1, c1)
+    words, passage = [], Passage(image.seed)
+    for t, word in enumerate(inputs):
+        h1, c1 = lstm(*cells[0], passage.read(t, w["writer.embedding.weight"][word]), h1, c1)
         h2, c2 = lstm(*cells[1], h1 + feature, h2, c2)
-        words.append(linear(w["writer.w_out.weight"], h2, w["writer.w_out.bias"]))
+        output = passage.written(t, h2)
+        words.append(linear(w["writer.w_out.weight"], output, w["writer.w_out.bias"]))
     return Answer(tag_logits, [], [], [], [], [], words, [*inputs[1:], last], 0.0, image)
 
 
@@ -73,15 +76,15 @@ def soft_att(w: Weights, image: Image) -> Answer:
         return linear(w[f"writer.{name}.weight"], x, w.get(f"writer.{name}.bias"))
 
     h, c = tanh(layer("init_h", mean)), tanh(layer("init_c", mean))
-    words, alphas = [], []
-    for word in inputs:
-        embedded = w["writer.embedding.weight"][word]
+    words, alphas, passage = [], [], Passage(image.seed)
+    for t, word in enumerate(inputs):
+        embedded = passage.read(t, w["writer.embedding.weight"][word])
         attended, alpha = attend(w, "writer.attention", a, h)
         gate = sigmoid(layer("gate", h)[0])  # section 4.2.1, from the previous h
         z = [gate * x for x in attended]
         h, c = lstm(*(w[f"writer.cell.{n}"] for n in CELL), embedded + z, h, c)
         deep = plus(plus(embedded, layer("l_h", h)), layer("l_z", z))  # eq. 7
-        words.append(layer("l_o", deep))
+        words.append(layer("l_o", passage.written(t, deep)))
         alphas.append(alpha)
     targets = [*inputs[1:], last]
     # Eq. 14
@@ -98,9 +101,9 @@ def att_rk(w: Weights, image: Image) -> Answer:
     size = len(cell[1][0])
     x = linear(w["writer.w_xv.weight"], feature)  # eq. 2
     h, c = lstm(*cell, x, [0.0] * size, [0.0] * size)
-    words, alphas, betas = [], [], []
-    for word in inputs:
-        y = embeddings[word]
+    words, alphas, betas, passage = [], [], [], Passage(image.seed)
+    for t, word in enumerate(inputs):
+        y = passage.read(t, embeddings[word])
         alpha = softmax([dot(y, linear(w["writer.u.weight"], a_i)) for a_i in a])  # eq. 4
         read = plus(y, times(w["writer.w_xa"], mixed(alpha, a)))
         h, c = lstm(*cell, linear(w["writer.w_xy.weight"], read), h, c)  # eq. 5
@@ -109,7 +112,7 @@ def att_rk(w: Weights, image: Image) -> Answer:
         said = plus(
             linear(w["writer.w_yh.weight"], h), times(w["writer.w_ya"], mixed(beta, active))
         )
-        words.append(linear(embeddings, said))  # eq. 7
+        words.append(linear(embeddings, passage.written(t, said)))  # eq. 7
         alphas.append(alpha)
         betas.append(beta)
     return Answer(

@@ -68,8 +68,9 @@ def test_the_rows_of_table_1_bear_the_papers_names(paper: str) -> None:
         assert [[float(number) for number in row] for row in rows] == expected
 
 
-def test_every_system_is_in_a_table_and_every_table_has_its_metrics() -> None:
-    assert {system for systems in TABLE_SYSTEMS.values() for system in systems} == set(SYSTEMS)
+def test_every_system_of_the_paper_is_in_a_table_and_every_table_has_its_metrics() -> None:
+    of_the_paper = {system for systems in TABLE_SYSTEMS.values() for system in systems}
+    assert of_the_paper == set(SYSTEMS) - {"transformer"}
     for table, keys in COLUMNS.items():
         assert [metric.key for metric in table_metrics(table)] == list(keys)
     assert all(table_metrics(table) for table in TABLE_SYSTEMS)
@@ -83,4 +84,5 @@ def test_every_system_is_in_a_table_and_every_table_has_its_metrics() -> None:
 
 
 def test_systems_of_the_paper_stay_in_its_tables() -> None:
+    assert table_systems("1", ["transformer"])[-1] == "transformer"
     assert table_systems("3", ["lrcn"]) == ["vgg19_tags", "co_attention"]

@@ -21,6 +21,7 @@ SYSTEMS = {
     "no_attention": "raymed.model.systems.no_attention",
     "semantic_only": "raymed.model.systems.semantic_only",
     "soft_att": "raymed.model.systems.soft_att",
+    "transformer": "raymed.model.systems.transformer",
     "vgg19_tags": "raymed.model.systems.vgg19_tags",
     "visual_only": "raymed.model.systems.visual_only",
 }
@@ -35,4 +36,8 @@ def system_class(name: str) -> type[System]:
 
 def build_system(config: ModelConfig, tags: int, words: int, encoder: Encoder | None) -> System:
     """The system that ``config.system`` names; the arguments are those of `System`."""
-    return system_class(config.system)(config, tags, words, encoder)
+    system = system_class(config.system)(config, tags, words, encoder)
+    if system.writer is not None:
+        system.writer.embedding_dropout.rate = config.embedding_dropout
+        system.writer.output_dropout.rate = config.decoder_dropout or 0.0
+    return system

@@ -57,14 +57,17 @@ class SemanticLSTM(ReportDecoder):
         active = torch.tanh(a)
         return self.u(a), active, self.v(active)
 
-    def forward(self, context: Context, passages: Passages) -> DecoderOutputs:
+    def forward(
+        self, context: Context, passages: Passages, seeds: Tensor | None = None
+    ) -> DecoderOutputs:
         inputs = passages.ids[:, :-1]
         state, steps = self.initial_state(context), []
-        for embedded in self.embedding(inputs).unbind(dim=1):
+        for embedded in self.embed(inputs, seeds).unbind(dim=1):
             readout, alpha, beta, state = self._attend(embedded, state, context)
             steps.append((readout, alpha, beta))
         readout, alpha, beta = (torch.stack(each, dim=1) for each in zip(*steps, strict=True))
-        logits = select(readout, passages.positions) @ self.embedding.weight.T
+        outputs = self.drop_outputs(select(readout, passages.positions), passages, seeds)
+        logits = outputs @ self.embedding.weight.T
         return DecoderOutputs(logits, beta=beta, beta_read=alpha)
 
     def initial_state(self, context: Context) -> State:

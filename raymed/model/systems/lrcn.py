@@ -30,12 +30,15 @@ class FactoredLSTM(ReportDecoder):
         self.lstm_2 = LSTM(hidden + feature, hidden, batch_first=True)
         self.w_out = nn.Linear(hidden, words)
 
-    def forward(self, context: Context, passages: Passages) -> DecoderOutputs:
+    def forward(
+        self, context: Context, passages: Passages, seeds: Tensor | None = None
+    ) -> DecoderOutputs:
         inputs = passages.ids[:, :-1]
-        h1, _ = self.lstm_1(self.embedding(inputs))
+        h1, _ = self.lstm_1(self.embed(inputs, seeds))
         feature = context[0].unsqueeze(1).expand(-1, inputs.shape[1], -1)
         h2, _ = self.lstm_2(torch.cat([h1, feature], dim=2))
-        return DecoderOutputs(self.w_out(select(h2, passages.positions)))
+        outputs = self.drop_outputs(select(h2, passages.positions), passages, seeds)
+        return DecoderOutputs(self.w_out(outputs))
 
     def initial_state(self, context: Context) -> State:
         zeros = self.w_out.weight.new_zeros(len(context[0]), self.lstm_1.hidden_size)

@@ -41,14 +41,17 @@ class AttendingLSTM(ReportDecoder):
         self.l_z = nn.Linear(visual, size, bias=False)
         self.l_o = nn.Linear(size, words)
 
-    def forward(self, context: Context, passages: Passages) -> DecoderOutputs:
+    def forward(
+        self, context: Context, passages: Passages, seeds: Tensor | None = None
+    ) -> DecoderOutputs:
         inputs = passages.ids[:, :-1]
         state, steps = self.initial_state(context), []
-        for embedded in self.embedding(inputs).unbind(dim=1):
+        for embedded in self.embed(inputs, seeds).unbind(dim=1):
             readout, alpha, state = self._attend(embedded, state, context)
             steps.append((readout, alpha))
         readout, alpha = (torch.stack(each, dim=1) for each in zip(*steps, strict=True))
-        return DecoderOutputs(self.l_o(select(readout, passages.positions)), alpha=alpha)
+        outputs = self.drop_outputs(select(readout, passages.positions), passages, seeds)
+        return DecoderOutputs(self.l_o(outputs), alpha=alpha)
 
     def initial_state(self, context: Context) -> State:
         mean = context[0].mean(dim=1)
