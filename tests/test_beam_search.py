@@ -42,7 +42,7 @@ def build(kind: str, seed: int) -> tuple[Decoder, Context]:
         case "transformer":
             writer, shapes = TransformerDecoder(WORDS, 8, dropout=0.1), [(3, 8)]
     # Wide enough that what is written depends on the words before it.
-    scale = 1 if kind == "transformer" else 4
+    scale = 3 if kind == "transformer" else 4
     with torch.no_grad():
         for p in writer.parameters():
             p.normal_(std=scale / p.shape[-1] ** 0.5)
@@ -51,7 +51,10 @@ def build(kind: str, seed: int) -> tuple[Decoder, Context]:
     if isinstance(writer, SemanticLSTM):
         context = (*context, *(key.detach() for key in writer.keys(context[1])))
     if isinstance(writer, TransformerDecoder):
-        context = tuple(key.detach() for key in writer.keys(context[0]))
+        # Normalised outputs differ little in size, so a bias would decide alike for all passages.
+        for bias in (writer.norm.bias, writer.w_out.bias):
+            bias.detach().zero_()
+        context = tuple(3 * key.detach() for key in writer.keys(context[0]))
     return writer, context
 
 

@@ -8,6 +8,7 @@ import yaml
 from raymed.config import Config, apply_settings, dotted_keys, load
 from raymed.data.sources import load_settings
 from raymed.errors import UsageError
+from raymed.model.encoder_shapes import DEPTHS
 from raymed.sections import Section
 from tests.support.config_faults import faults
 
@@ -88,8 +89,7 @@ def test_all_faults_at_once_with_the_nearest_names(write: Callable[..., Path]) -
         "loss.word: input should be a valid number, unable to parse string as a number "
         "(found 'much')",
         "model.dropout: input should be less than 1 (found 1)",
-        "model.encoder: input should be 'vgg11', 'vgg13', 'vgg16', 'vgg19' or 'small' "
-        "(found 'vgg18')",
+        f"model.encoder: must be one of {', '.join(DEPTHS)}; did you mean vgg19? (found 'vgg18')",
         "model.hiden_size: no such key; did you mean model.hidden_size?",
         "seed: no such key; did you mean training.seed?",
         "training.epochs: input should be greater than or equal to 1 (found 0)",
@@ -111,7 +111,19 @@ def test_all_faults_at_once_with_the_nearest_names(write: Callable[..., Path]) -
         ("generation.stop_threshold=.nan", "generation.stop_threshold: "),
         ("generation.stop_threshold=1.2", "generation.stop_threshold: "),
         ("training.learning_rate=0", "training.learning_rate: input should be greater than 0"),
-        ("model.train_encoder=maybe", "model.train_encoder: input should be a valid boolean"),
+        (
+            "model.train_encoder=maybe",
+            "model.train_encoder: input should be 'all', 'hidden' or 'none'",
+        ),
+        (
+            "model.train_encoder=true",
+            "model.train_encoder: must be all, hidden or none: write all for",
+        ),
+        (
+            "model.train_encoder=false",
+            "model.train_encoder: must be all, hidden or none: write none f",
+        ),
+        ("model.encoder=resnet5", "model.encoder: must be one of small, vgg11, "),
         (
             "run.name=../up",
             "run.name: must consist of letters (a to z), digits, dots, hyphens",
@@ -142,9 +154,9 @@ def test_override_with_invalid_yaml() -> None:
 
 def test_overrides_win_and_the_last_one_most(write: Callable[..., Path]) -> None:
     path = write({"loss": {"tag": 2, "word": 3}})
-    config = load(path, ["loss.tag=4", "loss.tag=5", "model.train_encoder=no"])
+    config = load(path, ["loss.tag=4", "loss.tag=5", "model.train_encoder=none"])
     assert (config.loss.tag, config.loss.word, config.loss.sent) == (5, 3, 1)
-    assert config.model.train_encoder is False
+    assert config.model.train_encoder == "none"
     assert load(path, ["data.path=a=b"]).data.path == "a=b"
 
 

@@ -259,6 +259,44 @@ def test_a_check_that_fails_is_reported_and_the_others_still_run(
     assert {"CPUs", "cache", "raymed"} <= set(found)
 
 
+HUB = """
+class hub:
+    get_dir = staticmethod(lambda: {folder!r})
+"""
+MODELS = """
+class models:
+    class get_model_weights:
+        def __init__(self, name):
+            self.IMAGENET1K_V1 = self
+            self.url = "https://example.org/models/" + name + "-0123.pth"
+"""
+
+
+def test_where_encoder_weights_come_from(site: Path, tmp_path: Path) -> None:
+    stub_package(site, "torch", STAND_INS["torch"] + HUB.format(folder=str(tmp_path / "hub")))
+    stub_package(site, "torchvision", MODELS)
+    code, text = run(site, "model.encoder=resnet50")
+    assert code == 0
+    assert "a run downloads https://example.org/models/resnet50-0123.pth; without network" in text
+    assert "set model.encoder=resnet50 model.encoder_weights=FILE" in text
+    (tmp_path / "hub/checkpoints").mkdir(parents=True)
+    (tmp_path / "hub/checkpoints/resnet50-0123.pth").write_bytes(b"")
+    _, text = run(site, "model.encoder=resnet50")
+    assert f"{tmp_path}/hub/checkpoints/resnet50-0123.pth, from https://example.org" in text
+
+
+def test_a_file_of_encoder_weights(site: Path, tmp_path: Path) -> None:
+    code, text = run(site, f"model.encoder_weights={tmp_path}/gone.pth")
+    assert code == 1
+    assert "error: encoder: there is no such file or folder: set model.enc" in text
+    (tmp_path / "gone.pth").write_bytes(b"")
+    code, text = run(site, f"model.encoder_weights={tmp_path}/gone.pth")
+    assert code == 0
+    assert f"vgg19 from {tmp_path}/gone.pth" in text
+    _, text = run(site, "model.encoder=small", "model.encoder_weights=none")
+    assert "none: small starts from random weights" in text
+
+
 def test_a_wrong_setting_is_the_users_mistake(site: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "raymed", "doctor", "launch.adress=here"],

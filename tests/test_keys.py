@@ -16,7 +16,7 @@ from raymed.run_folder import SWEEP_FILE
 from raymed.training.checkpoint import Checkpoint
 from raymed.tuning.sweep import run_sweep
 
-NO_PATHS = {"run.name", "model.system", "launch.address", "tune.objectives"}
+NO_PATHS = {"run.name", "model.encoder", "model.system", "launch.address", "tune.objectives"}
 """Keys that take any text but are not paths."""
 SETTINGS = {"tune.space", "tune.points_to_evaluate", "table.systems"}
 """Keys whose values contain settings of other keys."""

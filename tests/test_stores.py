@@ -366,7 +366,7 @@ def test_features_are_shared_through_the_store(
     stored: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared = as_path(stored.run.folder).parent / "features"
-    frozen = stored.override({"model.train_encoder": False, "data.features": str(shared)})
+    frozen = stored.override({"model.train_encoder": "none", "data.features": str(shared)})
     folder = as_path(stored.run.folder)
     monkeypatch.setattr(features, "_digests", {})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one"))

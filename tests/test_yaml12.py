@@ -80,20 +80,20 @@ def test_values_are_of_their_keys_types() -> None:
     config = load(
         None,
         [
-            "tune.space.model.train_encoder={choice: [yes, false]}",
-            "tune.space.model.top_tags={choice: [1e0, '2', 3], when: {model.train_encoder: [yes]}}",
+            "tune.space.model.train_encoder={choice: [all, 'none']}",
+            "tune.space.model.top_tags={choice: [1e0, '2', 3], when: {model.train_encoder: [all]}}",
             "tune.space.model.encoder_weights={choice: [007, 1e3, none]}",
-            "tune.points_to_evaluate=[{model.top_tags: 2.0, model.train_encoder: 1}]",
+            "tune.points_to_evaluate=[{model.top_tags: 2.0, model.train_encoder: none}]",
             "table.systems.lrcn.generation.beam_width=2e0",
         ],
     )
     space = config.tune.space
-    assert repr(space["model.train_encoder"].choice) == "(True, False)"
+    assert repr(space["model.train_encoder"].choice) == "('all', 'none')"
     assert repr(space["model.top_tags"].choice) == "(1, 2, 3)"
-    assert space["model.top_tags"].when == {"model.train_encoder": (True,)}
+    assert space["model.top_tags"].when == {"model.train_encoder": ("all",)}
     assert space["model.encoder_weights"].choice == ("007", "1e3", "none")
     (point,) = config.tune.points_to_evaluate
-    assert repr(point) == "{'model.top_tags': 2, 'model.train_encoder': True}"
+    assert repr(point) == "{'model.top_tags': 2, 'model.train_encoder': 'none'}"
     assert repr(config.table.systems["lrcn"]) == "{'generation.beam_width': 2}"
 
 

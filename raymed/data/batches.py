@@ -22,8 +22,9 @@ IGNORED = -1
 ON_HOST = ("reports", "rows")
 """What of a batch stays in the host's memory."""
 
-Images = Tensor | tuple[Tensor, Tensor]
-"""Pixels of B images, uint8 greyscale [B, H, W], or features, float16 [B, D, h, w] and [B, F]."""
+Images = Tensor | tuple[Tensor, ...]
+"""Pixels of B images, uint8 greyscale [B, H, W], or features, float16: [B, D, h, w] and, unless the
+encoder's hidden layers are trained, [B, F]."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Batch:
     """A worker's share of a batch: B images.
 
     Attributes:
-        images: Pixels, or the features of a frozen encoder.
+        images: Pixels, or the features of what is frozen of the encoder.
         reports: Word ids [B, S, T + 2] for sentences of up to T words: START, words, END, then PAD.
             There is no END in a truncated sentence, and only PAD after a report's last sentence.
             Stays on the host, where a system converts it to passages.
@@ -76,8 +77,7 @@ def on_device(images: Images, device: torch.device) -> Images:
     """Copy pixels or features to a device."""
     if isinstance(images, Tensor):
         return images.to(device, non_blocking=True)
-    feature_map, hidden = images
-    return feature_map.to(device, non_blocking=True), hidden.to(device, non_blocking=True)
+    return tuple(part.to(device, non_blocking=True) for part in images)
 
 
 class TokenisedSplit:
@@ -122,8 +122,7 @@ class TokenisedSplit:
         """Return the features of ``rows`` [B] if there are any, else the pixels."""
         if self.features is None:
             return torch.from_numpy(self.split.pixels(rows))
-        feature_map, hidden = self.features.rows(rows)
-        return torch.from_numpy(feature_map), torch.from_numpy(hidden)
+        return tuple(torch.from_numpy(part) for part in self.features.rows(rows))
 
     def batch(self, rows: np.ndarray, seeds: np.ndarray, weights: np.ndarray) -> Batch:
         """Return the batch of ``rows`` [B], padded to its longest report and sentence."""

@@ -29,14 +29,14 @@ class SplitFeatures:
         split: Name of the split.
         count: Number of images in the split.
         map_shape: Shape of a feature map, (D, h, w).
-        width: Size of the hidden layer, F.
+        width: Size of the hidden layer, F; None to keep feature maps only.
     """
 
     folder: Path
     split: str
     count: int
     map_shape: tuple[int, int, int]
-    width: int
+    width: int | None
 
     @property
     def files(self) -> list[Path]:
@@ -47,7 +47,7 @@ class SplitFeatures:
     @property
     def row_bytes(self) -> int:
         """Bytes per image."""
-        return 2 * (int(np.prod(self.map_shape)) + self.width)
+        return 2 * sum(int(np.prod(shape)) for shape in self._shapes.values())
 
     def rows_of_file(self, number: int) -> np.ndarray:
         """Return the row numbers of the images in a file."""
@@ -58,12 +58,12 @@ class SplitFeatures:
         """Whether a file exists and is complete."""
         return self._map(number) is not None
 
-    def write(self, number: int, chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
+    def write(self, number: int, chunks: Iterable[tuple[np.ndarray, ...]]) -> None:
         """Write a file.
 
         Args:
             number: Number of the file.
-            chunks: Feature maps [n, D, h, w] and hidden layers [n, F], in order.
+            chunks: Feature maps [n, D, h, w] and, with a `width`, hidden layers [n, F], in order.
 
         Raises:
             OSError: The file cannot be written.
@@ -72,43 +72,44 @@ class SplitFeatures:
         # Left by a process that was killed while writing this file.
         for leftover in self.folder.glob(f".{path.name}.*.partial"):
             leftover.unlink(missing_ok=True)
-        feature_maps, hidden = (np.concatenate(arrays) for arrays in zip(*chunks, strict=True))
-        columns = [_column(feature_maps), _column(hidden)]
+        columns = [_column(np.concatenate(arrays)) for arrays in zip(*chunks, strict=True)]
         with atomic_path(path) as partial, pa.ipc.new_file(str(partial), self._schema) as writer:
             writer.write_batch(pa.record_batch(columns, schema=self._schema))
 
-    def rows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def rows(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
         """Copy the features of some images out of mapped memory.
 
         Args:
             rows: Row numbers [n].
 
         Returns:
-            Feature maps [n, D, h, w] and hidden layers [n, F], float16.
+            Feature maps [n, D, h, w] and, with a `width`, hidden layers [n, F], float16.
 
         Raises:
             IndexError: A row number is out of range.
         """
-        feature_maps, hidden = self._mapped
-        return gather(feature_maps, FILE_ROWS, rows), gather(hidden, FILE_ROWS, rows)
+        return tuple(gather(column, FILE_ROWS, rows) for column in self._mapped)
 
     @cached_property
-    def _mapped(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    def _mapped(self) -> list[list[np.ndarray]]:
         batches: list[Any] = [self._map(number) for number in range(len(self.files))]
         assert None not in batches
-        return (
-            [rows_of(batch["feature_map"], self.map_shape, np.float16) for batch in batches],
-            [rows_of(batch["hidden"], (self.width,), np.float16) for batch in batches],
-        )
+        return [
+            [rows_of(batch[name], shape, np.float16) for batch in batches]
+            for name, shape in self._shapes.items()
+        ]
+
+    @property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """An image's shape in each column."""
+        hidden = {} if self.width is None else {"hidden": (self.width,)}
+        return {"feature_map": self.map_shape, **hidden}
 
     @property
     def _schema(self) -> pa.Schema:
-        size = int(np.prod(self.map_shape))
         return pa.schema(
-            [
-                ("feature_map", pa.list_(pa.float16(), size)),
-                ("hidden", pa.list_(pa.float16(), self.width)),
-            ]
+            (name, pa.list_(pa.float16(), int(np.prod(shape))))
+            for name, shape in self._shapes.items()
         )
 
     def _map(self, number: int) -> pa.RecordBatch | None:

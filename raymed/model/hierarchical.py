@@ -39,8 +39,6 @@ class Hierarchical(System):
     """
 
     writer: WordLSTM
-    visual: ClassVar[bool] = False
-    """Whether the system attends to regions."""
     semantic: ClassVar[bool] = False
     """Whether the system attends to tags."""
 

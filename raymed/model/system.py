@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from raymed.model.dropout import SeededDropout, uniform_bits
-from raymed.model.encoder import Encoder, Images, regions, widths
+from raymed.model.encoder import Encoder, Images, regions
+from raymed.model.encoder_shapes import widths
 from raymed.model.passages import Passages
 from raymed.model.precision import precision_context
 from raymed.model.tags import TagClassifier
@@ -42,9 +43,9 @@ class EncodedImages(NamedTuple):
     """The output of the encoder and the tag classifier for B images.
 
     Attributes:
-        v: Visual features [B, N, D].
+        v: Visual features [B, N, D], of unit root mean square over the training images.
         feature: The overall image feature [B, F]: the encoder's last hidden layer, 4,096 wide in
-            VGG-19.
+            VGG-19; likewise, but for dropout.
         tag_logits: [B, L].
     """
 
@@ -184,14 +185,20 @@ class System(nn.Module, ABC):
         config: The model section of the configuration.
         tags: L, the size of the tag vocabulary.
         words: V, the number of word ids, special ones included.
-        encoder: The encoder that the configuration names; None for a system that receives only the
-            features of a frozen encoder.
+        encoder: The encoder that the configuration names; without its convolutions, or None, for a
+            system that receives only the features of these, or of the whole encoder.
     """
 
     writes_reports: ClassVar[bool] = True
     """Whether it writes reports; a system that predicts tags alone has no `writer`."""
+    visual: ClassVar[bool] = False
+    """Whether the system attends to regions."""
     precision: torch.dtype = torch.float32
     """What it computes in, in training, validation and prediction alike; weights are float32."""
+    visual_scale: Tensor
+    """What visual features are divided by: a scalar."""
+    feature_scale: Tensor
+    """What the overall image feature is divided by: a scalar."""
     writer: Decoder | None
     """Decodes the reports; None in a system that predicts tags only. Checkpoints know its weights
     by this name."""
@@ -202,8 +209,13 @@ class System(nn.Module, ABC):
         self.visual_width, feature_width = widths(config.encoder)
         self.encoder = encoder
         if encoder is not None:
-            encoder.requires_grad_(config.train_encoder)
+            encoder.requires_grad_(config.train_encoder != "none")
+            if encoder.convolutions is not None:
+                encoder.convolutions.requires_grad_(config.train_encoder == "all")
         self.tag_classifier = TagClassifier(feature_width, tags, config.dropout)
+        # Part of every checkpoint; measured at the start of a run (`raymed.training.scales`).
+        self.register_buffer("visual_scale", torch.ones(()))
+        self.register_buffer("feature_scale", torch.ones(()))
 
     @classmethod
     def check(cls, config: ModelConfig) -> None:
@@ -215,14 +227,22 @@ class System(nn.Module, ABC):
 
     def encode(self, images: Images, seeds: Tensor | None) -> EncodedImages:
         """Encode images, or take their features; ``seeds`` [B] determine the dropout masks."""
+        feature_map, hidden = self.features(images, seeds)
+        tag_logits, feature = self.tag_classifier(hidden / self.feature_scale, seeds)
+        return EncodedImages(regions(feature_map) / self.visual_scale, feature, tag_logits)
+
+    def features(self, images: Images, seeds: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The encoder's feature map [B, D, h, w] and last hidden layer [B, F], of its own scale."""
         if isinstance(images, Tensor):
             assert self.encoder is not None
             feature_map, hidden = self.encoder(images, seeds)
-        else:
-            dtype = self.tag_classifier.output.weight.dtype
-            feature_map, hidden = (each.to(dtype) for each in images)
-        tag_logits, feature = self.tag_classifier(hidden, seeds)
-        return EncodedImages(regions(feature_map), feature, tag_logits)
+            return feature_map, hidden
+        dtype = self.tag_classifier.output.weight.dtype
+        feature_map, *rest = (each.to(dtype) for each in images)
+        if rest:
+            return feature_map, rest[0]
+        assert self.encoder is not None
+        return feature_map, self.encoder.overall(feature_map, seeds)
 
     @property
     def device(self) -> torch.device:

@@ -3,8 +3,9 @@
 Each is a folder, ``epoch-0007`` after the seventh epoch or ``epoch-0007-step-000120`` within it,
 with ``model.safetensors``, ``optimizer.pt`` and ``checkpoint.json``. The last is written last and
 removed first: a folder without it is not a checkpoint. Files that no epoch changes are hard links:
-``trained-on.safetensors``, the fingerprints of the images the run was trained on; and, where the
-encoder is frozen, ``encoder.safetensors``, so that ``model.safetensors`` holds only the rest.
+``trained-on.safetensors``, the fingerprints of the images the run was trained on; and
+``encoder.safetensors``, what is frozen of the encoder, so that ``model.safetensors`` holds only the
+rest.
 
 A run keeps its last few checkpoints and that of its best epoch by validation score, without the
 optimiser's state once it is not among the last.
@@ -27,7 +28,7 @@ from torch import Tensor
 from raymed.config import Config
 from raymed.data.vocabulary import Vocabulary
 from raymed.errors import UsageError
-from raymed.model.encoder import Encoder, encoder_from
+from raymed.model.encoder import CONVOLUTIONS, Encoder, encoder_from
 from raymed.model.system import System
 from raymed.model.systems import build_system
 from raymed.storage import (
@@ -43,7 +44,7 @@ from raymed.storage import (
 from raymed.training.observer import Row, best_epoch
 from raymed.training.precision import dtype_of
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 INFO_FILE = "checkpoint.json"
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.pt"
@@ -173,16 +174,17 @@ class Checkpoint:
     def load_into(self, model: System) -> None:
         """Load the weights into a model of the same system and vocabulary.
 
-        The encoder's are loaded only if the model has one.
+        Those of the encoder, or of its convolutions, are loaded only if the model has these.
 
         Raises:
             UsageError: The weights are damaged.
         """
         weights = _loaded(self.path / MODEL_FILE)
-        if model.encoder is None:
-            weights = {name: w for name, w in weights.items() if not name.startswith(ENCODER)}
-        elif not self.config.model.train_encoder:
-            weights |= _loaded(self.encoder_file)
+        weights = {name: w for name, w in weights.items() if not name.startswith(ENCODER)}
+        if encoder := model.encoder:
+            for name, weight in self._encoder_state().items():
+                if encoder.convolutions is not None or not name.startswith(CONVOLUTIONS):
+                    weights[ENCODER + name] = weight
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
@@ -194,21 +196,25 @@ class Checkpoint:
         Raises:
             UsageError: The weights are damaged.
         """
-        state = {
+        try:
+            return encoder_from(self.config.model.encoder, self._encoder_state(), dropout)
+        except RuntimeError as error:
+            raise _damaged(self.encoder_files[-1], error) from error
+
+    def _encoder_state(self) -> dict[str, Tensor]:
+        """The weights of the whole encoder, by their names in it."""
+        return {
             name.removeprefix(ENCODER): tensor
-            for name, tensor in _loaded(self.encoder_file).items()
+            for file in self.encoder_files
+            for name, tensor in _loaded(file).items()
             if name.startswith(ENCODER)
         }
-        try:
-            return encoder_from(self.config.model.encoder, state, dropout)
-        except RuntimeError as error:
-            raise _damaged(self.encoder_file, error) from error
 
     @property
-    def encoder_file(self) -> AnyPath:
-        """The file that contains the encoder's weights, among others if it was trained."""
-        trained = self.config.model.train_encoder
-        return self.path / (MODEL_FILE if trained else ENCODER_FILE)
+    def encoder_files(self) -> list[AnyPath]:
+        """The files that contain the encoder's weights: what was trained, then what was frozen."""
+        names = {"all": [MODEL_FILE], "hidden": [MODEL_FILE, ENCODER_FILE], "none": [ENCODER_FILE]}
+        return [self.path / name for name in names[self.config.model.train_encoder]]
 
     def restore(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Load the weights and the optimiser's state, to resume the run that wrote them.
@@ -238,7 +244,7 @@ class Checkpoint:
         """Write the checkpoint, then remove those that are neither the best nor among the last.
 
         Args:
-            snapshot: The state to save, without the encoder if that is frozen.
+            snapshot: The state to save, without what is frozen of the encoder.
             keep: How many of the last checkpoints to keep.
             shared_files: Files that no epoch changes, by the names under which to link to them.
 

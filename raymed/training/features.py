@@ -1,4 +1,7 @@
-"""The features of a frozen encoder: computed once per dataset, cached, and mapped by every run.
+"""What is frozen of an encoder, and its features: computed once per dataset, cached, and mapped.
+
+With ``model.train_encoder=none`` these are the feature maps and the last hidden layer, with
+``hidden`` the feature maps alone, which are independent of the hidden layers.
 
 They are kept in a folder of the local cache whose name is a hash of all that they depend on: the
 encoder's weights, the dataset's content, how pixels become the encoder's input, and the precision
@@ -29,7 +32,8 @@ from raymed.data.dataset import PreparedDataset, Split
 from raymed.data.features import SplitFeatures
 from raymed.errors import UsageError
 from raymed.locks import byte_lock
-from raymed.model.encoder import Encoder, grid, widths
+from raymed.model.encoder import CONVOLUTIONS, Encoder, Features
+from raymed.model.encoder_shapes import grid, widths
 from raymed.model.precision import precision_context
 from raymed.storage import AnyPath, as_path, atomic_path, file_stamp, local_copy, reason
 from raymed.training.checkpoint import ENCODER, ENCODER_FILE, Checkpoint
@@ -51,10 +55,10 @@ read half a gigabyte of weights for each, only to find them unchanged."""
 
 @dataclass(frozen=True)
 class FrozenEncoder:
-    """A frozen encoder and its features, in the cache.
+    """What is frozen of an encoder and its features, in the cache.
 
     Attributes:
-        encoder_file: The encoder's weights.
+        encoder_file: The weights of the encoder, or of its convolutions.
         features: The features of each split, by its name.
     """
 
@@ -76,7 +80,7 @@ def freeze_encoder(
     worker: Worker,
     observer: Observer,
 ) -> FrozenEncoder:
-    """The encoder a run starts from and its features, computed where the cache lacks them.
+    """What is frozen of a run's encoder and its features, computed where the cache lacks them.
 
     All workers of a run return together, whichever of them computed.
 
@@ -97,7 +101,8 @@ def freeze_encoder(
     origin = _origin(config, start)
     if origin not in _digests:
         encoder = build_starting_encoder(config, start)
-        _digests[origin] = digest(encoder)
+        _warn(encoder, worker, observer)
+        _digests[origin] = digest(encoder, _is_whole(config))
     frozen = _in_cache(config, dataset, splits, _digests[origin])
     builder = _FeatureBuilder(frozen, splits, worker, observer)
     if not frozen.is_complete():
@@ -105,7 +110,8 @@ def freeze_encoder(
         precision = dtype_of(config)
         try:
             with precision_context(precision, worker.device):
-                builder.build(encoder.move_to(worker.device, precision), config.data.features)
+                encoder = encoder.move_to(worker.device, precision).eval()
+                builder.build(encoder, config.data.features)
         except OSError as error:
             raise _cannot_write(frozen, config.data.features, error) from error
     builder.finish()
@@ -117,11 +123,18 @@ def _in_cache(
 ) -> FrozenEncoder:
     """Where the cache keeps an encoder and its features, whether or not they are there yet."""
     name, size = config.model.encoder, dataset.info.image_size
-    depends_on = (name, encoder_digest, dataset.info.content_hash, size, str(dtype_of(config)))
+    content, precision = dataset.info.content_hash, str(dtype_of(config))
+    depends_on = (name, encoder_digest, content, size, precision, _is_whole(config))
     folder = cache_folder("features", hashlib.sha256(repr(depends_on).encode()).hexdigest())
     side, (depth, width) = grid(name, size), widths(name)
     features = {
-        split: SplitFeatures(folder, split, len(splits[split]), (depth, side, side), width)
+        split: SplitFeatures(
+            folder,
+            split,
+            len(splits[split]),
+            (depth, side, side),
+            width if _is_whole(config) else None,
+        )
         for split in splits
     }
     return FrozenEncoder(folder / ENCODER_FILE, features)
@@ -137,30 +150,45 @@ def _cannot_write(frozen: FrozenEncoder, shared: str | None, error: OSError) -> 
     )
 
 
-def digest(encoder: Encoder) -> str:
-    """A hash of an encoder's weights and of how it scales pixels."""
+def _is_whole(config: Config) -> bool:
+    """Whether the hidden layers are frozen too."""
+    return config.model.train_encoder == "none"
+
+
+def digest(encoder: Encoder, whole: bool = True) -> str:
+    """A hash of an encoder's weights, or of its convolutions', and of how it scales pixels."""
     content = hashlib.sha256()
-    tensors = {**encoder.state_dict(), "mean": encoder.mean, "std": encoder.std}
-    for name, tensor in sorted(tensors.items()):
+    for name, tensor in sorted(_frozen_state(encoder, whole).items()):
         content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         content.update(tensor.detach().cpu().contiguous().numpy().data)
     return content.hexdigest()
+
+
+def _frozen_state(encoder: Encoder, whole: bool) -> dict[str, torch.Tensor]:
+    state = encoder.state_dict()
+    return {key: state[key] for key in state if whole or key.startswith(CONVOLUTIONS)}
+
+
+def _warn(encoder: Encoder, worker: Worker, observer: Observer) -> None:
+    if worker.rank == 0:
+        for notice in encoder.notices:
+            observer.warn(notice)
 
 
 def _origin(config: Config, start: Checkpoint | None) -> tuple[object, ...]:
     """Where a run's encoder comes from: equal for equal weights within a process's lifetime."""
     model = config.model
     source = start or encoder_run(model)
-    dtype = torch.get_default_dtype()
-    if source is None and model.encoder_weights == "none":
-        return model.encoder, config.training.seed, dtype
-    if source is None and model.encoder_weights == "imagenet":
-        return model.encoder, "imagenet", dtype
-    file = source.encoder_file if source else as_path(model.encoder_weights)
+    # What the weights lack is drawn from the seed.
+    drawn = None if source else config.training.seed
+    common = model.encoder, model.train_encoder, torch.get_default_dtype(), drawn
+    if source is None and model.encoder_weights in ("imagenet", "none"):
+        return *common, model.encoder_weights
+    files = source.encoder_files if source else [as_path(model.encoder_weights)]
     try:
-        return model.encoder, *file_stamp(file), dtype
+        return *common, *(file_stamp(file) for file in files)
     except OSError as error:
-        raise UsageError(f"{file}: cannot be read ({reason(error)})") from error
+        raise UsageError(f"{files[-1]}: cannot be read ({reason(error)})") from error
 
 
 class _FeatureBuilder:
@@ -186,6 +214,7 @@ class _FeatureBuilder:
         ]
         self.sizes = [len(frozen.features[name].rows_of_file(n)) for name, n in self.files]
         self.done: set[int] = set()
+        self.whole = all(each.width is not None for each in frozen.features.values())
 
     def build(self, encoder: Encoder, shared: str | None) -> None:
         """Write what is missing, and return once everything is there.
@@ -204,7 +233,7 @@ class _FeatureBuilder:
         with (folder / LOCK_FILE).open("a+b") as lock:
             with byte_lock(lock, len(self.files), self._pause):
                 if not _is_encoder(self.frozen.encoder_file):
-                    _write_encoder(self.frozen.encoder_file, encoder)
+                    _write_encoder(self.frozen.encoder_file, encoder, self.whole)
             # The first pass skips files that others are writing; the second waits for them.
             for wait in (None, self._pause):
                 for number in order:
@@ -230,7 +259,8 @@ class _FeatureBuilder:
         if not features.is_whole(n):
             rows = features.rows_of_file(n)
             device = self.worker.device
-            features.write(n, _chunks(encoder, self.splits[name], rows, device, self._pause))
+            compute = encoder if self.whole else lambda images: (encoder.feature_map(images),)
+            features.write(n, _chunks(compute, self.splits[name], rows, device, self._pause))
             _share(features, n, shared)
         self.done.add(number)
         self._report()
@@ -272,32 +302,32 @@ def _share(features: SplitFeatures, number: int, shared: AnyPath | None) -> None
 
 @torch.inference_mode()
 def _chunks(
-    encoder: Encoder,
+    compute: Callable[[torch.Tensor], Features],
     split: Split,
     rows: np.ndarray,
     device: torch.device,
     before: Callable[[int], None],
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The features of ``rows``, float16, a few images at a time.
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """The features that ``compute`` has for ``rows``, float16, a few images at a time.
 
     ``before`` is called before each forward pass with the number of images done, and may raise.
     """
     for start in range(0, len(rows), STEP):
         before(start)
         images = torch.from_numpy(split.pixels(rows[start : start + STEP])).to(device)
-        feature_map, hidden = (each.half().cpu() for each in encoder(images))
-        if not (feature_map.isfinite().all() and hidden.isfinite().all()):
+        features = [each.half().cpu() for each in compute(images)]
+        if not all(each.isfinite().all() for each in features):
             raise UsageError(
                 "model.encoder_weights: a feature of the frozen encoder is not finite in float16: "
-                "use other weights, or set model.train_encoder=true"
+                "use other weights, or set model.train_encoder=all"
             )
-        yield feature_map.numpy(), hidden.numpy()
+        yield tuple(each.numpy() for each in features)
 
 
-def _write_encoder(file: Path, encoder: Encoder) -> None:
+def _write_encoder(file: Path, encoder: Encoder, whole: bool) -> None:
     state = {
         f"{ENCODER}{name}": tensor.cpu().contiguous()
-        for name, tensor in encoder.state_dict().items()
+        for name, tensor in _frozen_state(encoder, whole).items()
     }
     with atomic_path(file) as partial:
         safetensors.torch.save_file(state, partial)

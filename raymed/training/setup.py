@@ -18,6 +18,7 @@ from raymed.data.batches import TokenisedSplit
 from raymed.data.dataset import PreparedDataset, Split
 from raymed.data.vocabulary import Vocabulary
 from raymed.errors import UsageError
+from raymed.model.encoder_shapes import smallest_image
 from raymed.model.system import System
 from raymed.model.systems import build_system, system_class
 from raymed.storage import AnyPath
@@ -33,6 +34,7 @@ from raymed.training.objective import Likelihood, Objective
 from raymed.training.observer import Observer
 from raymed.training.optimizer import broadcast_state, build_optimizer
 from raymed.training.precision import computes_bfloat16, dtype_of, name_of, resolve_precision
+from raymed.training.scales import set_scales
 from raymed.training.self_critical import SelfCritical, check_objective
 from raymed.training.start import build_starting_encoder, check_start, starting_checkpoint
 from raymed.training.trained_on import trained_on_file
@@ -86,22 +88,24 @@ def set_up(config: Config, folder: AnyPath, worker: Worker, observer: Observer) 
     splits = {name: dataset.split(name) for name in ("train", "val")}
 
     frozen = None
-    if not config.model.train_encoder:
+    if config.model.train_encoder != "all":
         frozen = _freeze_encoder(config, dataset, splits, start, worker, observer)
-    model = _build_model(config, vocabulary, start, worker)
+    model = _build_model(config, vocabulary, start, worker, observer)
     optimizer = build_optimizer(model, config.training)
     # The first worker reads, and DDP sends its weights to the others: one download per run.
     if worker.rank == 0 and resumed is not None:
         resumed.restore(model, optimizer)
     elif worker.rank == 0 and start is not None:
         start.load_into(model)
-    parallel = _parallel(model, optimizer, worker)
-
     limits = config.generation.max_sentences, config.generation.max_words
     training, validation = (
         TokenisedSplit(splits[name], vocabulary, *limits, frozen.features[name] if frozen else None)
         for name in ("train", "val")
     )
+    if start is None:
+        set_scales(model, training, config.training.batch_size, worker, observer.ending)
+    parallel = _parallel(model, optimizer, worker)
+
     if worker.rank == 0 and resumed is None:
         _warn_of_truncation(training, config, observer)
     template = Checkpoint(
@@ -144,14 +148,34 @@ def check(config: Config) -> PreparedDataset:
             f"model.top_tags: the model is to attend to {config.model.top_tags} tags, but "
             f"{config.data.path} has {tags}: set it to {tags} at most"
         )
-    smallest = 8 if config.model.encoder == "small" else 32
-    if dataset.info.image_size < smallest:
-        raise UsageError(
-            f"model.encoder: {config.model.encoder} needs images of at least {smallest} pixels, "
-            f"but those of {config.data.path} have {dataset.info.image_size}: prepare it again "
-            "with a larger image_size, or choose another encoder"
-        )
+    check_image_size(config, dataset.info.image_size)
     return dataset
+
+
+def check_image_size(config: Config, size: int) -> None:
+    """Check that the encoder takes such images, and has regions to choose from if attended to.
+
+    Args:
+        config: The run's configuration.
+        size: Side of the images in pixels.
+
+    Raises:
+        UsageError: It does not; the message names the key.
+    """
+    name, smallest = config.model.encoder, smallest_image(config.model.encoder)
+    if size < smallest:
+        raise UsageError(
+            f"model.encoder: {name} needs images of at least {smallest} pixels, but those of "
+            f"{config.data.path} have {size}: prepare it again with a larger image_size, or "
+            "choose another encoder"
+        )
+    smallest = smallest_image(name, 2)
+    if system_class(config.model.system).visual and size < smallest:
+        raise UsageError(
+            f"model.encoder: {name} makes a single region of an image of {size} pixels, and "
+            f"{config.model.system} attends to regions: prepare {config.data.path} again with "
+            f"image_size={smallest} or more, or choose another encoder"
+        )
 
 
 def _last_checkpoint(folder: AnyPath) -> Checkpoint | None:
@@ -199,7 +223,7 @@ def _freeze_encoder(
     worker: Worker,
     observer: Observer,
 ) -> FrozenEncoder:
-    """The frozen encoder, checked to be the same on all workers."""
+    """What is frozen of the encoder, checked to be the same on all workers."""
     frozen = freeze_encoder(config, dataset, splits, start, worker, observer)
     ours = frozen.encoder_file.parent.name
     theirs = worker.first(lambda: ours)
@@ -214,10 +238,20 @@ def _freeze_encoder(
 
 
 def _build_model(
-    config: Config, vocabulary: Vocabulary, start: Checkpoint | None, worker: Worker
+    config: Config,
+    vocabulary: Vocabulary,
+    start: Checkpoint | None,
+    worker: Worker,
+    observer: Observer,
 ) -> System:
-    """The system, without an encoder where that is frozen, on the worker's device."""
-    encoder = build_starting_encoder(config, start) if config.model.train_encoder else None
+    """The system, without what is frozen of the encoder, on the worker's device."""
+    trained = config.model.train_encoder
+    encoder = None if trained == "none" else build_starting_encoder(config, start)
+    if encoder is not None and trained == "hidden":
+        encoder.drop_convolutions()
+    if encoder is not None and trained == "all" and worker.rank == 0:
+        for notice in encoder.notices:
+            observer.warn(notice)
     model = build_system(config.model, len(vocabulary.tags), len(vocabulary), encoder)
     return model.move_to(worker.device, dtype_of(config))
 

@@ -6,7 +6,8 @@ from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.data.vocabulary import Vocabulary
 from raymed.errors import UsageError
-from raymed.model.encoder import Encoder, build_encoder, check_weights
+from raymed.model.encoder import Encoder, build_encoder
+from raymed.model.encoder_weights import check_weights
 from raymed.sections import ModelConfig
 from raymed.storage import as_path
 from raymed.training.checkpoint import Checkpoint
@@ -77,18 +78,25 @@ def encoder_run(config: ModelConfig) -> Checkpoint | None:
 def build_starting_encoder(config: Config, start: Checkpoint | None) -> Encoder:
     """The encoder of a checkpoint, or the one that the configuration describes.
 
-    Random weights are drawn from the run's seed. A frozen encoder has no dropout.
+    Random weights are drawn from the run's seed. Frozen hidden layers have no dropout between them.
 
     Raises:
         UsageError: The weights cannot be downloaded or read, or belong to another network.
     """
     model = config.model
-    dropout = model.dropout if model.train_encoder else 0.0
+    dropout = 0.0 if model.train_encoder == "none" else model.dropout
     source = start or encoder_run(model)
     torch.manual_seed(config.training.seed)
     if source is not None:
         return source.encoder(dropout)
-    return build_encoder(model.encoder, model.encoder_weights, dropout)
+    encoder = build_encoder(model.encoder, model.encoder_weights, dropout)
+    if model.train_encoder == "none" and model.encoder_weights != "none" and encoder.hidden_is_new:
+        encoder.notices.append(
+            f"model.train_encoder=none: {model.encoder} has no trained hidden layer with these "
+            "weights, so its overall feature is a random projection; set "
+            "model.train_encoder=hidden to train one at little more cost"
+        )
+    return encoder
 
 
 def _open(path: str, key: str) -> Checkpoint:

@@ -108,7 +108,7 @@ def _config(
     ]
     if cider:
         return second_stage(own, [*overrides, *place])
-    settings = ["model.train_encoder=true", f"training.start_from={own.path}", *overrides, *place]
+    settings = ["model.train_encoder=all", f"training.start_from={own.path}", *overrides, *place]
     return with_absolute_paths(own.config(settings))
 
 

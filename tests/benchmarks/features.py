@@ -18,7 +18,8 @@ from raymed.config import Config
 from raymed.data import features as files
 from raymed.data.batches import IGNORED, Batch
 from raymed.data.features import SplitFeatures
-from raymed.model.encoder import build_encoder, grid, widths
+from raymed.model.encoder import build_encoder
+from raymed.model.encoder_shapes import grid, widths
 from raymed.model.system import System
 from raymed.model.systems import build_system
 from raymed.tokens import END, PAD, START
@@ -109,9 +110,9 @@ def main() -> None:
 
         steps: dict[str, Callable[[], None]] = {}
         for name, trained, source in (
-            ("VGG-19 in the loop, trained", True, images),
-            ("VGG-19 in the loop, frozen", False, images),
-            ("features cached", False, cached),
+            ("VGG-19 in the loop, trained", "all", images),
+            ("VGG-19 in the loop, frozen", "none", images),
+            ("features cached", "none", cached),
         ):
             model_config = config.model.model_copy(update={"train_encoder": trained})
             encoder = None if source is cached else build_encoder("vgg19")

@@ -136,7 +136,7 @@ def main() -> None:
         alone = Worker(device)
         run = set_up(config, folder / "run", alone, Recorder())
         frozen = set_up(
-            config.override({"model.train_encoder": False}),
+            config.override({"model.train_encoder": "none"}),
             folder / "frozen",
             alone,
             Recorder(),

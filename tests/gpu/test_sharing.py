@@ -33,7 +33,7 @@ def test_a_sweep_of_four_groups_on_one_gpu(
             "run.folder": str(tmp_path),
             "launch.workers": 1,
             "launch.gpus_per_worker": 0.25,
-            "model.train_encoder": False,
+            "model.train_encoder": "none",
             "tune.trials": 6,
             "tune.groups": 4,
             "tune.stopping": "none",

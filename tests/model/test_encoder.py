@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torchvision import transforms
 
 from raymed.errors import UsageError
-from raymed.model.encoder import build_encoder, encoder_from, grid, regions, widths
+from raymed.model.encoder import build_encoder, encoder_from, regions
+from raymed.model.encoder_shapes import grid, widths
 from tests.support.splitmix import draws
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from raymed.data.batches import Batch
-from raymed.model import encoder
+from raymed.model import encoder, encoder_shapes
 from raymed.model.encoder import build_encoder
 from raymed.model.system import System
 from raymed.model.systems import SYSTEMS, build_system, transformer
@@ -97,6 +97,7 @@ def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cas
     monkeypatch.setattr(encoder, "SMALL_WIDTHS", (8, 8, 8, 8))
     monkeypatch.setattr(transformer, "LAYERS", transformer_by_hand.LAYERS)
     monkeypatch.setattr(transformer, "HEADS", transformer_by_hand.HEADS)
+    monkeypatch.setitem(encoder_shapes.DEPTHS, "small", 8)
     torch.manual_seed(1)
     config = ModelConfig(
         system=request.param,

@@ -144,12 +144,17 @@ def test_features_can_replace_images(model: System, batch: Batch) -> None:
     torch.testing.assert_close(losses(model, halved), losses(model, features), rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("trained", ["all", "hidden", "none"])
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_the_encoder_trains_only_if_configured(system: str, batch: Batch, trained: bool) -> None:
+def test_what_is_configured_of_the_encoder_trains(system: str, batch: Batch, trained: str) -> None:
     config = config_of(system, train_encoder=trained)
     model = build_system(config, TAGS, WORDS, build_encoder(config.encoder)).double()
     gradients(model, batch)
-    assert all((p.grad is not None) == trained for p in model.encoder.parameters())
+    hidden, convolutions = (
+        model.encoder.hidden.parameters(),
+        model.encoder.convolutions.parameters(),
+    )
+    assert all((p.grad is not None) == (trained != "none") for p in hidden)
+    assert all((p.grad is not None) == (trained == "all") for p in convolutions)
     rest = [p for name, p in model.named_parameters() if not name.startswith("encoder.")]
     assert all(p.grad is not None for p in rest)

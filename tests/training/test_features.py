@@ -38,7 +38,7 @@ FILES = 7
 
 @pytest.fixture
 def frozen(tiny: Config) -> Config:
-    return tiny.override({"model.train_encoder": False})
+    return tiny.override({"model.train_encoder": "none"})
 
 
 @pytest.fixture(autouse=True)
@@ -288,7 +288,7 @@ def test_features_too_large_for_float16(
     with torch.no_grad():
         encoder.hidden[1].weight *= 1e6
     monkeypatch.setattr(module, "build_starting_encoder", lambda *_: encoder)
-    with pytest.raises(UsageError, match=r"not finite in float16.*train_encoder=true"):
+    with pytest.raises(UsageError, match=r"not finite in float16.*train_encoder=all"):
         froze(frozen)
     assert not list(cache.rglob("*.arrow*"))
 

@@ -173,6 +173,12 @@ def test_loss_of_an_epoch_is_the_mean_over_its_images(tiny: Config, tmp_path: Pa
     torch.manual_seed(config.training.seed)
     encoder = build_encoder(config.model.encoder)
     model = build_system(config.model, len(dataset.tags), len(vocabulary), encoder)
+    with torch.no_grad():
+        feature_maps = encoder.feature_map(split.images(np.arange(len(split))))
+        scale = feature_maps.square().mean().sqrt()
+        encoder.hidden_scale.copy_(scale)
+        model.visual_scale.copy_(scale)
+        model.feature_scale.copy_(encoder.overall(feature_maps).square().mean().sqrt())
     sums = dict.fromkeys((f.name for f in fields(LossTerms)), 0.0)
     for image in range(len(split)):
         batch = split.batch(np.array([image]), np.array([0]), np.ones(1, np.float32))

@@ -133,7 +133,7 @@ def test_default_sizes_overfit_eight_reports(
             {
                 "data.path": str(tmp_path / "prepared"),
                 "model.encoder_weights": "none",
-                "model.train_encoder": False,
+                "model.train_encoder": "none",
                 "training.learning_rate": 1e-3,
             }
         )

@@ -99,7 +99,7 @@ def test_a_run_keeps_its_precision(
 
 
 def test_features_of_each_precision_are_their_own(mixed: Config, tmp_path: Path) -> None:
-    frozen = mixed.override({"model.train_encoder": False, "training.epochs": 1})
+    frozen = mixed.override({"model.train_encoder": "none", "training.epochs": 1})
     (row,) = trained(frozen, tmp_path / "mixed")
     (other,) = trained(frozen.override({"training.precision": "float32"}), tmp_path / "full")
     assert row["loss"] != other["loss"]

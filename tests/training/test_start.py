@@ -24,7 +24,7 @@ from raymed.training import features
 from raymed.training.checkpoint import ENCODER_FILE, MODEL_FILE, Checkpoint, checkpoints_of, latest
 from raymed.training.loop import train
 from raymed.training.observer import Row
-from raymed.training.setup import check
+from raymed.training.setup import check, check_image_size
 from raymed.training.worker import Worker
 from tests.support.metric_rows import untimed
 from tests.support.prepared import prepare_phantom
@@ -51,7 +51,7 @@ def last_weights(folder: Path, name: str = MODEL_FILE) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def frozen(learner: Config) -> Config:
-    return learner.override({"model.train_encoder": False, "training.epochs": 3})
+    return learner.override({"model.train_encoder": "none", "training.epochs": 3})
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,7 @@ def test_the_encoder_of_another_system_can_be_reused_frozen(
     # Of a run whose encoder was frozen in its turn; and trained on from there.
     again = settings | {
         "model.encoder_weights": str(folder),
-        "model.train_encoder": True,
+        "model.train_encoder": "all",
         "training.encoder_learning_rate": 1e-12,
     }
     run(frozen.override(again), tmp_path / "again")
@@ -204,11 +204,11 @@ def test_a_frozen_run_is_fine_tuned(
         # Neither read nor there.
         "model.encoder_weights": "gone.pth",
     }
-    for trained in (True, False):
+    for trained in ("all", "hidden", "none"):
         values = settings | still | {"model.train_encoder": trained}
         (row,) = run(frozen.override(values), tmp_path / f"still-{trained}")
         assert row["cider"] == pytest.approx(start.history[start.epoch - 1]["cider"])
-    tuned = settings | {"model.train_encoder": True}
+    tuned = settings | {"model.train_encoder": "all"}
     run(frozen.override(tuned), tmp_path / "tuned")
     before = start.build_model().state_dict()
     after = Checkpoint.open(tmp_path / "tuned").build_model().state_dict()
@@ -268,6 +268,22 @@ def test_the_small_encoder_takes_no_weights_file(tiny: Config, tmp_path: Path) -
         check(tiny.override({"model.encoder_weights": str(tmp_path / "weights.pth")}))
 
 
+def test_images_too_small_for_the_encoder_are_refused(tiny: Config) -> None:
+    for encoder, smallest in (("small", 7), ("vgg11", 32), ("densenet121", 29), ("resnet18", 1)):
+        tags_only = tiny.override({"model.encoder": encoder, "model.system": "vgg19_tags"})
+        check_image_size(tags_only, smallest)
+        with pytest.raises(UsageError, match=f"{encoder} needs images of at least {smallest} pix"):
+            check_image_size(tags_only, smallest - 1)
+    # 32 pixels are one region of a ResNet, so that there is nothing to choose from.
+    resnet = tiny.override({"model.encoder": "resnet18"})
+    for system in ("co_attention", "visual_only", "soft_att"):
+        message = rf"resnet18 makes a single region .* 32 pixels, and {system} .*image_size=33 or"
+        with pytest.raises(UsageError, match=message):
+            check(resnet.override({"model.system": system}))
+        check_image_size(resnet.override({"model.system": system}), 33)
+    check(resnet.override({"model.system": "semantic_only"}))
+
+
 def test_the_start_is_an_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert with_absolute_paths(Config()).training.start_from is None
@@ -281,7 +297,7 @@ def test_a_command_fine_tunes(
     monkeypatch.chdir(whole[0].parent)
     settings = {
         "training.start_from": whole[0].name,
-        "model.train_encoder": True,
+        "model.train_encoder": "all",
         "training.epochs": 1,
         "run.folder": str(tmp_path),
     }

@@ -61,7 +61,7 @@ def configs(tiny: Config, whole: tuple[Path, list[Row]]) -> dict[str, Config]:
         # Of three validation images; or of one, where the second worker has none to write of.
         "free": uneven.override({"tune.free_threshold": True, "tune.free_top_tags": True}),
         "one-image": uneven.override({"data.validation_images": 1}),
-        "frozen": uneven.override({"model.train_encoder": False}),
+        "frozen": uneven.override({"model.train_encoder": "none"}),
         "self-critical": uneven.override(
             {"training.objective": "cider", "training.start_from": str(whole[0])}
         ),
@@ -131,7 +131,7 @@ def test_more_workers_than_studies(
     configs = {
         "one-batch": few,
         "small-batches": few.override({"training.batch_size": 2, "launch.checkpoint_steps": 1}),
-        "frozen": few.override({"model.train_encoder": False}),
+        "frozen": few.override({"model.train_encoder": "none"}),
     }
     mp.spawn(worker, args=(5, configs, tmp_path), nprocs=5)
     torch.set_default_dtype(torch.float64)
@@ -199,7 +199,7 @@ def test_all_workers_stop_when_one_is_asked_to(
     tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    config = tiny.override({"model.train_encoder": False, "training.clip_norm": 1e9})
+    config = tiny.override({"model.train_encoder": "none", "training.clip_norm": 1e9})
     mp.spawn(leaving_worker, args=(2, config, tmp_path), nprocs=2)
     assert [(tmp_path / f"made-{rank}").read_text() for rank in range(2)] == ["0", "0"]
     recorder = Recorder()

@@ -28,7 +28,7 @@ def sweep(learner: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
         {
             "run.folder": str(tmp_path_factory.mktemp("sweeps")),
             "run.name": "sweep",
-            "model.train_encoder": False,
+            "model.train_encoder": "none",
             "training.epochs": 2,
             "launch.workers": 1,
             "tune.space": {"training.learning_rate": {"choice": [1e-5, 0.01]}},

@@ -78,6 +78,7 @@ class Model(SingleLSTM):
     """
 
     writer: AttendingLSTM
+    visual = True
 
     def __init__(self, config: ModelConfig, tags: int, words: int, encoder: Encoder | None) -> None:
         super().__init__(config, tags, words, encoder)
