@@ -15,6 +15,7 @@ from raymed import yaml12
 from raymed.errors import UsageError
 from raymed.keys import Decides
 from raymed.sections import (
+    AugmentationConfig,
     DataConfig,
     GenerationConfig,
     LaunchConfig,
@@ -41,6 +42,7 @@ class Config(Section):
     run: RunConfig = RunConfig()
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
     loss: LossConfig = LossConfig()
     generation: GenerationConfig = GenerationConfig()
     training: TrainingConfig = TrainingConfig()

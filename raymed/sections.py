@@ -106,6 +106,21 @@ class ModelConfig(Section):
     decoder_dropout: Annotated[Annotated[float, Field(ge=0, lt=1)] | None, Decides.RUN] = None
     """Dropout on the word LSTM's output before its output layer, or in all layers of `transformer`;
     empty: the rate of Vaswani et al. (2017), 0.1, in `transformer`, and 0 in the others."""
+    tie_embeddings: Annotated[bool, Decides.RUN] = False
+    """The decoder's output layer uses the matrix of its word embeddings (Press and Wolf 2017), so
+    `hidden_size` and `embedding_size` must be equal; `soft_att` and `transformer` take any, and
+    `att_rk` always does so."""
+
+
+class AugmentationConfig(Section):
+    shift: Annotated[float, Field(ge=0, le=0.5), Decides.RUN] = 0.0
+    """Each training image is shifted by up to this share of its side, in both directions."""
+    rotation: Annotated[float, Field(ge=0, le=45), Decides.RUN] = 0.0
+    """Each training image is rotated by up to this many degrees, either way."""
+    scale: Annotated[float, Field(ge=0, le=0.5), Decides.RUN] = 0.0
+    """Each training image is scaled by a factor of 1 plus or minus up to this."""
+    contrast: Annotated[float, Field(ge=0, lt=1), Decides.RUN] = 0.0
+    """Grey values are multiplied by 1 plus or minus up to this, and cut off at white."""
 
 
 class LossConfig(Section):
@@ -117,6 +132,9 @@ class LossConfig(Section):
     """Weight of the word cross-entropy (lambda_word, eq. 8)."""
     attention: Annotated[Weight, Decides.RUN] = 1.0
     """Weight of the attention regularisation (lambda_re, eq. 9; or that of the system's paper)."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1), Decides.RUN] = 0.0
+    """Share of each word's target that is spread evenly over the whole vocabulary, special words
+    included (Szegedy et al. 2016, section 7); 0: all of it is the report's word."""
 
 
 class GenerationConfig(Section):
@@ -142,6 +160,10 @@ class TrainingConfig(Section):
     training (Rennie et al. 2017). `raymed finetune RUN objective=cider` sets it up."""
     epochs: Annotated[Count, Decides.SCORE] = 30
     """Passes over the training split."""
+    patience: Annotated[Count | None, Decides.SCORE] = None
+    """End training once N epochs in a row were no better than the best one before them, by score
+    or, where scores are equal, training loss; empty: train all epochs. Learning rates always follow
+    `epochs`."""
     batch_size: Annotated[Count, Decides.RUN] = 16
     """Images per optimiser step, summed over all workers."""
     learning_rate: Annotated[Rate, Decides.RUN] = 5e-4

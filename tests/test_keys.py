@@ -60,12 +60,19 @@ def test_keys_that_may_change_and_keys_that_trials_share() -> None:
     tune = {"tune.free_threshold", "tune.free_top_tags"}
     assert {key for key in of_a_run if key.startswith(("run.", "tune.", "table."))} == tune
     # All trials of a sweep share these; otherwise their scores could not be compared.
-    common = tune | {"training.epochs", "data.validation_images"}
+    common = tune | {"training.epochs", "training.patience", "data.validation_images"}
     assert set(keys_that_decide(Decides.SCORE)) == common
 
 
 @pytest.mark.parametrize(
-    "key", ["data.validation_images", "training.epochs", "data.features", "tune.free_threshold"]
+    "key",
+    [
+        "data.validation_images",
+        "training.epochs",
+        "training.patience",
+        "data.features",
+        "tune.free_threshold",
+    ],
 )
 def test_keys_that_affect_scoring_cannot_be_searched(key: str) -> None:
     with pytest.raises(UsageError, match=f"tune.space: {key}: no such key"):

@@ -20,6 +20,7 @@ class Printer:
 
     def __init__(self, config: Config, console: Console, bar: bool = False) -> None:
         self.epochs = config.training.epochs
+        self.patience = config.training.patience
         self.console = console
         self.bar = bar
         self.printed: set[float] = set()
@@ -44,6 +45,12 @@ class Printer:
         # Workers that died after an epoch but before its checkpoint was complete repeat it.
         if row["epoch"] not in self.printed:
             self.say(epoch_line(row, self.epochs))
+            since = row.get("epochs_since_best", 0)
+            if self.patience and since >= self.patience and row["epoch"] < self.epochs:
+                self.say(
+                    f"training ends: the best epoch is {row['epoch'] - since:.0f}, and the "
+                    f"{self.patience} after it (training.patience) were no better"
+                )
         self.printed.add(row["epoch"])
 
     def warn(self, text: str) -> None:

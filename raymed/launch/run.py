@@ -20,7 +20,7 @@ from raymed.storage import AnyPath
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.errors import Interrupted
 from raymed.training.loop import train
-from raymed.training.observer import Status
+from raymed.training.observer import Status, is_finished
 from raymed.training.setup import check
 from raymed.training.worker import Worker, local_device
 
@@ -37,7 +37,7 @@ def run_training(config: Config, console: Console) -> Checkpoint:
     folder = RunFolder.of(config)
     with folder.open(config):
         last = folder.resumed_from(dataset)
-        if last and last.epoch >= config.training.epochs:
+        if last and is_finished(last.history, config.training):
             _say(console, f"{folder.path}: already trained for {last.epoch} epochs; nothing to do")
             return folder.best_checkpoint()
         if last:

@@ -17,6 +17,7 @@ SETTINGS = (
     # the expected reward.
     "loss.word=1",
     "loss.sent=1",
+    "loss.label_smoothing=0",
 )
 """The settings of a second stage, where none are given."""
 

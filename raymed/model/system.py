@@ -24,12 +24,14 @@ from typing import ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from raymed.errors import UsageError
 from raymed.model.dropout import SeededDropout, uniform_bits
 from raymed.model.encoder import Encoder, Images, regions
 from raymed.model.encoder_shapes import widths
 from raymed.model.passages import Passages
 from raymed.model.precision import precision_context
 from raymed.model.tags import TagClassifier
+from raymed.model.tied import TiedLinear
 from raymed.sections import ModelConfig
 from raymed.tokens import PAD, START, UNKNOWN
 
@@ -132,6 +134,8 @@ class Decoder(nn.Module, ABC):
 
     forbidden_ids: ClassVar[tuple[int, ...]] = (PAD, START, UNKNOWN)
     """Word ids that generation never chooses."""
+    output_layer: ClassVar[str] = "w_out"
+    """The attribute that holds the output layer, a linear one."""
     embedding: nn.Embedding
     """Of the words that are read, [V, E]."""
 
@@ -156,6 +160,15 @@ class Decoder(nn.Module, ABC):
         of_words = uniform_bits(seeds + 1, passages.ids.shape[1] - 1).flatten()
         dropped: Tensor = self.output_dropout(outputs, of_words.index_select(0, passages.positions))
         return dropped
+
+    def tie_embeddings(self) -> None:
+        """Make the output layer use the matrix of the embeddings, which is drawn anew.
+
+        It gets a variance of 1 / E: with unit variance, that of the logits would be E.
+        """
+        own = getattr(self, self.output_layer)
+        setattr(self, self.output_layer, TiedLinear(self.embedding, own.bias))
+        nn.init.normal_(self.embedding.weight, std=self.embedding.embedding_dim**-0.5)
 
     @abstractmethod
     def forward(
@@ -193,6 +206,9 @@ class System(nn.Module, ABC):
     """Whether it writes reports; a system that predicts tags alone has no `writer`."""
     visual: ClassVar[bool] = False
     """Whether the system attends to regions."""
+    reads_out_hidden: ClassVar[bool] = True
+    """Whether the output layer's input has the width of hidden states, rather than of embeddings,
+    by definition."""
     precision: torch.dtype = torch.float32
     """What it computes in, in training, validation and prediction alike; weights are float32."""
     visual_scale: Tensor
@@ -224,6 +240,20 @@ class System(nn.Module, ABC):
         Raises:
             UsageError: It cannot; the message names the key.
         """
+        if not config.tie_embeddings:
+            return
+        if not cls.writes_reports:
+            raise UsageError(
+                f"model.tie_embeddings: {config.system} writes no reports and has no word "
+                "embeddings; set it to false"
+            )
+        hidden, size = config.hidden_size, config.embedding_size
+        if cls.reads_out_hidden and hidden != size:
+            raise UsageError(
+                f"model.tie_embeddings: the output layer of {config.system} reads hidden states, "
+                f"so model.hidden_size ({hidden}) and model.embedding_size ({size}) must be equal: "
+                "set both to one value, or tie_embeddings to false"
+            )
 
     def encode(self, images: Images, seeds: Tensor | None) -> EncodedImages:
         """Encode images, or take their features; ``seeds`` [B] determine the dropout masks."""

@@ -58,11 +58,12 @@ def make_table(table: str, config: Config, console: Console) -> AnyPath:
 
 def _note(table: str, config: Config, dataset: PreparedDataset) -> str:
     info = dataset.info
+    limit = "" if config.training.patience is None else "at most "
     what = (
         f"{info.source} ({config.data.path}), {info.counts['train']:,} training and "
         f"{info.counts[SPLIT]:,} test images of {info.image_size} pixels; encoder "
         f"{config.model.encoder}, weights {config.model.encoder_weights}; "
-        f"{config.training.epochs} epochs. Mean ± standard deviation over the runs"
+        f"{limit}{config.training.epochs} epochs. Mean ± standard deviation over the runs"
     )
     if table == "attention":
         return (

@@ -18,6 +18,7 @@ from raymed.localisation import ATTENTION_FILE
 from raymed.metrics.table import ranked_score
 from raymed.run_folder import RunFolder, TableFolder
 from raymed.storage import AnyPath, as_path
+from raymed.training.observer import is_finished
 from raymed.training.setup import check
 
 SPLIT = "test"
@@ -141,7 +142,7 @@ def _fitting(run: RunFolder, system: str, dataset: PreparedDataset) -> Config:
         raise UsageError(f"{key} is a run of {found}")
     if last.content_hash != dataset.info.content_hash:
         raise UsageError(f"{key} was trained on a different dataset than {dataset.path}")
-    if last.epoch < wanted:
+    if not is_finished(last.history, last.config.training):
         raise UsageError(
             f"{key} is not finished ({last.epoch} of {wanted} epochs); resume it with "
             "`raymed train`"

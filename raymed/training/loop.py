@@ -8,7 +8,7 @@ interrupted and resumed ends with the same weights as one that is not.
 import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +19,14 @@ from raymed.metrics.ngrams import distinct
 from raymed.progress import report_progress_to
 from raymed.storage import AnyPath
 from raymed.training.abandon import StepAbandoned, abandonable
+from raymed.training.augment import augment
 from raymed.training.checkpoint import EpochProgress, best_epoch
 from raymed.training.checkpointer import Checkpointer
 from raymed.training.errors import TrainingFailed
 from raymed.training.log import RunLog
 from raymed.training.loss import LossTerms
 from raymed.training.loss_meter import LossMeter
-from raymed.training.observer import Observer, Row, Status
+from raymed.training.observer import Observer, Row, Status, epochs_since_best, is_finished
 from raymed.training.optimizer import set_learning_rates
 from raymed.training.prefetch import TrainingBatch, prefetch_to_device
 from raymed.training.setup import Setup, set_up
@@ -93,9 +94,13 @@ class Trainer:
         self.means = [*LOSSES, *run.objective.measures]
 
     def train(self) -> None:
-        """Train all epochs that are left."""
+        """Train all epochs that are left, or those that patience allows.
+
+        All workers have the same history, and so end after the same epoch.
+        """
         progress = self.run.resumed.partial if self.run.resumed else None
-        for epoch in range(len(self.history) + 1, self.run.config.training.epochs + 1):
+        while not is_finished(self.history, self.run.config.training):
+            epoch = len(self.history) + 1
             progress = progress or EpochProgress(0, [0.0] * len(self.means), 0.0)
             self.end_epoch(epoch, self.train_epoch(epoch, progress))
             progress = None
@@ -151,16 +156,22 @@ class Trainer:
             samples = sample_reports(run.model, run.validation, validated.config)
         self.checkpointer.save_epoch(validated, self.history, samples)
         self.observer.epoch(row)
-        if self.worker.any(self.observer.ending()) and epoch < run.config.training.epochs:
+        finished = is_finished(self.history, run.config.training)
+        if self.worker.any(self.observer.ending()) and not finished:
             self.checkpointer.interrupt()
 
     def _batches(self, epoch: int, first: int) -> Generator[TrainingBatch]:
-        """This worker's shares of an epoch's batches, without the ``first`` so many."""
+        """This worker's shares of an epoch's batches, without the first so many; augmented."""
         run, worker, training = self.run, self.worker, self.run.config.training
         batches = run.training.batches(
             training.batch_size, training.seed, epoch, worker.rank, worker.world, first
         )
-        return prefetch_to_device(batches, run.model, worker.device)
+        with closing(prefetch_to_device(batches, run.model, worker.device)) as fetched:
+            for batch, passages in fetched:
+                if isinstance(batch.images, Tensor):
+                    images = augment(batch.images, batch.seeds, run.config.augmentation)
+                    batch = replace(batch, images=images)
+                yield TrainingBatch(batch, passages)
 
     def _abandonable(self) -> AbstractContextManager[None]:
         """Let a step be abandoned where it may take a CPU tens of seconds, as with VGG-19."""
@@ -195,6 +206,8 @@ class Trainer:
         row |= {name: total / images for name, total in sums}
         row |= validated.row
         row["best_score"] = max(each["score"] for each in [*self.history, row])
+        if self.run.config.training.patience is not None:
+            row["epochs_since_best"] = float(epochs_since_best([*self.history, row]))
         row["learning_rate"] = self.run.optimizer.param_groups[0]["lr"]
         row["images_per_second"] = images / trained.seconds
         return row

@@ -23,7 +23,8 @@ class LossTerms:
     Attributes:
         tag: CE(p_l, softmax) with p_l = l / norm1(l); 0 for an image without tags.
         sent: sum_s CE(stop_s, [s = S]).
-        word: sum_s sum_t CE(word_s,t), the END of each sentence included.
+        word: sum_s sum_t CE(word_s,t), the END of each sentence included; with smoothed targets if
+            the configuration has label smoothing.
         attention: sum_n (1 - sum_s alpha_n,s)^2 + sum_m (1 - sum_s beta_m,s)^2, over the report's
             own sentences; or the regularisation of the system's own paper.
 
@@ -41,15 +42,15 @@ class LossTerms:
         return torch.stack(parts).sum(dim=0)
 
 
-def loss_terms(outputs: Outputs, batch: Batch) -> LossTerms:
-    """The terms of eqs. 8 and 9 for each image of the batch."""
+def loss_terms(outputs: Outputs, batch: Batch, label_smoothing: float = 0.0) -> LossTerms:
+    """The terms of eqs. 8 and 9 for each image of the batch; the smoothing is `word_loss`'s."""
     tag = tag_loss(outputs.tag_logits, batch.tags)
     none = torch.zeros_like(tag)
     stops, words, penalty = outputs.stop_logits, outputs.words, outputs.attention_penalty
     return LossTerms(
         tag=tag,
         sent=none if stops is None else stop_loss(stops, batch.stops),
-        word=none if words is None else word_loss(words, len(tag)),
+        word=none if words is None else word_loss(words, len(tag), label_smoothing),
         attention=none if penalty is None else penalty,
     )
 
@@ -66,7 +67,22 @@ def stop_loss(logits: Tensor, stops: Tensor) -> Tensor:
     return losses.sum(dim=1)
 
 
-def word_loss(words: NextWords, images: int) -> Tensor:
-    """The next words of ``images`` images -> [B]."""
-    losses = F.cross_entropy(at_least_float32(words.logits), words.targets, reduction="none")
+def word_loss(words: NextWords, images: int, label_smoothing: float = 0.0) -> Tensor:
+    """The next words of ``images`` images -> [B].
+
+    With label smoothing e, the target of a word w is no longer all w but (1 - e) w + e / V of each
+    of the V word ids (Szegedy et al. 2016, eq. 3 with a uniform u): a word's loss is
+    -(1 - e) log p_w - e / V sum_v log p_v.
+
+    Args:
+        words: The next words.
+        images: B.
+        label_smoothing: e, from 0 to below 1.
+    """
+    losses = F.cross_entropy(
+        at_least_float32(words.logits),
+        words.targets,
+        reduction="none",
+        label_smoothing=label_smoothing,
+    )
     return losses.new_zeros(images).index_add(0, words.images, losses)

@@ -37,17 +37,19 @@ class Likelihood:
     Args:
         model: The system.
         parallel: The module to call: the model, or DDP around it.
+        label_smoothing: As in `raymed.training.loss.word_loss`.
     """
 
     measures: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, model: System, parallel: nn.Module) -> None:
+    def __init__(self, model: System, parallel: nn.Module, label_smoothing: float = 0.0) -> None:
         self.model = model
         self.parallel = parallel
+        self.label_smoothing = label_smoothing
 
     def __call__(self, training_batch: TrainingBatch) -> StepLosses:
         """A teacher-forced pass over the training reports."""
         batch, passages = training_batch
         with self.model.precision_context():
             outputs = self.parallel(batch.images, passages, batch.seeds)
-            return StepLosses(loss_terms(outputs, batch))
+            return StepLosses(loss_terms(outputs, batch, self.label_smoothing))

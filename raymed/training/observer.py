@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from raymed.sections import TrainingConfig
+
 Row = dict[str, float]
 """The metrics of one epoch."""
 
@@ -26,6 +28,23 @@ def best_epoch(rows: Sequence[Row]) -> int:
 def best_so_far(rows: Sequence[Row]) -> Row:
     """The metrics of the best epoch so far."""
     return rows[best_epoch(rows) - 1]
+
+
+def epochs_since_best(rows: Sequence[Row]) -> int:
+    """How many epochs the last one is after the best one so far."""
+    return int(rows[-1]["epoch"] - best_so_far(rows)["epoch"])
+
+
+def is_finished(rows: Sequence[Row], training: TrainingConfig) -> bool:
+    """Whether a run has trained all its epochs, or so many as its patience allows.
+
+    Args:
+        rows: The metrics of the run's epochs; those of the best and the last one suffice.
+        training: The training section of its configuration.
+    """
+    if not rows or rows[-1]["epoch"] >= training.epochs:
+        return bool(rows)
+    return training.patience is not None and epochs_since_best(rows) >= training.patience
 
 
 FEATURES = "computing the frozen encoder's features"

@@ -61,6 +61,12 @@ def check_objective(config: Config) -> None:
             "untrained model score 0: set training.start_from to the run's folder, or use "
             "`raymed finetune RUN objective=cider`"
         )
+    if config.loss.label_smoothing > 0:
+        raise UsageError(
+            f"loss.label_smoothing: {config.loss.label_smoothing:g} smooths the words of training "
+            "reports, but training.objective=cider trains on sampled reports, weighted by their "
+            "score: set it to 0"
+        )
 
 
 class SelfCritical:

@@ -22,6 +22,7 @@ from raymed.model.encoder_shapes import smallest_image
 from raymed.model.system import System
 from raymed.model.systems import build_system, system_class
 from raymed.storage import AnyPath
+from raymed.training.augment import check_augmentation
 from raymed.training.checkpoint import (
     ENCODER_FILE,
     TRAINED_ON_FILE,
@@ -140,6 +141,7 @@ def check(config: Config) -> PreparedDataset:
     """
     dataset = PreparedDataset.open(config.data.path)
     check_objective(config)
+    check_augmentation(config)
     check_start(config, dataset)
     system_class(config.model.system).check(config.model)
     tags = len(dataset.tags)
@@ -277,7 +279,7 @@ def _objective(
 ) -> Objective:
     if config.training.objective == "cider":
         return SelfCritical(model, parallel, training, config.generation)
-    return Likelihood(model, parallel)
+    return Likelihood(model, parallel, config.loss.label_smoothing)
 
 
 def _warn_of_truncation(training: TokenisedSplit, config: Config, observer: Observer) -> None:

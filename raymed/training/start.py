@@ -12,7 +12,7 @@ from raymed.sections import ModelConfig
 from raymed.storage import as_path
 from raymed.training.checkpoint import Checkpoint
 
-SHAPE_KEYS = ("system", "encoder", "hidden_size", "embedding_size")
+SHAPE_KEYS = ("system", "encoder", "hidden_size", "embedding_size", "tie_embeddings")
 """Keys of the model section that determine which weights there are and their shapes."""
 
 

@@ -16,6 +16,7 @@ from raymed.locks import folder_lock
 from raymed.metrics.table import ranked_score, summary
 from raymed.run_folder import RunFolder, SweepFolder
 from raymed.storage import AnyPath
+from raymed.training.observer import is_finished
 from raymed.training.setup import check
 from raymed.tuning.leaderboard import TrialResult, ranked_trials
 from raymed.tuning.study import open_study
@@ -73,7 +74,7 @@ def fine_tune(
             dataset = check(config)
             run.initialise(config)
             last = run.resumed_from(dataset)
-            if last is None or last.epoch < config.training.epochs:
+            if last is None or not is_finished(last.history, config.training):
                 unfinished[run] = config
         if unfinished:
             train_in_parallel(unfinished, base, sweep.fine_tuned, None, _outcome, console)

@@ -16,7 +16,7 @@ from raymed.metrics.table import leaderboard_metrics, objective_metrics
 from raymed.reports.sweep_results import TrialResult
 from raymed.run_folder import SweepFolder
 from raymed.storage import AnyPath, user_output
-from raymed.training.observer import best_so_far
+from raymed.training.observer import best_so_far, is_finished
 from raymed.tuning.space import to_values
 from raymed.tuning.study import REASON, objectives, started_trials
 from raymed.tuning.trial import trial_name
@@ -119,7 +119,7 @@ def _result(trial: FrozenTrial, config: Config, folder: AnyPath, pareto: bool) -
     best = best_so_far(history) if history else {}
     evaluated = trial.state == TrialState.COMPLETE
     state = STATES[trial.state]
-    if state == "completed" and len(history) < config.training.epochs:
+    if state == "completed" and not is_finished(history, config.training):
         # Optuna has no pruned trials of several objectives.
         state = "stopped"
     if best:

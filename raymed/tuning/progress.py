@@ -125,7 +125,7 @@ class SweepProgress(tune.Callback):
             self.failed += 1
             self._end(trial, f"failed: {outcome.failure}")
         else:
-            early = outcome.epoch < self.config.training.epochs
+            early = not outcome.is_finished(self.config.training)
             self.stopped += early
             value = outcome.best[self.objective]
             note = ", stopped early" if early else ""

@@ -12,7 +12,7 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from raymed.sections import TuneConfig
+from raymed.sections import TrainingConfig, TuneConfig
 from raymed.training.observer import Row
 from raymed.tuning.space import canonical, draw_untried, propose, to_params, to_values
 from raymed.tuning.study import (
@@ -36,7 +36,7 @@ class StudySearch(Searcher):
     Args:
         study: The sweep's study.
         config: The search's configuration.
-        epochs: Number of epochs of a trial that is not stopped early.
+        training: The trials' training section, by which one is finished or was stopped early.
         history: Returns the metrics on disk of the trial with the given number.
         replay: Called for each resumed trial with Tune's id of it and the metrics of its epochs
             that were decided on in an earlier start.
@@ -46,7 +46,7 @@ class StudySearch(Searcher):
         self,
         study: optuna.Study,
         config: TuneConfig,
-        epochs: int,
+        training: TrainingConfig,
         history: Callable[[int], Sequence[Row]],
         replay: Callable[[str, Sequence[Row]], None],
     ) -> None:
@@ -54,7 +54,7 @@ class StudySearch(Searcher):
         super().__init__(OBJECTIVE, next(iter(self.objectives.values())))
         self.study = study
         self.config = config
-        self.epochs = epochs
+        self.training = training
         self.history = history
         self.replay = replay
         trials = proposed_trials(study)
@@ -167,7 +167,7 @@ class StudySearch(Searcher):
             return
         self._report_epoch(trial_id, outcome)
         # Optuna has no pruned trials of several objectives: the study gets what was reached.
-        if len(self.objectives) == 1 and outcome.epoch < self.epochs:
+        if len(self.objectives) == 1 and not outcome.is_finished(self.training):
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
             self.study.tell(trial, [outcome.best[metric] for metric in self.objectives])

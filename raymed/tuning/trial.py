@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from raymed.training.observer import Row, best_so_far
+from raymed.sections import TrainingConfig
+from raymed.training.observer import Row, best_so_far, is_finished
 from raymed.tuning.space import Values
 
 EPOCH = "epoch"
@@ -80,6 +81,10 @@ class Outcome:
     def epoch(self) -> int:
         """Number of the last epoch; 0 before the first."""
         return int(self.last.get("epoch", 0))
+
+    def is_finished(self, training: TrainingConfig) -> bool:
+        """Whether the trial trained to its end, rather than being stopped before."""
+        return bool(self.last) and is_finished([self.best, self.last], training)
 
     @property
     def is_score(self) -> bool:

@@ -121,7 +121,7 @@ def _tune_config(
         search_alg=StudySearch(
             study,
             config.tune,
-            config.training.epochs,
+            config.training,
             history=history,
             replay=partial(replay, scheduler, objectives=wanted),
         ),

@@ -97,7 +97,7 @@ def inside(config: Config, folder: Path) -> list[float]:
     """Searched and stopped as a sweep's trials are, so that only who trains them differs."""
     folder.mkdir(parents=True)
     study = make_study(config, folder)
-    search = StudySearch(study, config.tune, EPOCHS, lambda _: [], lambda *_: None)
+    search = StudySearch(study, config.tune, config.training, lambda _: [], lambda *_: None)
     tuner = tune.Tuner(
         tune.with_resources(partial(inside_trial, config=config, folder=folder), {"CPU": 1}),
         tune_config=tune.TuneConfig(

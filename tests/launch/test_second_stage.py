@@ -10,6 +10,7 @@ from raymed.errors import UsageError
 from raymed.launch.second_stage import second_stage
 from raymed.run_folder import RunFolder
 from raymed.training.checkpoint import Checkpoint
+from raymed.training.setup import check
 
 
 @pytest.fixture
@@ -36,6 +37,15 @@ def test_a_run_is_trained_for_its_score_beside_it(
     assert {"reward", "reward_greedy"} < end.history[-1].keys()
     assert main(arguments) == 0
     assert "already trained for 1 epochs" in capsys.readouterr().out
+
+
+def test_a_run_with_label_smoothing_continues_without(run: Path) -> None:
+    file = run / "config.yaml"
+    file.write_text(file.read_text().replace("label_smoothing: 0.0", "label_smoothing: 0.1"))
+    assert RunFolder(run).config().loss.label_smoothing == 0.1
+    config = second_stage(RunFolder(run), [])
+    assert config.loss.label_smoothing == 0
+    check(config)
 
 
 def test_settings_override_those_of_the_second_stage(run: Path) -> None:

@@ -164,7 +164,13 @@ def test_metrics_of_an_epoch(tiny: Config, whole: tuple[Path, list[Row]]) -> Non
 def test_loss_of_an_epoch_is_the_mean_over_its_images(tiny: Config, tmp_path: Path) -> None:
     # In one batch of everything the loss is that of the initial weights.
     config = tiny.override(
-        {"training.batch_size": 100, "training.epochs": 1, "model.dropout": 0.0, "loss.word": 0.3}
+        {
+            "training.batch_size": 100,
+            "training.epochs": 1,
+            "model.dropout": 0.0,
+            "loss.word": 0.3,
+            "loss.label_smoothing": 0.2,
+        }
     )
     (row,) = run(config, tmp_path)
     dataset = PreparedDataset.open(config.data.path)
@@ -182,7 +188,7 @@ def test_loss_of_an_epoch_is_the_mean_over_its_images(tiny: Config, tmp_path: Pa
     sums = dict.fromkeys((f.name for f in fields(LossTerms)), 0.0)
     for image in range(len(split)):
         batch = split.batch(np.array([image]), np.array([0]), np.ones(1, np.float32))
-        found = loss_terms(model(batch.images, model.passages(batch.reports)), batch)
+        found = loss_terms(model(batch.images, model.passages(batch.reports)), batch, 0.2)
         for name in sums:
             sums[name] += getattr(found, name).item() / len(split)
     for name, mean in sums.items():

@@ -73,7 +73,8 @@ def test_stop_loss() -> None:
     assert_equals(lambda z: stop_loss(z, stops), by_hand, 3 * torch.randn(3, 3, 2))
 
 
-def test_word_loss() -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+def test_word_loss(smoothing: float) -> None:
     # [B, S, T + 2]: the first column is START, which is never predicted.
     reports = torch.tensor(
         [
@@ -93,17 +94,23 @@ def test_word_loss() -> None:
     def by_hand(logits: list[list[float]]) -> list[float]:
         found = [0.0] * len(reports)
         for z, (image, word) in zip(logits, targets, strict=True):
-            found[image] -= log_p(z, word)
+            for v in range(7):
+                target = smoothing / 7 + (1 - smoothing) * (v == word)
+                found[image] -= target * log_p(z, v)
         return found
+
+    def ours(logits: Tensor) -> Tensor:
+        return word_loss(NextWords(logits, words, images), len(reports), smoothing)
 
     torch.manual_seed(2)
     images, words = torch.tensor(targets).T
     logits = 2 * torch.randn(len(targets), 7)
-    assert_equals(lambda z: word_loss(NextWords(z, words, images), len(reports)), by_hand, logits)
+    assert_equals(ours, by_hand, logits)
     # In whatever order they come, and of images without a word too.
     order = torch.randperm(len(targets))
-    shuffled = word_loss(NextWords(logits[order], words[order], images[order]), len(reports) + 1)
-    expected = [*word_loss(NextWords(logits, words, images), len(reports)).tolist(), 0]
+    mixed = NextWords(logits[order], words[order], images[order])
+    shuffled = word_loss(mixed, len(reports) + 1, smoothing)
+    expected = [*ours(logits).tolist(), 0]
     assert shuffled.tolist() == pytest.approx(expected, rel=1e-5)
 
 

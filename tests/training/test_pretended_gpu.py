@@ -19,7 +19,8 @@ from raymed.model.encoder import build_encoder
 from raymed.model.system import System
 from raymed.model.systems import SYSTEMS, build_system
 from raymed.prediction import predict_rows
-from raymed.sections import GenerationConfig, ModelConfig
+from raymed.sections import AugmentationConfig, GenerationConfig, ModelConfig
+from raymed.training.augment import augment
 from raymed.training.checkpoint import Checkpoint, Snapshot, checkpoint_name, checkpoints_of
 from raymed.training.loss import LossTerms, loss_terms
 from raymed.training.prefetch import TrainingBatch
@@ -76,8 +77,11 @@ def test_a_training_pass_waits_for_nothing_and_decides_in_float32(
     passages = model.passages(batch.reports).to(CUDA)
     batch = batch.to(CUDA)
     waited_for.clear()
+    moving = AugmentationConfig(shift=0.1, rotation=5, scale=0.1, contrast=0.2)
+    images = augment(batch.images, batch.seeds, moving)
+    assert images.device == CUDA
     with model.precision_context():
-        outputs = model(batch.images, passages, batch.seeds)
+        outputs = model(images, passages, batch.seeds)
         found = loss_terms(outputs, batch)
     total = (found.total(config.loss) * batch.weights).sum()
     assert waited_for == []

@@ -265,6 +265,8 @@ def test_what_cannot_be_trained_for_its_score_is_refused(stage: Config) -> None:
         check(stage.override({"model.system": "vgg19_tags"}))
     with pytest.raises(UsageError, match=r"training\.objective: .* set training\.start_from"):
         check(stage.override({"training.start_from": None}))
+    with pytest.raises(UsageError, match=r"loss\.label_smoothing: 0\.1 smooths .* set it to 0"):
+        check(stage.override({"loss.label_smoothing": 0.1}))
     same: Any = SimpleNamespace(split=SimpleNamespace(references=["no nodule"] * 3))
     model = build_tiny("lrcn", 9)
     with pytest.raises(UsageError, match="all training reports are the same"):

@@ -96,6 +96,18 @@ def test_the_best_stands_first_and_each_trial_once(tmp_path: Path) -> None:
         assert result.values == expected | {"model.top_tags": params["model.top_tags"]}
 
 
+def test_a_trial_that_patience_ended_is_completed(tmp_path: Path) -> None:
+    study, config = swept(tmp_path, objectives={"cider": "max", "seconds_per_report": "min"})
+    for patience, expected in ((2, "stopped"), (1, "completed")):
+        config = config.override({"training.epochs": 4, "training.patience": patience})
+        states = {one.trial: one.state for one in ranked_trials(study, config, tmp_path)}
+        # Best in the second of three epochs.
+        assert states["trial-000"] == expected
+        # Three epochs of equal score and loss: the first is the best.
+        assert states["trial-004"] == "completed"
+        assert states["trial-001"] == "stopped"
+
+
 def test_table_file_has_a_row_per_trial_in_order(tmp_path: Path) -> None:
     study, config = swept(tmp_path)
     results = ranked_trials(study, config, tmp_path)

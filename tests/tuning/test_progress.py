@@ -84,6 +84,20 @@ def test_live_table_and_lines() -> None:
     assert queue.stopped == [2, 3, 4]
 
 
+def test_a_trial_that_patience_ends_is_not_called_stopped() -> None:
+    queue: Any = Queue()
+    console = Console(file=io.StringIO(), width=130)
+    config = CONFIG.override({"training.patience": 1})
+    with SweepProgress(config, console, queue, done=[]) as progress:
+        for number, scores in enumerate([(0.5, 0.25), (0.25, 0.5)]):
+            progress.on_trial_start(trial=trial(number))
+            rows = [row(epoch, score) for epoch, score in enumerate(scores, start=1)]
+            progress.on_trial_complete(trial=trial(number, result(*rows)))
+    first, second = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert first.endswith("trial-000: CIDEr 0.500, epoch 2")
+    assert second.endswith("trial-001: CIDEr 0.500, epoch 2, stopped early")
+
+
 def test_a_lost_queue_does_not_end_a_trial() -> None:
     queue: Any = Queue()
     console = Console(file=io.StringIO(), width=130)

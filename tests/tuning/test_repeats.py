@@ -15,6 +15,7 @@ from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.launch.run import run_training
 from raymed.reports.sweep_page import _facts
+from raymed.sections import TrainingConfig
 from raymed.tuning.leaderboard import ranked_trials
 from raymed.tuning.page import read_sweep
 from raymed.tuning.search import MAX_REPEATS, StudySearch
@@ -61,7 +62,9 @@ def search(settings: Config, folder: Path) -> StudySearch:
     def none(*_: Any) -> list[Any]:
         return []
 
-    return StudySearch(make_study(settings, folder), settings.tune, 1, none, none)
+    return StudySearch(
+        make_study(settings, folder), settings.tune, TrainingConfig(epochs=1), none, none
+    )
 
 
 def suggest(one: StudySearch, name: str) -> Proposal | None:

@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 from ray.tune.schedulers import TrialScheduler
 
 from raymed.config import Config
+from raymed.sections import TrainingConfig
 from raymed.training.observer import Row
 from raymed.tuning.search import StudySearch
 from raymed.tuning.stopping import build_scheduler, replay
@@ -35,13 +36,15 @@ def rows(*scores: float) -> Rows:
     ]
 
 
-def search(folder: Path, histories: dict[int, Rows], **tune: Any) -> StudySearch:
+def search(
+    folder: Path, histories: dict[int, Rows], patience: int | None = None, **tune: Any
+) -> StudySearch:
     config = Config().override({"tune.space": SPACE, **{f"tune.{k}": v for k, v in tune.items()}})
     replayed: dict[str, Rows] = {}
     made = StudySearch(
         make_study(config, folder),
         config.tune,
-        3,
+        TrainingConfig(epochs=3, patience=patience),
         lambda n: histories.get(n, []),
         replayed.__setitem__,
     )
@@ -80,6 +83,18 @@ def test_states_and_values(tmp_path: Path) -> None:
     assert (early.state, early.value) == (TrialState.PRUNED, 0.1)
     assert (failed.state, failed.user_attrs) == (TrialState.FAIL, {"reason": "diverged"})
     assert lost.state == error.state == TrialState.RUNNING
+
+
+@pytest.mark.parametrize("tune", [{}, {"objectives": BOTH}])
+def test_a_trial_that_patience_ends_is_complete(tmp_path: Path, tune: dict[str, Any]) -> None:
+    one = search(tmp_path, {}, patience=1, **tune)
+    for name in "ab":
+        suggest(one, name)
+    train(one, "a", rows(0.5, 0.3))
+    train(one, "b", rows(0.1, 0.3))
+    ended, stopped = one.study.trials
+    assert (ended.state, ended.values[0]) == (TrialState.COMPLETE, 0.5)
+    assert stopped.state == (TrialState.COMPLETE if tune else TrialState.PRUNED)
 
 
 def test_of_epochs_of_one_score_the_lower_loss_gives_the_objectives() -> None:

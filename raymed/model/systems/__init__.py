@@ -40,4 +40,6 @@ def build_system(config: ModelConfig, tags: int, words: int, encoder: Encoder | 
     if system.writer is not None:
         system.writer.embedding_dropout.rate = config.embedding_dropout
         system.writer.output_dropout.rate = config.decoder_dropout or 0.0
+        if config.tie_embeddings:
+            system.writer.tie_embeddings()
     return system

@@ -52,6 +52,9 @@ class SemanticLSTM(ReportDecoder):
         # Shared by input and output: with unit variance, logits would have a variance of E.
         nn.init.normal_(self.embedding.weight, std=size**-0.5)
 
+    def tie_embeddings(self) -> None:
+        """They always are."""
+
     def keys(self, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """U a [K, M, E], tanh(a) [K, M, E] and V tanh(a) [K, M, H]: the same for every word."""
         active = torch.tanh(a)
@@ -98,6 +101,7 @@ class Model(SingleLSTM):
     """
 
     writer: SemanticLSTM
+    reads_out_hidden = False
 
     def __init__(self, config: ModelConfig, tags: int, words: int, encoder: Encoder | None) -> None:
         super().__init__(config, tags, words, encoder)

@@ -29,6 +29,8 @@ class AttendingLSTM(ReportDecoder):
         hidden: H.
     """
 
+    output_layer = "l_o"
+
     def __init__(self, words: int, size: int, visual: int, hidden: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(words, size)
@@ -79,6 +81,7 @@ class Model(SingleLSTM):
 
     writer: AttendingLSTM
     visual = True
+    reads_out_hidden = False
 
     def __init__(self, config: ModelConfig, tags: int, words: int, encoder: Encoder | None) -> None:
         super().__init__(config, tags, words, encoder)

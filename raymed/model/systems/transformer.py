@@ -240,6 +240,7 @@ class Model(SingleLSTM):
     """
 
     writer: TransformerDecoder
+    reads_out_hidden = False
 
     def __init__(self, config: ModelConfig, tags: int, words: int, encoder: Encoder | None) -> None:
         super().__init__(config, tags, words, encoder)
