@@ -16,7 +16,8 @@ from raymed.errors import UsageError
 from raymed.model.encoder import build_encoder, encoder_from
 
 NETWORK = "vgg11"
-REAL = Path("/work/shared/data/weights/vgg16_imagenet_features.safetensors")
+ROOT = Path(__file__).resolve().parents[2]
+REAL = ROOT / "../shared/data/weights/vgg16_imagenet_features.safetensors"
 State = dict[str, Tensor]
 
 
@@ -212,7 +213,7 @@ def test_the_keys_of_torchvisions_published_densenets(tmp_path: Path) -> None:
     assert torch.equal(encoder.convolutions.state_dict()[layer], state[f"features.{layer}"])
 
 
-@pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} is not on this machine")
+@pytest.mark.skipif(not REAL.exists(), reason="the real VGG-16 weights are not there")
 def test_real_convolutions_of_vgg16() -> None:
     encoder = build_encoder("vgg16", str(REAL))
     assert "lacks classifier.0, classifier.3" in encoder.notices[0]

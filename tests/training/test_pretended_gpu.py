@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from raymed.config import Config
-from raymed.data.batches import TokenisedSplit
+from raymed.data.batches import Batch, TokenisedSplit
 from raymed.data.dataset import PreparedDataset
 from raymed.data.vocabulary import Vocabulary
 from raymed.evaluation import PREDICTIONS_FILE, evaluate
@@ -66,13 +66,18 @@ def untrained(config: ModelConfig, tags: int, words: int) -> System:
     return model.move_to(CUDA, torch.bfloat16)
 
 
-def test_a_training_pass_waits_for_nothing_and_decides_in_float32(
-    config: Config, vocabulary: Vocabulary
-) -> None:
+def five_images(config: Config, vocabulary: Vocabulary) -> tuple[TokenisedSplit, Batch]:
+    """The training split, and a batch of its first five images."""
     split = PreparedDataset.open(config.data.path).split("train")
     tokenised = TokenisedSplit(split, vocabulary, 3, 6)
     rows = np.arange(5)
-    batch = tokenised.batch(rows, rows * 97, np.full(5, 0.2, np.float32))
+    return tokenised, tokenised.batch(rows, rows * 97, np.full(5, 0.2, np.float32))
+
+
+def test_a_training_pass_waits_for_nothing_and_decides_in_float32(
+    config: Config, vocabulary: Vocabulary
+) -> None:
+    _, batch = five_images(config, vocabulary)
     model = untrained(config.model, len(vocabulary.tags), len(vocabulary)).train()
     passages = model.passages(batch.reports).to(CUDA)
     batch = batch.to(CUDA)
@@ -100,10 +105,7 @@ def test_a_training_pass_waits_for_nothing_and_decides_in_float32(
 def test_self_critical_training_waits_once_for_the_reports_to_be_scored(
     config: Config, vocabulary: Vocabulary
 ) -> None:
-    split = PreparedDataset.open(config.data.path).split("train")
-    tokenised = TokenisedSplit(split, vocabulary, 3, 6)
-    rows = np.arange(5)
-    batch = tokenised.batch(rows, rows * 97, np.full(5, 0.2, np.float32))
+    tokenised, batch = five_images(config, vocabulary)
     model = untrained(config.model, len(vocabulary.tags), len(vocabulary)).train()
     if model.writer is None:
         return
