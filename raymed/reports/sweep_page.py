@@ -17,6 +17,7 @@ from sqlalchemy.engine import make_url
 from raymed.config import Config
 from raymed.metrics.scoring import Scores
 from raymed.metrics.table import (
+    METRICS,
     leaderboard_metrics,
     objective_metric,
     objective_metrics,
@@ -159,10 +160,14 @@ def _leaderboard(sweep: SweepResults) -> list[dict[str, Any]]:
     ]
 
 
-def _format(value: object) -> str:
+def _format(head: str, value: object) -> str:
+    """A cell of the column with this heading: a metric's as everywhere, else four digits."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    metric = next((metric for metric in METRICS.values() if metric.label == head), None)
+    return metric.format(value) if metric else f"{value:.4g}"
 
 
 def _sections(sweep: SweepResults) -> list[_Section]:

@@ -204,11 +204,11 @@ def test_the_summary_counts_trials_and_stands_the_best_beside_the_baselines(
     assert facts["torch"] == torch.__version__
     scores = dict(re.findall('<td class="text">([^<]*?)</td><td>(.*?)</td>', html))
     first = order(metrics)[0]
-    assert scores[f"best trial: {first}"] == f"{best(metrics[first])['cider']:.4g}"
+    assert scores[f"best trial: {first}"] == f"{best(metrics[first])['cider']:.3f}"
     dataset = PreparedDataset.open(config.data.path)
     truth = dataset.split("val").references
     constant = cider(truth, [best_constant(dataset.split("train").references)] * len(truth))
-    assert scores["constant report"] == f"{constant:.4g}"
+    assert scores["constant report"] == f"{constant:.3f}"
     assert "nearest image" in scores
 
 
