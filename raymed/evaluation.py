@@ -22,23 +22,33 @@ from raymed.data.dataset import PreparedDataset, Split
 from raymed.data.mapped import Column
 from raymed.errors import UsageError
 from raymed.generation import Report
-from raymed.metrics.baselines import NONE, best_constant, nearest
+from raymed.metrics.baselines import NONE, BlockMeans, Described, best_constant, nearest
 from raymed.metrics.ngrams import CHUNK, chunks, distinct
 from raymed.metrics.normality import normality_share
 from raymed.metrics.scoring import Predictions, Scores, score_split
 from raymed.metrics.table import objective_metrics, scored_metrics
+from raymed.model.system import System
 from raymed.progress import track
 from raymed.provenance import Record, made_from, refuse_to_overwrite, with_record
 from raymed.scores import Evaluation
 from raymed.storage import AnyPath, atomic_write_text, local_copy, reason, user_output
 from raymed.training.checkpoint import Checkpoint
+from raymed.training.pooled_features import pooled_features
 from raymed.training.split_reports import write_reports
 from raymed.training.trained_on import overlap
 from raymed.training.worker import local_device
 
 RANKED_TAGS = 20
+CONSTANT, NEAREST, FEATURES = BASELINES = (
+    "constant report",
+    "nearest image",
+    "nearest image (features)",
+)
+"""The rows of the baselines. Images are compared by their pixels, or by the model's encoder."""
 PREDICTIONS_FILE = "predictions.parquet"
 SCORES_FILE = "scores.json"
+BASELINE_COLUMNS = "constant_report", "nearest_report", "nearest_by_features_report"
+"""The columns of their reports in the file of predictions."""
 
 
 T = TypeVar("T", covariant=True)
@@ -100,8 +110,12 @@ def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: AnyPa
     refuse_to_overwrite(out, (PREDICTIONS_FILE, SCORES_FILE), record)
     split = dataset.split(split_name)
     trained_on = overlap(checkpoint, dataset, split_name)
-    without_model = baselines(dataset, split_name, None)
-    writes, reports = _generate_reports(checkpoint, config, split)
+    model = checkpoint.build_model(local_device())
+    without_model = baselines(dataset, split_name, None) | {
+        FEATURES: _nearest_by_features(model, checkpoint.config, dataset, split_name)
+    }
+    writes = model.writer is not None
+    reports = _generate_reports(model, checkpoint, config, split)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -154,36 +168,59 @@ def baselines(
     """The two baselines that need no model, on the first ``images`` images of a split (None: all).
 
     The constant report, the best on the training split, is given to every image, with the most
-    frequent tags. The nearest training image's report is given with that image's tags, followed by
-    the most frequent ones. A training image's own study does not count as near: it has the report
-    itself, which no image of another split could find where studies are kept together. If there is
-    no other study, the report is empty.
+    frequent tags. The nearest training image is found by the images' pixels; see `_of_nearest`.
     """
     train, split = dataset.split("train"), dataset.split(split_name)
     count = len(split) if images is None else min(images, len(split))
     constant = best_constant(train.references)
     row = next(row for row, text in enumerate(train.references) if text == constant)
     fixed, frequent = train.sentences[row], dataset.tags[:RANKED_TAGS]
+    of_each = BlockMeans(train), BlockMeans(split)
+    return {
+        CONSTANT: SplitReports(
+            Stream(count, lambda: repeat(fixed)), Stream(count, lambda: repeat(frequent))
+        ),
+        NEAREST: _of_nearest(dataset, split_name, count, *of_each),
+    }
+
+
+def _nearest_by_features(
+    model: System, config: Config, dataset: PreparedDataset, split_name: str
+) -> SplitReports:
+    """The nearest training image by the features of a model's encoder, for a whole split."""
+    train, split = (pooled_features(model, config, dataset, name) for name in ("train", split_name))
+    return _of_nearest(dataset, split_name, len(split), train, split)
+
+
+def _of_nearest(
+    dataset: PreparedDataset,
+    split_name: str,
+    count: int,
+    of_train: Described,
+    of_split: Described,
+) -> SplitReports:
+    """The reports of the nearest training images, for the first ``count`` images of a split.
+
+    Each is given with that image's tags, followed by the most frequent ones. A training image's own
+    study does not count as near: it has the report itself, which no image of another split could
+    find where studies are kept together. If there is no other study, the report is empty.
+    """
+    train, frequent = dataset.split("train"), dataset.tags[:RANKED_TAGS]
     apart = None
     if split_name == "train":
         studies = np.fromiter(map(hash, train.studies), np.int64, len(train))
         apart = studies, studies
-    neighbours = nearest(train, split, count, apart)
+    neighbours = nearest(of_train, of_split, count, apart)
 
     def of_neighbours(column: Column[list[str]]) -> Stream[list[str]]:
         return Stream(
             count, lambda: (column[row] if row != NONE else [] for row in map(int, neighbours))
         )
 
-    return {
-        "constant report": SplitReports(
-            Stream(count, lambda: repeat(fixed)), Stream(count, lambda: repeat(frequent))
-        ),
-        "nearest image": SplitReports(
-            of_neighbours(train.sentences),
-            of_neighbours(train.tags).map(lambda tags: _ranked([*tags, *frequent])),
-        ),
-    }
+    return SplitReports(
+        of_neighbours(train.sentences),
+        of_neighbours(train.tags).map(lambda tags: _ranked([*tags, *frequent])),
+    )
 
 
 def baseline_scores(
@@ -202,25 +239,17 @@ def baseline_scores(
 
 
 def _generate_reports(
-    checkpoint: Checkpoint, config: Config, split: Split
-) -> tuple[bool, Iterator[Report]]:
-    """Whether the model writes reports, and each image's report as it is generated.
-
-    Reports are left with their `RANKED_TAGS` most probable tags.
-    """
-    device = local_device()
-    model = checkpoint.build_model(device)
+    model: System, checkpoint: Checkpoint, config: Config, split: Split
+) -> Iterator[Report]:
+    """Each image's report as it is generated, with its `RANKED_TAGS` most probable tags."""
     limits = config.generation.max_sentences, config.generation.max_words
     tokenised = TokenisedSplit(split, checkpoint.vocabulary, *limits)
     rows = np.arange(len(split))
-    written = track(
-        write_reports(model, tokenised, rows, config),
-        "writing reports",
-        len(rows),
-    )
+    written = write_reports(model, tokenised, rows, config)
     # All tags of a vocabulary of 1,000 would take 80 KB per report, with their probabilities.
-    return model.writer is not None, (
-        replace(report, tags=report.tags[:RANKED_TAGS]) for _, report in written
+    return (
+        replace(report, tags=report.tags[:RANKED_TAGS])
+        for _, report in track(written, "writing reports", len(rows))
     )
 
 
@@ -255,7 +284,7 @@ def _write_predictions(
     own = {"report": text, "sentences": texts} if writes else {}
     names = {"image_id": text, "study": text, "reference": text, **own}
     names |= {"tags": texts, "predicted_tags": texts}
-    names |= {"constant_report": text, "nearest_report": text}
+    names |= dict.fromkeys(BASELINE_COLUMNS, text)
     schema = with_record(pa.schema(names.items()), record)
     rows = zip(
         split.image_ids,
@@ -268,9 +297,7 @@ def _write_predictions(
     )
     with user_output(path) as partial, pq.ParquetWriter(partial, schema) as writer:
         for some in chunks(rows):
-            image_ids, studies, references, tags, by_model, constant, neighbour = zip(
-                *some, strict=True
-            )
+            image_ids, studies, references, tags, by_model, *others = zip(*some, strict=True)
             columns = {
                 "image_id": image_ids,
                 "study": studies,
@@ -279,8 +306,7 @@ def _write_predictions(
                 "sentences": [report.sentences for report in by_model],
                 "tags": tags,
                 "predicted_tags": [[tag for tag, _ in report.tags] for report in by_model],
-                "constant_report": constant,
-                "nearest_report": neighbour,
+                **dict(zip(BASELINE_COLUMNS, others, strict=True)),
             }
             writer.write_table(pa.table({name: columns[name] for name in names}, schema))
 

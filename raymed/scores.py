@@ -20,7 +20,7 @@ class Evaluation:
     """Scores of the model and of the baselines on one split.
 
     Attributes:
-        rows: The scores by name: the checkpoint's system, ``constant report``, ``nearest image``.
+        rows: The scores by name: the checkpoint's system, then the baselines.
         truth_normality: The normality share of the references.
         truth_distinct: The number of distinct references.
         unavailable: The metrics that this machine could not compute, by key, with the reason.

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import weakref
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
@@ -54,6 +56,7 @@ def test_scores_are_those_of_the_predictions(evaluated):
         ("co_attention", "report"),
         ("constant report", "constant_report"),
         ("nearest image", "nearest_report"),
+        ("nearest image (features)", "nearest_by_features_report"),
     ):
         written = {i: [text] for i, text in enumerate(rows[column])}
         scores = evaluation.rows[name]
@@ -98,6 +101,27 @@ def nearest_of_others(train):
     for row, study in enumerate(train.studies):
         distance[row, [one == study for one in train.studies]] = np.inf
     return distance.argmin(axis=1).tolist()
+
+
+def test_images_are_also_compared_by_the_encoders_features(evaluated, checkpoint):
+    train = PreparedDataset.open(checkpoint.config.data.path).split("train")
+    encoder = checkpoint.encoder(dropout=0.0).double().eval()
+    with torch.no_grad():
+        maps = encoder.feature_map(torch.from_numpy(train.pixels(np.arange(len(train)))))
+    pooled = [[channel.mean().item() for channel in one] for one in maps]
+    wanted = []
+    for one, study in zip(pooled, train.studies, strict=True):
+        cosines = [
+            sum(x * y for x, y in zip(one, other, strict=True))
+            / math.hypot(*one)
+            / math.hypot(*other)
+            for other in pooled
+        ]
+        others = [row for row, other in enumerate(train.studies) if other != study]
+        wanted.append(max(others, key=cosines.__getitem__))
+    found = columns(evaluated[1])["nearest_by_features_report"]
+    assert found == [train.references[row] for row in wanted]
+    assert found != columns(evaluated[1])["nearest_report"]
 
 
 def test_a_training_image_finds_no_other_view_of_its_own_study(tmp_path, monkeypatch):

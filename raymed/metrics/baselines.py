@@ -169,6 +169,14 @@ def _zeros(count: int) -> Iterator[np.ndarray]:
         yield np.zeros(min(2**16, count - start))
 
 
+class Described(Protocol):
+    """Images, each described by a vector."""
+
+    def __len__(self) -> int: ...
+    def descriptors(self, rows: np.ndarray) -> np.ndarray:
+        """float64 [n, K] of rows [n]."""
+
+
 class Images(Protocol):
     """A split's images."""
 
@@ -177,20 +185,38 @@ class Images(Protocol):
         """uint8 [n, H, W] of rows [n]."""
 
 
+class BlockMeans:
+    """Images, each described by its pixels.
+
+    An image is reduced to at most 32 x 32 block means, standardised to zero mean and unit variance
+    (a uniformly grey image stays zero).
+    """
+
+    def __init__(self, images: Images) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def descriptors(self, rows: np.ndarray) -> np.ndarray:
+        """float64 [n, min(32, H) min(32, W)] of rows [n]."""
+        return _block_means(self._images.pixels(rows))
+
+
 def nearest(
-    train: Images,
-    images: Images,
+    train: Described,
+    images: Described,
     count: int,
     groups: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> np.ndarray:
-    """Find the training image most like each image, by the Euclidean distance of block means.
+    """Find the training image most like each image, by the Euclidean distance of descriptors.
 
-    An image is reduced to at most 32 x 32 block means, standardised to zero mean and unit variance
-    (a uniformly grey image stays zero). Ties go to the first training image.
+    Ties go to the first training image.
 
     Args:
         train: The training images; ``CHUNK`` are read at a time.
-        images: The images to find the nearest of; ``QUERIES`` are held at a time, as block means.
+        images: The images to find the nearest of; the descriptors of ``QUERIES`` are held at a
+            time.
         count: The number of ``images``, from the first.
         groups: Group numbers, int64, of the training images and of ``images``; images of the same
             group are not compared.
@@ -199,14 +225,15 @@ def nearest(
         int64 [count]: rows of ``train``, or `NONE` where there is none to compare with.
 
     Raises:
-        ValueError: ``train`` is empty, or the images differ in size.
+        ValueError: ``train`` is empty, or the descriptors differ in size.
     """
     if not len(train):
         raise ValueError("the nearest training image needs training images, got none")
-    sizes = [list(each.pixels(np.arange(min(1, len(each)))).shape[1:]) for each in (train, images)]
+    sizes = [each.descriptors(np.arange(min(1, len(each)))).shape[1] for each in (train, images)]
     if sizes[0] != sizes[1]:
         raise ValueError(
-            f"images to compare must be of one size, got {sizes[0]} in training and {sizes[1]}"
+            f"images to compare must be described alike, got {sizes[0]} numbers each in training "
+            f"and {sizes[1]}"
         )
     found = [np.empty(0, np.int64)]
     with Progress("comparing images with the training images", count * len(train)) as progress:
@@ -214,7 +241,7 @@ def nearest(
             stop = min(start + QUERIES, count)
             starts = range(start, stop, CHUNK)
             queries = np.concatenate(
-                [_block_means(images.pixels(np.arange(s, min(s + CHUNK, stop)))) for s in starts]
+                [images.descriptors(np.arange(s, min(s + CHUNK, stop))) for s in starts]
             )
             own = None if groups is None else (groups[0], groups[1][start:stop])
             found.append(_nearest(train, queries, own, progress))
@@ -222,7 +249,7 @@ def nearest(
 
 
 def _nearest(
-    train: Images,
+    train: Described,
     queries: np.ndarray,
     groups: tuple[np.ndarray, np.ndarray] | None,
     progress: Progress,
@@ -232,7 +259,7 @@ def _nearest(
     squares = (queries**2).sum(axis=1)[:, None]
     for start in range(0, len(train), CHUNK):
         stop = min(start + CHUNK, len(train))
-        keys = _block_means(train.pixels(np.arange(start, stop)))
+        keys = train.descriptors(np.arange(start, stop))
         distance = queries @ keys.T
         distance *= -2
         distance += squares

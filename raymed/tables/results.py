@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raymed.evaluation import BASELINES
 from raymed.metrics.table import Metric, table_metrics
 from raymed.provenance import KEY, with_record
 from raymed.storage import AnyPath, user_output
@@ -57,10 +58,9 @@ def table_rows(table: str, half: str, runs: Sequence[Run]) -> list[Row]:
     _, first = scored[0]
     rows = []
     if table != "attention":
-        # Every run was scored beside the same baselines.
-        for name in ("constant report", "nearest image"):
-            values = _with_abnormality(first["rows"][name])
-            rows.append(Row(name, _cells([values], metrics), {}, values["distinct"]))
+        for name in BASELINES:
+            beside = [scores["rows"][name] for _, scores in scored if name in scores["rows"]]
+            rows += [_baseline(name, metrics, beside)] if beside else []
     for system in dict.fromkeys([*TABLE_SYSTEMS[table], *(run.system for run in runs)]):
         own = [_values(table, run, scores) for run, scores in scored if run.system == system]
         if own:
@@ -99,6 +99,19 @@ def write_runs(path: AnyPath, runs: Sequence[Run]) -> None:
     with user_output(path) as partial:
         table = pa.table({key: [row.get(key) for row in rows] for key in keys})
         pq.write_table(table.cast(with_record(table.schema, records)), partial)
+
+
+def _baseline(name: str, metrics: Sequence[Metric], beside: Sequence[Mapping[str, Any]]) -> Row:
+    """A baseline's row, from its scores as each run has them.
+
+    They are the same for all runs, unless images were compared by the features of the run's encoder
+    and these were trained.
+    """
+    own = [_with_abnormality(scores) for scores in beside]
+    if all(scores == own[0] for scores in own):
+        own = own[:1]
+    distinct = statistics.fmean(scores["distinct"] for scores in own)
+    return Row(name, _cells(own, metrics), {}, distinct, len(own) if len(own) > 1 else 0)
 
 
 def _values(table: str, run: Run, scores: Mapping[str, Any]) -> dict[str, float | None]:

@@ -26,7 +26,7 @@ from raymed.data.dataset import PreparedDataset
 from raymed.data.examples import Example
 from raymed.evaluation import baseline_scores, evaluate
 from raymed.figures import abnormal_rows
-from raymed.metrics.baselines import nearest
+from raymed.metrics.baselines import BlockMeans, nearest
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.loop import train
 from raymed.training.worker import Worker
@@ -128,7 +128,7 @@ def time_nearest(queries: int, few: int, many: int) -> None:
     seconds = []
     for count in (few, many):
         began = time.monotonic()
-        nearest(Noise(count, 0), Noise(queries, 1), queries)
+        nearest(BlockMeans(Noise(count, 0)), BlockMeans(Noise(queries, 1)), queries)
         seconds.append(time.monotonic() - began)
         print(f"nearest of {queries:,} among {count:,}: {seconds[-1]:.1f} s", flush=True)
     each = (seconds[1] - seconds[0]) / (many - few)

@@ -75,7 +75,8 @@ class Pixels:
 
 
 def nearest(train: np.ndarray, images: np.ndarray, *apart: np.ndarray) -> np.ndarray:
-    return baselines.nearest(Pixels(train), Pixels(images), len(images), apart or None)
+    of_each = [baselines.BlockMeans(Pixels(each)) for each in (train, images)]
+    return baselines.nearest(*of_each, len(images), apart or None)
 
 
 def loop_block_means(image: np.ndarray) -> np.ndarray:
@@ -150,5 +151,5 @@ def test_images_that_cannot_be_compared_are_refused():
     assert nearest(images, images[:0]).shape == (0,)
     with pytest.raises(ValueError, match="got none"):
         nearest(images[:0], images)
-    with pytest.raises(ValueError, match=r"\[8, 8\] in training and \[4, 16\]"):
-        nearest(images, images.reshape(2, 4, 16))
+    with pytest.raises(ValueError, match="64 numbers each in training and 32"):
+        nearest(images, images[:, :4])

@@ -54,6 +54,10 @@ def peak(work: Callable[[int], object], count: int) -> int:
         tracemalloc.stop()
 
 
+def described(*counts: int) -> list[baselines.BlockMeans]:
+    return [baselines.BlockMeans(Images(count)) for count in counts]
+
+
 def cut(count: int) -> list[Reports]:
     return [Reports(count, seed) for seed in (1, 2)]
 
@@ -64,8 +68,8 @@ def cut(count: int) -> list[Reports]:
         (lambda count: best_constant(Reports(count)), 400, 300),
         (lambda count: cider.ciders(Reports(count), cut(count)), 400, 100),
         (lambda count: report_scores(Reports(count), Reports(count, 1)), 400, 100),
-        (lambda count: nearest(Images(count), Images(9), 9), 2000, 10),
-        (lambda count: nearest(Images(9), Images(count), count), 2000, 50),
+        (lambda count: nearest(*described(count, 9), 9), 2000, 10),
+        (lambda count: nearest(*described(9, count), count), 2000, 50),
     ],
     ids=["constant", "cider", "captions", "nearest in", "nearest of"],
 )

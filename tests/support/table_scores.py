@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from raymed.config import Config
-from raymed.evaluation import SCORES_FILE
+from raymed.evaluation import BASELINES, SCORES_FILE
 from raymed.localisation import ATTENTION_FILE
 from raymed.run_folder import SCORED
 from raymed.tables.runs import Run
@@ -25,7 +25,7 @@ class Fabricated:
         self.rng = np.random.default_rng(0)
         self.baselines = {
             name: self.scores(distinct)
-            for name, distinct in (("constant report", 1), ("nearest image", 9))
+            for name, distinct in zip(BASELINES, (1, 9, 12), strict=True)
         }
         self.truth = {"truth_normality": float(self.rng.random()), "truth_distinct": 17}
 

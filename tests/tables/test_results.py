@@ -51,11 +51,15 @@ def test_rows_are_mean_and_sample_deviation_over_the_seeds(
     [
         (
             "1",
-            "constant report,nearest image,cnn_rnn,lrcn,soft_att,att_rk,no_attention,semantic_only,"
-            "visual_only,co_attention,ground truth",
+            "constant report,nearest image,nearest image (features),cnn_rnn,lrcn,soft_att,att_rk,"
+            "no_attention,semantic_only,visual_only,co_attention,ground truth",
         ),
-        ("2", "constant report,nearest image,soft_att,no_attention,co_attention,ground truth"),
-        ("3", "constant report,nearest image,vgg19_tags,co_attention"),
+        (
+            "2",
+            "constant report,nearest image,nearest image (features),soft_att,no_attention,"
+            "co_attention,ground truth",
+        ),
+        ("3", "constant report,nearest image,nearest image (features),vgg19_tags,co_attention"),
         ("attention", "soft_att,semantic_only,visual_only,co_attention"),
     ],
 )
@@ -85,6 +89,18 @@ def test_baselines_and_ground_truth_have_their_own_figures(
     baseline = {row.name: row for row in table_rows("1", "iu_xray", runs)}["nearest image"]
     expected = {m: Cell(made.baselines["nearest image"][m]) for m in CAPTIONS[:7]}
     assert baseline.cells == expected
+
+
+def test_features_that_were_trained_give_a_baseline_of_several_runs(made: Fabricated) -> None:
+    runs = []
+    for seed, cider in enumerate((0.2, 0.6)):
+        made.baselines["nearest image (features)"]["cider"] = cider
+        runs.append(made.run("lrcn", seed))
+    rows = {row.name: row for row in table_rows("1", "iu_xray", runs)}
+    row = rows["nearest image (features)"]
+    assert row.cells["cider"] == Cell(pytest.approx(0.4), pytest.approx(math.sqrt(0.08)))
+    assert (row.runs, row.distinct) == (2, 12)
+    assert rows["nearest image"].runs == 0
 
 
 def test_one_seed_has_no_deviation(made: Fabricated) -> None:
