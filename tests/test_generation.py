@@ -17,7 +17,7 @@ from raymed.generation import (
 )
 from raymed.model.encoder import build_encoder
 from raymed.model.hierarchical import Hierarchical
-from raymed.model.single_lstm import SingleLSTM
+from raymed.model.single_decoder import SingleDecoder
 from raymed.model.system import Reading, System
 from raymed.model.systems import SYSTEMS, build_system
 from raymed.sections import GenerationConfig, ModelConfig
@@ -95,7 +95,7 @@ def passage(model: System, context: tuple[Tensor, ...], limit: int, never: set[i
 @torch.no_grad()
 def write_one_by_one(model: System, image: Tensor, threshold: float) -> Report:
     """The report of one image, passage by passage."""
-    if isinstance(model, SingleLSTM):
+    if isinstance(model, SingleDecoder):
         context = tuple(each[:, 0] for each in model.read(image.unsqueeze(0), 1).context)
         # Room for five sentences of eight words and for what stands between them.
         words = passage(model, context, 5 * 8 + 4, {PAD, UNKNOWN})

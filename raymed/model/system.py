@@ -2,7 +2,7 @@
 
 A system is one file of `raymed.model.systems`, whose class `Model` derives from `System` (or from
 one of its two families, `raymed.model.hierarchical.Hierarchical` and
-`raymed.model.single_lstm.SingleLSTM`) and implements
+`raymed.model.single_decoder.SingleDecoder`) and implements
 
 * `System.forward`, which training calls with images and passages, and which returns `Outputs`;
 * `System.read`, which generation calls with images, and which returns a `Reading`;

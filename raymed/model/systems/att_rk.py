@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from raymed.model.encoder import Encoder
 from raymed.model.passages import Passages, select
 from raymed.model.precision import LSTMCell, at_least_float32
-from raymed.model.single_lstm import ReportDecoder, SingleLSTM
+from raymed.model.single_decoder import ReportDecoder, SingleDecoder
 from raymed.model.system import Context, DecoderOutputs, EncodedImages, State, init_glorot
 from raymed.model.tags import SemanticFeatures
 from raymed.sections import ModelConfig
@@ -93,7 +93,7 @@ class SemanticLSTM(ReportDecoder):
         return readout, alpha, beta, (h, c)
 
 
-class Model(SingleLSTM):
+class Model(SingleDecoder):
     """Choices: the tags are the classifier's M most probable, with separate embeddings, because a
     tag may be several words; W_Yh projects h to the embeddings' width before the tags are added,
     so that the two widths may differ; the attention term of the loss is eq. 12 with p = 2,

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from raymed.model.encoder import Encoder
-from raymed.model.single_lstm import ReportDecoder, SingleLSTM
+from raymed.model.single_decoder import ReportDecoder, SingleDecoder
 from raymed.model.system import Context, EncodedImages, init_glorot
 from raymed.model.word_lstm import WordLSTM
 from raymed.sections import ModelConfig
@@ -13,7 +13,7 @@ class ImageThenWords(WordLSTM, ReportDecoder):
     """The word LSTM as it is, eqs. 10 to 12 of Vinyals et al.: x_-1 = CNN(I), x_t = W_e S_t."""
 
 
-class Model(SingleLSTM):
+class Model(SingleDecoder):
     """The image is the LSTM's first input and does not enter again: x_-1 = W_I f.
 
     Choices: f is the overall image feature, as in Ours-no-Attention, which according to the paper

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from raymed.model.encoder import Encoder
 from raymed.model.passages import Passages, select
 from raymed.model.precision import LSTM
-from raymed.model.single_lstm import ReportDecoder, SingleLSTM
+from raymed.model.single_decoder import ReportDecoder, SingleDecoder
 from raymed.model.system import Context, DecoderOutputs, EncodedImages, State, init_glorot
 from raymed.sections import ModelConfig
 
@@ -52,7 +52,7 @@ class FactoredLSTM(ReportDecoder):
         return self.w_out(out[:, 0]), (h1[0], c1[0], h2[0], c2[0])
 
 
-class Model(SingleLSTM):
+class Model(SingleDecoder):
     """Choices: f is the overall image feature (Donahue et al. take their CNN's fc7 or fc8)."""
 
     def __init__(self, config: ModelConfig, tags: int, words: int, encoder: Encoder | None) -> None:

@@ -7,7 +7,7 @@ from raymed.model.attention import Attention, coverage_penalty
 from raymed.model.encoder import Encoder
 from raymed.model.passages import Passages, select
 from raymed.model.precision import LSTMCell
-from raymed.model.single_lstm import ReportDecoder, SingleLSTM
+from raymed.model.single_decoder import ReportDecoder, SingleDecoder
 from raymed.model.system import Context, DecoderOutputs, EncodedImages, State, init_glorot
 from raymed.sections import ModelConfig
 
@@ -73,7 +73,7 @@ class AttendingLSTM(ReportDecoder):
         return embedded + self.l_h(h) + self.l_z(z), alpha, (h, c)
 
 
-class Model(SingleLSTM):
+class Model(SingleDecoder):
     """Choices: one-layer f_att, f_init and f_beta; no dropout on the words.
 
     The doubly stochastic regularisation, eq. 14, is the attention term of the loss.

@@ -15,7 +15,7 @@ from raymed.model.dropout import SeededDropout, at_site
 from raymed.model.encoder import Encoder, Images
 from raymed.model.passages import Passages, select
 from raymed.model.precision import at_least_float32
-from raymed.model.single_lstm import ReportDecoder, SingleLSTM
+from raymed.model.single_decoder import ReportDecoder, SingleDecoder
 from raymed.model.system import Context, DecoderOutputs, EncodedImages, State, init_glorot
 from raymed.sections import ModelConfig
 
@@ -230,7 +230,7 @@ def sinusoids(start: int, stop: int, like: Tensor) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)
 
 
-class Model(SingleLSTM):
+class Model(SingleDecoder):
     """The decoder attends to the encoded regions for every word; `model.hidden_size` is d.
 
     Choices: normalisation before each sublayer and after the last layer, no positions for the

@@ -1,4 +1,4 @@
-"""The systems with a single LSTM: the report is one sequence that contains sentence boundaries."""
+"""Systems with a single decoder: the report is one sequence that contains sentence boundaries."""
 
 from abc import abstractmethod
 
@@ -27,7 +27,7 @@ class ReportDecoder(Decoder):
     forbidden_ids = (PAD, UNKNOWN)
 
 
-class SingleLSTM(System):
+class SingleDecoder(System):
     """A captioning model applied to paragraphs: sentences and report end where its words say so.
 
     These models were designed for one sentence and predict no tags; here they share the encoder

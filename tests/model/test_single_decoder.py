@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from raymed.model.encoder import build_encoder
-from raymed.model.single_lstm import SingleLSTM, as_sequences
+from raymed.model.single_decoder import SingleDecoder, as_sequences
 from raymed.model.systems import build_system
 from raymed.sections import ModelConfig
 from raymed.tokens import END, PAD, START, UNKNOWN
@@ -80,7 +80,7 @@ def test_a_sentences_attention_is_the_mean_over_its_words(system: str) -> None:
     )
     encoder = build_encoder(config.encoder, dropout=config.dropout)
     model = build_system(config, TAGS, WORDS, encoder).double().eval()
-    assert isinstance(model, SingleLSTM)
+    assert isinstance(model, SingleDecoder)
     with torch.no_grad():
         for p in (*model.writer.parameters(), *model.tag_classifier.output.parameters()):
             p.normal_(std=3 / p.shape[-1] ** 0.5)
