@@ -143,6 +143,16 @@ def check(config: Config) -> PreparedDataset:
     check_objective(config)
     check_augmentation(config)
     check_start(config, dataset)
+    check_model(config, dataset)
+    return dataset
+
+
+def check_model(config: Config, dataset: PreparedDataset) -> None:
+    """Check that a system can have the settings of `model`, and that these fit the dataset.
+
+    Raises:
+        UsageError: They do not; the message names the key.
+    """
     system_class(config.model.system).check(config.model)
     tags = len(dataset.tags)
     if config.model.top_tags > tags:
@@ -151,7 +161,6 @@ def check(config: Config) -> PreparedDataset:
             f"{config.data.path} has {tags}: set it to {tags} at most"
         )
     check_image_size(config, dataset.info.image_size)
-    return dataset
 
 
 def check_image_size(config: Config, size: int) -> None:

@@ -66,38 +66,10 @@ def canonical(values: Mapping[str, Any]) -> str:
 
 def count_points(space: Space, limit: int) -> int:
     """Number of different points in the space, but at most ``limit``."""
-    return sum(1 for _ in islice(_points(space), limit)) if _is_finite(space) else limit
+    return sum(1 for _ in islice(points(space), limit)) if _is_finite(space) else limit
 
 
-def draw_untried(space: Space, tried: Collection[str], seed: Sequence[int]) -> Values | None:
-    """Draw a random point that has not been tried; None if there is none left.
-
-    Args:
-        space: The search space.
-        tried: Points tried so far, each as `canonical` text.
-        seed: Seed of the draw.
-    """
-    sampler = optuna.samplers.RandomSampler(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-    draws = optuna.create_study(sampler=sampler)
-    for _ in range(DRAWS):
-        point = propose(draws.ask(), space)
-        if canonical(point) not in tried:
-            return point
-    if not _is_finite(space):
-        return None
-    return next((point for point in _points(space) if canonical(point) not in tried), None)
-
-
-def _is_searched(dimension: Dimension, values: Values) -> bool:
-    """Whether a key's condition holds for the values of the keys before it."""
-    return all(values.get(other) in allowed for other, allowed in dimension.when.items())
-
-
-def _is_finite(space: Space) -> bool:
-    return not any(dimension.uniform or dimension.log_uniform for dimension in space.values())
-
-
-def _points(space: Space) -> Iterator[Values]:
+def points(space: Space) -> Iterator[Values]:
     """All points of a finite space, lazily: there may be very many."""
 
     def extend(values: Values, keys: Sequence[str]) -> Iterator[Values]:
@@ -117,6 +89,34 @@ def _points(space: Space) -> Iterator[Values]:
                 yield from extend({**values, key: value}, rest)
 
     return extend({}, [*space])
+
+
+def draw_untried(space: Space, tried: Collection[str], seed: Sequence[int]) -> Values | None:
+    """Draw a random point that has not been tried; None if there is none left.
+
+    Args:
+        space: The search space.
+        tried: Points tried so far, each as `canonical` text.
+        seed: Seed of the draw.
+    """
+    sampler = optuna.samplers.RandomSampler(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+    draws = optuna.create_study(sampler=sampler)
+    for _ in range(DRAWS):
+        point = propose(draws.ask(), space)
+        if canonical(point) not in tried:
+            return point
+    if not _is_finite(space):
+        return None
+    return next((point for point in points(space) if canonical(point) not in tried), None)
+
+
+def _is_searched(dimension: Dimension, values: Values) -> bool:
+    """Whether a key's condition holds for the values of the keys before it."""
+    return all(values.get(other) in allowed for other, allowed in dimension.when.items())
+
+
+def _is_finite(space: Space) -> bool:
+    return not any(dimension.uniform or dimension.log_uniform for dimension in space.values())
 
 
 def _question(key: str, dimension: Dimension) -> str:

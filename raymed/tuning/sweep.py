@@ -25,7 +25,7 @@ from raymed.model.systems import system_class
 from raymed.reports.sweep_results import TrialResult
 from raymed.run_folder import SweepFolder
 from raymed.storage import AnyPath, user_output
-from raymed.training.setup import check
+from raymed.training.setup import check, check_model
 from raymed.tuning.leaderboard import (
     LEADERBOARD_FILE,
     leaderboard_table,
@@ -33,6 +33,7 @@ from raymed.tuning.leaderboard import (
     write_leaderboard,
 )
 from raymed.tuning.progress import SweepProgress
+from raymed.tuning.space import points
 from raymed.tuning.study import (
     REPEATED,
     claim_study,
@@ -48,6 +49,15 @@ from raymed.tuning.tuner import run_tuner, silence_tune
 BEST_FILE = "best.yaml"
 MAX_QUEUE_STARTS = 3
 """How often the queue of trials is started before a sweep gives up."""
+CHECKED_TOGETHER = (
+    "model.system",
+    "model.encoder",
+    "model.hidden_size",
+    "model.embedding_size",
+    "model.tie_embeddings",
+    "model.top_tags",
+)
+"""The keys that `check_model` compares with each other or with the dataset."""
 
 
 @dataclass(frozen=True)
@@ -165,10 +175,25 @@ def check_sweep(config: Config) -> PreparedDataset:
     require_worker_groups(config, "sweep")
     _check_objectives(config)
     dataset = check(config)
-    dimension = config.tune.space.get("model.top_tags")
-    if dimension is not None:
-        check(config.override({"model.top_tags": max(dimension.extremes())}))
+    _check_models(config, dataset)
     return dataset
+
+
+def _check_models(config: Config, dataset: PreparedDataset) -> None:
+    """Check every combination of models that can be proposed, of a range its ends and a value."""
+    space = {}
+    for key in (key for key in config.tune.space if key in CHECKED_TOGETHER):
+        dimension = config.tune.space[key]
+        when = {other: of for other, of in dimension.when.items() if other in CHECKED_TOGETHER}
+        low, high = dimension.integer or (0, 0)
+        some = {"integer": None, "choice": (low, low + 1, high)} if dimension.integer else {}
+        space[key] = dimension.model_copy(update={"when": when, **some})
+    for values in points(space):
+        try:
+            check_model(config.override(values), dataset)
+        except UsageError as error:
+            proposal = ", ".join(f"{key}={value}" for key, value in values.items())
+            raise UsageError(f"tune.space: proposes {proposal}: {error}") from error
 
 
 def _check_objectives(config: Config) -> None:

@@ -32,6 +32,30 @@ def sweep(tiny: Config, **changes: Any) -> Config:
             {"tune__space": {"model.top_tags": {"choice": [400, 2]}}},
             "model.top_tags: the model is to attend to 400 tags",
         ),
+        (
+            # Each is possible, and with one width for both embeddings and states.
+            {
+                "tune__space": {
+                    "loss.tag": {"choice": [1.0, 2.0]},
+                    "model.hidden_size": {"choice": [16, 32]},
+                    "model.embedding_size": {"choice": [16, 32]},
+                    "model.tie_embeddings": {"choice": [True], "when": {"loss.tag": [1.0]}},
+                }
+            },
+            r"proposes model.hidden_size=16, model.embedding_size=32, model.tie_embeddings=True: "
+            r"model.tie_embeddings: .*must be equal",
+        ),
+        (
+            {
+                "model__system": "transformer",
+                "tune__space": {"model.hidden_size": {"integer": [16, 64]}},
+            },
+            "proposes model.hidden_size=17: model.hidden_size: must be a multiple of 8",
+        ),
+        (
+            {"tune__space": {"model.encoder": {"choice": ["small", "resnet18"]}}},
+            "proposes model.encoder=resnet18: model.encoder: resnet18 makes a single region",
+        ),
     ],
 )
 def test_what_cannot_be_searched_is_refused(
@@ -104,7 +128,9 @@ def test_systems_that_are_scored_by_one_measure_do(
 
 
 def test_a_space_that_fits_passes(tiny: Config) -> None:
+    widths = ("model.hidden_size", "model.embedding_size")
     space = {"model.top_tags": {"integer": [2, 5]}, **SPACE}
+    space |= {key: {"choice": [16, 32]} for key in widths}
     assert str(check_sweep(sweep(tiny, tune__space=space)).path) == tiny.data.path
 
 
