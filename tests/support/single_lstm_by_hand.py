@@ -53,13 +53,14 @@ def lrcn(w: Weights, image: Image) -> Answer:
     """Donahue et al. 2015, factored: the image enters the second LSTM at every step."""
     tag_logits, feature, _ = classify(w, image)
     *inputs, last = one_sequence(image.report)
+    x = linear(w["w_image.weight"], feature, w["w_image.bias"])
     cells = [[w[f"writer.lstm_{k}.{n}_l0"] for n in CELL] for k in (1, 2)]
     zeros = [0.0] * len(cells[0][1][0])
     h1, c1, h2, c2 = zeros, zeros, zeros, zeros
     words, passage = [], Passage(image.seed)
     for t, word in enumerate(inputs):
         h1, c1 = lstm(*cells[0], passage.read(t, w["writer.embedding.weight"][word]), h1, c1)
-        h2, c2 = lstm(*cells[1], h1 + feature, h2, c2)
+        h2, c2 = lstm(*cells[1], h1 + x, h2, c2)
         output = passage.written(t, h2)
         words.append(linear(w["writer.w_out.weight"], output, w["writer.w_out.bias"]))
     return Answer(tag_logits, [], [], [], [], [], words, [*inputs[1:], last], 0.0, image)

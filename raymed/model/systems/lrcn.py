@@ -14,20 +14,21 @@ from raymed.sections import ModelConfig
 class FactoredLSTM(ReportDecoder):
     """Two stacked LSTMs; the image enters the second at every step, and never the first:
 
-    h1_t = LSTM_1(W_e w_t),    h2_t = LSTM_2([h1_t ; f]),    p(word) = softmax(W_out h2_t)
+    h1_t = LSTM_1(W_e w_t),    h2_t = LSTM_2([h1_t ; x]),    p(word) = softmax(W_out h2_t)
+
+    The context is the image x [K, E].
 
     Args:
         words: V.
-        size: E, width of word embeddings.
-        feature: F, width of the image feature.
+        size: E, width of word embeddings and of the image.
         hidden: H, of both LSTMs.
     """
 
-    def __init__(self, words: int, size: int, feature: int, hidden: int) -> None:
+    def __init__(self, words: int, size: int, hidden: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(words, size)
         self.lstm_1 = LSTM(size, hidden, batch_first=True)
-        self.lstm_2 = LSTM(hidden + feature, hidden, batch_first=True)
+        self.lstm_2 = LSTM(hidden + size, hidden, batch_first=True)
         self.w_out = nn.Linear(hidden, words)
 
     def forward(
@@ -35,8 +36,8 @@ class FactoredLSTM(ReportDecoder):
     ) -> DecoderOutputs:
         inputs = passages.ids[:, :-1]
         h1, _ = self.lstm_1(self.embed(inputs, seeds))
-        feature = context[0].unsqueeze(1).expand(-1, inputs.shape[1], -1)
-        h2, _ = self.lstm_2(torch.cat([h1, feature], dim=2))
+        image = context[0].unsqueeze(1).expand(-1, inputs.shape[1], -1)
+        h2, _ = self.lstm_2(torch.cat([h1, image], dim=2))
         outputs = self.drop_outputs(select(h2, passages.positions), passages, seeds)
         return DecoderOutputs(self.w_out(outputs))
 
@@ -53,13 +54,18 @@ class FactoredLSTM(ReportDecoder):
 
 
 class Model(SingleDecoder):
-    """Choices: f is the overall image feature (Donahue et al. take their CNN's fc7 or fc8)."""
+    """The image is x = W_I f + b.
+
+    Choices: f is the overall image feature, and W_I, of width E, stands where Donahue et al. have
+    fc8, the linear layer over their CNN's fc7. Without it, F inputs per word would cost several
+    times as much as all the rest of the decoder.
+    """
 
     def __init__(self, config: ModelConfig, tags: int, words: int, encoder: Encoder | None) -> None:
         super().__init__(config, tags, words, encoder)
-        width = self.tag_classifier.width
-        self.writer = FactoredLSTM(words, config.embedding_size, width, config.hidden_size)
-        init_glorot(self.writer)
+        self.w_image = nn.Linear(self.tag_classifier.width, config.embedding_size)
+        self.writer = FactoredLSTM(words, config.embedding_size, config.hidden_size)
+        init_glorot(self.w_image, self.writer)
 
     def describe(self, encoded: EncodedImages) -> tuple[Context, Tensor | None]:
-        return (encoded.feature,), None
+        return (self.w_image(encoded.feature),), None
