@@ -4,7 +4,8 @@ Everything is computed on the host, from word ids in its memory. To count the wo
 selects, a GPU would first have to finish all its pending work.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -88,3 +89,53 @@ class Passages(NamedTuple):
 def select(x: Tensor, positions: Tensor) -> Tensor:
     """The rows of x [K, T, ...] at ``positions`` [X] among the K T: [X, ...]."""
     return x.flatten(0, 1).index_select(0, positions)
+
+
+def unroll(
+    step: Callable[[Tensor, Any, Any], tuple[Any, ...]],
+    embedded: Tensor,
+    state: tuple[Tensor, ...],
+    context: tuple[Tensor, ...],
+    passages: Passages,
+) -> list[Tensor]:
+    """Read passages word by word, each step over those that have a word there, and no others.
+
+    In a batch the longest passage may be several times as long as the mean.
+
+    Args:
+        step: Takes words [k, E], their state and context, tensors [k, ...], and returns its
+            outputs, tensors [k, ...], followed by the next state.
+        embedded: The words that are read [K, T, E].
+        state: The state before the first word, tensors [K, ...].
+        context: Tensors [K, ...].
+        passages: The K passages.
+
+    Returns:
+        Each output of all steps [X, ...], in the order of the next words.
+    """
+    count, width = passages.ids.shape
+    by_length = passages.packed[:count] // width
+    owner, position = passages.packed[count:] // width, passages.packed[count:] % width - 1
+    sizes = passages.batch_sizes[1:].tolist()
+    words = select(embedded, owner * (width - 1) + position).split(sizes)
+    state, context = (tuple(x.index_select(0, by_length) for x in of) for of in (state, context))
+    steps = []
+    for word in words:
+        if len(word) < count:
+            # Only where passages end: each slice costs its backward pass a copy of the whole.
+            count = len(word)
+            state, context = (tuple(x[:count] for x in of) for of in (state, context))
+        *outputs, state = step(word, state, context)
+        steps.append(outputs)
+    first = len(passages.ids)
+    return [
+        torch.cat(each).index_select(0, passages.unpacked - first)
+        for each in zip(*steps, strict=True)
+    ]
+
+
+def scatter(x: Tensor, passages: Passages) -> Tensor:
+    """The opposite of `select`: x [X, ...], one for each next word, as [K, T, ...], else 0."""
+    count, width = passages.ids.shape
+    rows = x.new_zeros(count * (width - 1), *x.shape[1:])
+    return rows.index_copy(0, passages.positions, x).unflatten(0, (count, width - 1))

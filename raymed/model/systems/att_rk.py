@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from raymed.model.encoder import Encoder
-from raymed.model.passages import Passages, select
+from raymed.model.passages import Passages, scatter, unroll
 from raymed.model.precision import LSTMCell, at_least_float32
 from raymed.model.single_decoder import ReportDecoder, SingleDecoder
 from raymed.model.system import Context, DecoderOutputs, EncodedImages, State, init_glorot
@@ -63,15 +63,13 @@ class SemanticLSTM(ReportDecoder):
     def forward(
         self, context: Context, passages: Passages, seeds: Tensor | None = None
     ) -> DecoderOutputs:
-        inputs = passages.ids[:, :-1]
-        state, steps = self.initial_state(context), []
-        for embedded in self.embed(inputs, seeds).unbind(dim=1):
-            readout, alpha, beta, state = self._attend(embedded, state, context)
-            steps.append((readout, alpha, beta))
-        readout, alpha, beta = (torch.stack(each, dim=1) for each in zip(*steps, strict=True))
-        outputs = self.drop_outputs(select(readout, passages.positions), passages, seeds)
+        embedded = self.embed(passages.ids[:, :-1], seeds)
+        state = self.initial_state(context)
+        readout, alpha, beta = unroll(self._attend, embedded, state, context, passages)
+        outputs = self.drop_outputs(readout, passages, seeds)
         logits = outputs @ self.embedding.weight.T
-        return DecoderOutputs(logits, beta=beta, beta_read=alpha)
+        beta, beta_read = (scatter(each, passages) for each in (beta, alpha))
+        return DecoderOutputs(logits, beta=beta, beta_read=beta_read)
 
     def initial_state(self, context: Context) -> State:
         return self.cell(self.w_xv(context[0]))

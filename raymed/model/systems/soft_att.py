@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from raymed.model.attention import Attention, coverage_penalty
 from raymed.model.encoder import Encoder
-from raymed.model.passages import Passages, select
+from raymed.model.passages import Passages, scatter, unroll
 from raymed.model.precision import LSTMCell
 from raymed.model.single_decoder import ReportDecoder, SingleDecoder
 from raymed.model.system import Context, DecoderOutputs, EncodedImages, State, init_glorot
@@ -46,14 +46,11 @@ class AttendingLSTM(ReportDecoder):
     def forward(
         self, context: Context, passages: Passages, seeds: Tensor | None = None
     ) -> DecoderOutputs:
-        inputs = passages.ids[:, :-1]
-        state, steps = self.initial_state(context), []
-        for embedded in self.embed(inputs, seeds).unbind(dim=1):
-            readout, alpha, state = self._attend(embedded, state, context)
-            steps.append((readout, alpha))
-        readout, alpha = (torch.stack(each, dim=1) for each in zip(*steps, strict=True))
-        outputs = self.drop_outputs(select(readout, passages.positions), passages, seeds)
-        return DecoderOutputs(self.l_o(outputs), alpha=alpha)
+        embedded = self.embed(passages.ids[:, :-1], seeds)
+        state = self.initial_state(context)
+        readout, alpha = unroll(self._attend, embedded, state, context, passages)
+        outputs = self.drop_outputs(readout, passages, seeds)
+        return DecoderOutputs(self.l_o(outputs), alpha=scatter(alpha, passages))
 
     def initial_state(self, context: Context) -> State:
         mean = context[0].mean(dim=1)
