@@ -162,7 +162,8 @@ def read_split_file(path: Path) -> dict[str, str]:
 
     The file is JSON, ``{"train": [...], "val": [...], "test": [...]}``, with any list names that
     `split_named` knows. An item is an id, or an object with an ``id`` as in R2Gen's
-    ``annotation.json``. An id names an image, a study, or a series of an IU X-Ray study
+    ``annotation.json``. A list with another name is used if all its objects name the same split
+    as their ``split``. An id names an image, a study, or a series of an IU X-Ray study
     (``CXR2384_IM-0942`` is study CXR2384). Numeric ids are read as in a table; missing ids are
     skipped.
 
@@ -173,7 +174,7 @@ def read_split_file(path: Path) -> dict[str, str]:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
         lists: dict[str, list[Any]] = {}
         for name, items in content.items():
-            split = split_named(name)
+            split = split_named(name) or _split_of_records(items)
             if split in lists:
                 raise UsageError(f"{path}: split {split} occurs twice, the second time as {name}")
             if split is not None:
@@ -196,6 +197,13 @@ def read_split_file(path: Path) -> dict[str, str]:
             f"{path}: not a split file: it must be a JSON object with the lists train, val and "
             f"test of ids, or of objects with an `id` ({type(error).__name__}: {error})"
         ) from error
+
+
+def _split_of_records(items: Any) -> str | None:
+    """Return the one split that all records of a list name; None if it is no such list."""
+    records = items if isinstance(items, list) else []
+    named = {record.get("split") if isinstance(record, dict) else None for record in records}
+    return split_named(str(named.pop())) if len(named) == 1 else None
 
 
 def _listed_id(item: Any) -> str:

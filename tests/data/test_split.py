@@ -101,6 +101,18 @@ def test_split_file_with_other_names_numbers_and_missing_ids(tmp_path: Path) -> 
     assert listed == {"1": "train", "2": "train", "3": "val", "04": "test"}
 
 
+def test_a_list_with_a_damaged_name(tmp_path: Path) -> None:
+    path = tmp_path / "annotation.json"
+    of = {s: [{"id": f"{s}{n}", "split": s} for n in range(2)] for s in ("train", "val", "test")}
+    content = {"train": of["train"], "val": of["val"], "    ": of["test"], "notes": [{"id": "x"}]}
+    path.write_text(json.dumps(content))
+    expected = {f"{name}{n}": name for name in of for n in range(2)}
+    assert split.read_split_file(path) == expected
+    path.write_text(json.dumps({**content, "    ": [*of["test"], *of["val"]]}))
+    with pytest.raises(UsageError, match="KeyError: 'test'"):
+        split.read_split_file(path)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -164,6 +176,7 @@ def test_the_protocols_on_the_official_archive() -> None:
     )
 
     listed = split.read_split_file(REAL / "r2gen_split_ids.json")
+    assert split.read_split_file(REAL / "r2gen_annotation.json") == listed
     given = split.by_file([pair.image_id for pair in pairs], [pair.study for pair in pairs], listed)
     published = dict(zip((pair.study for pair in pairs), given, strict=True))
     assert Counter(published.values()) == {"train": 2069, "val": 296, "test": 590, None: 896}
