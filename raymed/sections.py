@@ -25,6 +25,7 @@ from raymed.setting_types import (
     Fraction,
     Objective,
     Rate,
+    ReportSections,
     RunName,
     Seed,
     Seeds,
@@ -357,6 +358,13 @@ class PrepareConfig(Section):
     """Seed of the random splits and of the phantom studies."""
     views: Literal["all", "frontal", "lateral"] = "all"
     """Views to keep. For a table, this needs a view column. PA and AP are frontal."""
+    sections: ReportSections = "both"
+    """The text to generate: one section of the reports, or the impression followed by the findings.
+    A report without the one section is left out."""
+    text: Literal["paper", "r2gen"] = "paper"
+    """How reports become words. `paper`: lower-case words only, at any length; `r2gen`: the text
+    that R2Gen and later papers score on IU X-Ray and MIMIC-CXR, with full stops, <unk> for rare
+    words, and their maximum length."""
     overwrite: bool = False
     """Replace an existing prepared dataset."""
     images: str | None = None

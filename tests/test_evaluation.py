@@ -19,6 +19,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 
 from raymed import evaluation as evaluation_module
 from raymed.data.dataset import PreparedDataset, Split
+from raymed.data.r2gen_text import IU_XRAY
 from raymed.data.sources.phantom import draw
 from raymed.errors import UsageError
 from raymed.evaluation import baseline_scores, baselines, evaluate
@@ -27,6 +28,7 @@ from raymed.metrics import ngrams
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.trained_on import Overlap
 from tests.support.prepared import prepare_examples
+from tests.support.r2gen_by_hand import references_by_hand
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,28 @@ def test_the_predictions_are_the_split_in_order(evaluated, phantom):
     assert rows["image_id"] == list(train.image_ids)
     assert rows["reference"] == [" ".join(sentences) for sentences in train.sentences]
     assert rows["report"] == [" ".join(s for s in each if s) for each in rows["sentences"]]
+
+
+def test_with_the_text_of_r2gen_its_references_are_scored(checkpoint, phantom, tmp_path):
+    size = PreparedDataset.open(phantom).info.image_size
+    films = list(draw(30, 5, size))
+    splits = ["train", "val", "test"]
+    films = [replace(film, split=splits[n % 3]) for n, film in enumerate(films)]
+    out, settings = tmp_path / "data", {"image_size": size, "text": "r2gen"}
+    prepare_examples(films, out, rules=IU_XRAY, **settings)
+    config = checkpoint.config
+    config = config.model_copy(update={"data": config.data.model_copy(update={"path": str(out)})})
+    evaluation = evaluate(checkpoint, config, "test", tmp_path / "scores")
+    rows = columns(tmp_path / "scores")
+    texts = {n: [f.report for f in films if f.split == n] for n in ("train", "test")}
+    references = references_by_hand(texts, mimic=False)
+    assert rows["reference"] == references["test"]
+    assert set(rows["constant_report"]) < set(references["train"])
+    assert any("<unk>" in text for text in references["test"])
+    truth = {i: [text] for i, text in enumerate(references["test"])}
+    written = {i: [text] for i, text in enumerate(rows["report"])}
+    scores = evaluation.rows["co_attention"]
+    assert scores["rouge_l"] == pytest.approx(Rouge().compute_score(truth, written)[0])
 
 
 def test_recall_counts_the_tags_by_name(evaluated):

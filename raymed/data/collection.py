@@ -1,6 +1,7 @@
 """Collecting what a source contains: usable rows, rejected examples and text statistics."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,6 +24,7 @@ class Collection:
         folder: Folder for temporary files, if it is a local one.
         views: The views to keep: ``frontal``, ``lateral`` or ``all``.
         keep_ids: Whether to remember the ids of all examples in `ids`.
+        tokenise: Turns a report into sentences.
 
     Attributes:
         rows: A row for each example with a usable report.
@@ -32,7 +34,13 @@ class Collection:
         ids: Ids of the images and studies of all examples, with ``keep_ids``.
     """
 
-    def __init__(self, folder: AnyPath, views: str, keep_ids: bool) -> None:
+    def __init__(
+        self,
+        folder: AnyPath,
+        views: str,
+        keep_ids: bool,
+        tokenise: Callable[[str], Text] = preprocess,
+    ) -> None:
         self.rows = SpooledRows(folder)
         self.usable: Sequence[int] = ()
         self.found = Counts()
@@ -40,6 +48,10 @@ class Collection:
         self.ids: set[str] = set()
         self._views = views
         self._keep_ids = keep_ids
+        self._tokenise = tokenise
+        self._record = ""
+        self._records = array("Q")
+        """The number of each row's record; the images of a record share its report."""
         self._seen: set[str] = set()
         self._orders: list[int] = []
         """Position of each row among all examples, so that rejections stay in source order."""
@@ -66,7 +78,7 @@ class Collection:
                 self._reject_example(order, example, "duplicate image id; the first one is used")
                 continue
             self._seen.add(example.image_id)
-            text = preprocess(example.report)
+            text = self._tokenise(example.report)
             tags = [tag_name(tag) for tag in example.tags]
             self.found.add(example.study, text.sentences, tags)
             self.left_out.add(text)
@@ -78,6 +90,10 @@ class Collection:
             yield example.image
 
     def _add_row(self, example: Example, text: Text, tags: Sequence[str]) -> None:
+        record = example.record or example.study
+        last = self._records[-1] if self._records else 0
+        self._records.append(last + (record != self._record))
+        self._record = record
         findings = [
             {**asdict(finding), "tag": tag_name(finding.tag)} for finding in example.findings
         ]
@@ -99,6 +115,14 @@ class Collection:
     def reject_row(self, row: int, reason: str) -> None:
         """Record why a row is not part of the dataset."""
         self._rejected.append((self._orders[row], Rejected(*self.rows.ids(row), reason)))
+
+    def one_per_record(self, rows: Iterable[int]) -> Iterator[int]:
+        """Yield the first row of each record among ascending row numbers."""
+        last = 0
+        for row in rows:
+            if self._records[row] != last:
+                last = self._records[row]
+                yield row
 
     def finish(self, failed: Mapping[int, str]) -> None:
         """Set `usable` once all images have been decoded.

@@ -33,6 +33,9 @@ class Example:
     """The split that the source names, if it does."""
     view: str | None = None
     findings: tuple[Finding, ...] = field(default=())
+    record: str | None = None
+    """Where the source keeps the report, if studies may have several; by default the study. The
+    images of a record follow each other."""
 
 
 @dataclass(frozen=True)

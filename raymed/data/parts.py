@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from raymed.data.destination import Destination
 from raymed.data.schema import Part, part_schema
 from raymed.data.shards import read_pixels, shard_rows
-from raymed.data.spool import SpooledRows
+from raymed.data.spool import Rows
 from raymed.data.work import Executor
 from raymed.progress import Progress
 from raymed.storage import AnyPath
@@ -50,7 +50,7 @@ class WrittenPart:
 
 
 def write_parts(
-    rows: SpooledRows,
+    rows: Rows,
     splits: Mapping[str, Sequence[int]],
     image_size: int,
     target: Destination,
@@ -85,7 +85,7 @@ def write_parts(
 
 
 def _part_works(
-    rows: SpooledRows, splits: Mapping[str, Sequence[int]], image_size: int, target: Destination
+    rows: Rows, splits: Mapping[str, Sequence[int]], image_size: int, target: Destination
 ) -> Iterator[PartWork]:
     length = part_rows(image_size)
     for split, row_numbers in splits.items():

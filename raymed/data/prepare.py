@@ -1,6 +1,6 @@
 """Preparing a dataset: from what a source yields to Parquet parts per split."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -12,10 +12,12 @@ from raymed.data import split
 from raymed.data.collection import Collection
 from raymed.data.destination import new_dataset
 from raymed.data.examples import Example, Rejected
+from raymed.data.r2gen_text import R2GenRows, R2GenRules
 from raymed.data.schema import DatasetInfo
 from raymed.data.shards import DecodedShard, shards_of, write_shard
 from raymed.data.sources import check_settings, load_source
 from raymed.data.summary import print_line, print_statistics, print_summary
+from raymed.data.text import preprocess
 from raymed.data.work import Executor, in_process
 from raymed.data.writing import Workspace, write_dataset
 from raymed.errors import UsageError
@@ -45,9 +47,18 @@ def prepare_source(
     """
     check_settings(source, settings.model_fields_set)
     registered = load_source(source)
-    examples = registered.read(Path(path or ""), settings, partial(print_line, console))
+    rules = None
+    if settings.text == "r2gen":
+        assert registered.r2gen_rules is not None
+        rules = registered.r2gen_rules(Path(path or ""))
     return prepare(
-        examples, source, settings, console, executor=executor, total=registered.count(settings)
+        registered.read(Path(path or ""), settings, partial(print_line, console)),
+        source,
+        settings,
+        console,
+        executor=executor,
+        total=registered.count(settings),
+        rules=rules,
     )
 
 
@@ -59,6 +70,7 @@ def prepare(
     *,
     executor: Executor = in_process,
     total: int | None = None,
+    rules: R2GenRules | None = None,
 ) -> DatasetInfo:
     """Write examples as a prepared dataset to ``settings.out``.
 
@@ -73,6 +85,7 @@ def prepare(
         console: Where to print; the progress bar is shown only on a terminal.
         executor: How images are decoded and parts are written: in this process or on a cluster.
         total: The number of examples, if known, for the progress bar.
+        rules: R2Gen's rules for the reports; None: those of the paper.
 
     Raises:
         UsageError: ``out`` exists, nothing is usable, a split is empty, there are fewer than two
@@ -81,9 +94,12 @@ def prepare(
     """
     console = console or Console()
     protocol, listed = _requested_split(settings)
+    tokenise = rules.preprocess if rules else preprocess
     with (
         new_dataset(settings.out, settings.overwrite) as target,
-        closing(Collection(target.scratch, settings.views, keep_ids=bool(listed))) as collection,
+        closing(
+            Collection(target.scratch, settings.views, keep_ids=bool(listed), tokenise=tokenise)
+        ) as collection,
     ):
         workspace = Workspace(settings, target, executor, console)
         try:
@@ -97,7 +113,11 @@ def prepare(
                 seed=settings.seed,
                 listed=listed,
             )
-            info = write_dataset(workspace, collection, source, protocol, assigned)
+            limited = None
+            if rules:
+                training = _training_rows(collection, protocol, assigned, listed)
+                limited = R2GenRows(rows, rules, collection.one_per_record(training))
+            info = write_dataset(workspace, collection, source, protocol, assigned, limited)
         except UsageError:
             print_statistics(console, collection, source)
             raise
@@ -150,6 +170,27 @@ def _collect(
             failed |= decoded.failed
             progress.advance(decoded.count)
     collection.finish(failed)
+
+
+def _training_rows(
+    collection: Collection,
+    protocol: str,
+    assigned: Sequence[str | None],
+    listed: Mapping[str, str],
+) -> Iterator[int]:
+    """Yield the numbers of the training rows.
+
+    Where the split of every row is known, those whose image cannot be used are among them, so that
+    an unreadable image does not change the vocabulary.
+    """
+    rows, numbers = collection.rows, collection.usable
+    if protocol == "given":
+        numbers = range(len(rows))
+        assigned = split.as_given(rows.image_ids, rows.given_splits)
+    elif protocol == "r2gen":
+        numbers = range(len(rows))
+        assigned = split.by_file(rows.image_ids, rows.studies, listed)
+    return (row for row, name in zip(numbers, assigned, strict=True) if name == "train")
 
 
 def _check_visible(decoded: DecodedShard) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from raymed.data.r2gen_text import R2GenText
 from raymed.data.statistics import LeftOut, Statistics
 
 SCHEMA_VERSION = 2
@@ -78,6 +79,12 @@ class DatasetInfo:
     """SHA-256 of the image size, words, tags and the rows of each split, and of nothing else."""
     views: str = "all"
     """The views kept: all, frontal or lateral."""
+    sections: str = "both"
+    """Of reports in sections, those that are the text: findings, impression or both."""
+    text: str = "paper"
+    """How reports become words: paper or r2gen."""
+    r2gen: R2GenText | None = None
+    """R2Gen's rules, if ``text`` is r2gen."""
     left_out: LeftOut | None = None
     """For all reports in the source; None if the dataset was prepared by an older version."""
 
@@ -88,11 +95,12 @@ class DatasetInfo:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "DatasetInfo":
         """Convert a parsed ``dataset.json``; KeyError or TypeError if it is damaged."""
-        left_out = content.get("left_out")
+        left_out, r2gen = content.get("left_out"), content.get("r2gen")
         return cls(
             **{
                 **content,
                 "left_out": LeftOut(**left_out) if left_out else None,
+                "r2gen": R2GenText(**r2gen) if r2gen else None,
                 "found": Statistics(**content["found"]),
                 "prepared": Statistics(**content["prepared"]),
                 "parts": {

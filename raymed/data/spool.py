@@ -4,9 +4,19 @@ import json
 import tempfile
 from array import array
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from raymed.storage import AnyPath
+
+
+class Rows(Protocol):
+    """Rows of a dataset without their pixels, by number."""
+
+    def __getitem__(self, row: int) -> dict[str, Any]: ...
+
+    def text(self, row: int) -> bytes:
+        """Return a row as JSON; the bytes are the same in every run."""
+        ...
 
 
 class SpooledRows:

@@ -33,6 +33,8 @@ def print_summary(
         coverage: What `raymed.data.split.coverage` returns.
     """
     console.print(table({"found": info.found, "prepared": info.prepared}, info.source))
+    if info.r2gen:
+        _print_lines(console, info.r2gen.lines())
     if info.left_out:
         _print_lines(console, info.left_out.lines())
     counts = ", ".join(f"{name} {count:,}" for name, count in info.counts.items())

@@ -14,6 +14,7 @@ from raymed.data import split, statistics
 from raymed.data.collection import Collection
 from raymed.data.destination import Destination
 from raymed.data.parts import write_parts
+from raymed.data.r2gen_text import R2GenRows
 from raymed.data.schema import (
     INFO_FILE,
     REJECTED,
@@ -23,7 +24,9 @@ from raymed.data.schema import (
     WORDS_FILE,
     DatasetInfo,
 )
-from raymed.data.statistics import Counts
+from raymed.data.spool import Rows
+from raymed.data.statistics import Counts, LeftOutCounts
+from raymed.data.text import Text
 from raymed.data.work import Executor
 from raymed.errors import UsageError
 from raymed.progress import Progress, track
@@ -46,6 +49,7 @@ def write_dataset(
     source: str,
     protocol: str,
     assigned: Sequence[str | None],
+    limited: R2GenRows | None = None,
 ) -> DatasetInfo:
     """Write every file of a dataset.
 
@@ -53,13 +57,15 @@ def write_dataset(
         source: Name of the source.
         protocol: The split protocol that was used.
         assigned: The split of each usable row; None leaves the row out.
+        limited: The collection's rows with R2Gen's text, if it was chosen.
 
     Raises:
         UsageError: The dataset would be unfit for training.
     """
     target, settings = workspace.target, workspace.settings
     splits = _rows_of_splits(collection, assigned)
-    prepared, training = _count(collection, splits, workspace.console)
+    rows = limited or collection.rows
+    prepared, training, left_out = _count(rows, splits, workspace.console)
     _check_fit_for_training(collection, splits, prepared)
     words = statistics.by_frequency(training.words)
     tags = statistics.by_frequency({tag: training.tags[tag] for tag in prepared.tags})
@@ -68,7 +74,7 @@ def write_dataset(
     image_count = sum(map(len, splits.values()))
     with Progress("writing images", image_count, workspace.console) as progress:
         parts, rows_hash = write_parts(
-            collection.rows, splits, settings.image_size, target, workspace.executor, progress
+            rows, splits, settings.image_size, target, workspace.executor, progress
         )
     (target.final / WORDS_FILE).write_bytes(_json(words))
     (target.final / TAGS_FILE).write_bytes(_json(tags))
@@ -90,7 +96,10 @@ def write_dataset(
         parts=parts,
         content_hash=hashlib.sha256(content).hexdigest(),
         views=settings.views,
-        left_out=collection.left_out.shares(),
+        sections=settings.sections,
+        text=settings.text,
+        r2gen=limited.info if limited else None,
+        left_out=(left_out if limited else collection.left_out).shares(),
     )
     # Written last: a folder without this file is not a prepared dataset.
     (target.final / INFO_FILE).write_bytes(info.to_json().encode())
@@ -108,16 +117,17 @@ def _rows_of_splits(collection: Collection, assigned: Sequence[str | None]) -> d
 
 
 def _count(
-    collection: Collection, splits: Mapping[str, Sequence[int]], console: Console
-) -> tuple[Counts, Counts]:
-    """Return the statistics of the whole dataset and of its training split."""
-    prepared, training = Counts(), Counts()
-    for name, rows in splits.items():
-        for number in track(rows, f"counting {name} words", len(rows), console):
-            row = collection.rows[number]
+    rows: Rows, splits: Mapping[str, Sequence[int]], console: Console
+) -> tuple[Counts, Counts, LeftOutCounts]:
+    """Return the statistics of the dataset, of its training split, and of what limits cut."""
+    prepared, training, left_out = Counts(), Counts(), LeftOutCounts()
+    for name, numbers in splits.items():
+        for number in track(numbers, f"counting {name} words", len(numbers), console):
+            row = rows[number]
+            left_out.add(Text(row["sentences"], []))
             for counts in (prepared, training) if name == "train" else (prepared,):
                 counts.add(row["study"], row["sentences"], row["tags"])
-    return prepared, training
+    return prepared, training, left_out
 
 
 def _check_fit_for_training(

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from raymed.data.examples import Example, Rejected
 from raymed.data.prepare import prepare
+from raymed.data.r2gen_text import R2GenRules
 from raymed.data.schema import DatasetInfo
 from raymed.data.sources.phantom import draw
 from raymed.data.work import Executor, in_process
@@ -21,12 +22,13 @@ def prepare_examples(
     source: str = "x",
     console: Console | None = None,
     executor: Executor = in_process,
+    rules: R2GenRules | None = None,
     **settings: Any,
 ) -> DatasetInfo:
     """Prepare examples with settings of `PrepareConfig`, without printing unless to ``console``."""
     config = PrepareConfig.model_validate({"out": str(out), **settings})
     console = console or Console(quiet=True)
-    return prepare(examples, source, config, console, executor=executor)
+    return prepare(examples, source, config, console, executor=executor, rules=rules)
 
 
 def prepare_phantom(

@@ -14,9 +14,12 @@ from defusedxml.ElementTree import fromstring
 
 from raymed.data import cells
 from raymed.data.examples import Example, Rejected
+from raymed.data.r2gen_text import IU_XRAY
+from raymed.data.report_sections import target_text
 from raymed.data.sources.source import Source
 from raymed.data.sources.table_files import csv_columns, csv_rows
 from raymed.errors import UsageError
+from raymed.setting_types import ReportSections
 
 ARCHIVE = "NLMCXR_reports.tgz"
 XML_FOLDER = "ecgen-radiology"
@@ -37,7 +40,8 @@ class _Report:
     """The report of one study and the normalised ids of its images."""
 
     study: str
-    text: str
+    findings: str
+    impression: str
     tags: tuple[str, ...]
     image_ids: tuple[str, ...]
 
@@ -53,13 +57,17 @@ def image_id(spelling: str) -> str | None:
 
 
 def read(
-    folder: Path, images_folder: Path | None = None, *, need_views: bool = False
+    folder: Path,
+    images_folder: Path | None = None,
+    *,
+    need_views: bool = False,
+    sections: ReportSections = "both",
 ) -> Iterator[Example | Rejected]:
     """Yield every image with its report, in order of study number.
 
     An image whose file is missing is yielded as well, to keep the text statistics complete.
 
-    The target text is the impression followed by the findings. In the official archive, tags are
+    In the official archive, tags are
     those of the Medical Text Indexer (``MeSH/automatic``), as in the paper. The Kaggle copy lacks
     them: there, tags are its ``Problems``, the manually assigned headings, so the tags and their
     statistics differ from the paper's. A report without tags gets the tag ``normal``.
@@ -70,6 +78,8 @@ def read(
             archive is used. Views are read from ``indiana_projections.csv`` if it exists.
         images_folder: Folder that is searched recursively for images; by default ``folder``.
         need_views: Whether images will be selected by view.
+        sections: The target text: the findings, the impression, or the impression followed by the
+            findings. A report without the one section that is wanted is rejected.
 
     Raises:
         UsageError: There are no reports, views are needed but unknown, or (raised after the last
@@ -85,10 +95,12 @@ def read(
             f"{folder / PROJECTIONS_CSV}: missing; only this file of the Kaggle copy tells frontal "
             "from lateral images. Put it there, or use views=all"
         )
-    return _examples(folder, images_folder)
+    return _examples(folder, images_folder, sections)
 
 
-def _examples(folder: Path, images_folder: Path) -> Iterator[Example | Rejected]:
+def _examples(
+    folder: Path, images_folder: Path, sections: ReportSections
+) -> Iterator[Example | Rejected]:
     views = _views(folder / PROJECTIONS_CSV)
     files = _image_files(images_folder)
     reports = list(_reports(folder, views))
@@ -100,14 +112,18 @@ def _examples(folder: Path, images_folder: Path) -> Iterator[Example | Rejected]
             continue
         if not report.image_ids:
             yield Rejected("", report.study, "report has no image")
+        text = target_text(report.findings, report.impression, sections)
         for name in report.image_ids:
             used += name in files
+            if sections != "both" and not text:
+                yield Rejected(name, report.study, f"report has no {sections} section")
+                continue
             yield Example(
                 image_id=name,
                 study=report.study,
                 # Image names in a report are untrusted input; they must not escape the folder.
                 image=files.get(name, images_folder / f"{PurePosixPath(name).name}.png"),
-                report=report.text,
+                report=text,
                 tags=report.tags or (NORMAL,),
                 view=views.get(name),
             )
@@ -221,7 +237,8 @@ def _parse(name: str, content: bytes) -> _Report | Rejected:
         image_ids.append(image_id(spelling) or spelling)
     return _Report(
         study=study,
-        text=_target(sections.get("IMPRESSION", ""), sections.get("FINDINGS", "")),
+        findings=sections.get("FINDINGS", ""),
+        impression=sections.get("IMPRESSION", ""),
         tags=tuple(
             name for tag in root.iterfind(".//MeSH/automatic") if (name := cells.text(tag.text))
         ),
@@ -244,22 +261,23 @@ def _kaggle(folder: Path, views: dict[str, str]) -> Iterator[_Report | Rejected]
             continue
         yield _Report(
             study=study,
-            text=_target(row["impression"], row["findings"]),
+            findings=row["findings"],
+            impression=row["impression"],
             tags=tags,
             image_ids=tuple(images_of.get(study, ())),
         )
-
-
-def _target(impression: str, findings: str) -> str:
-    return f"{impression} {findings}".strip()
 
 
 SOURCE = Source(
     name="iu-xray",
     summary="the archives of Open-i as downloaded, or the Kaggle copy",
     read=lambda folder, settings, _: read(
-        folder, settings.images_folder, need_views=settings.views != "all"
+        folder,
+        settings.images_folder,
+        need_views=settings.views != "all",
+        sections=settings.sections,
     ),
     path="FOLDER",
-    accepts=("views", "images", "split_file"),
+    accepts=("views", "images", "split_file", "sections", "text"),
+    r2gen_rules=lambda _: IU_XRAY,
 )

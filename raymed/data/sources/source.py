@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from raymed.data.examples import Example, Rejected
+from raymed.data.r2gen_text import R2GenRules
 from raymed.sections import PrepareConfig
 
-OPTIONAL = ("views", "images", "split_file")
+OPTIONAL = ("views", "images", "split_file", "sections", "text")
 """Settings of `PrepareConfig` that only the sources accept which list them in `Source.accepts`."""
 
 
@@ -26,6 +27,8 @@ class Source:
         settings: `PrepareConfig`, or a subclass with the source's own settings.
         accepts: The settings of `OPTIONAL` that it accepts.
         count: The number of examples, where the settings determine it; for the progress bar.
+        r2gen_rules: Of a source that accepts ``text``: which of R2Gen's rules are for the reports
+            of a path. Raises UsageError if none are.
         propose: Returns lines that propose settings for a file, for when no ``out`` is given.
     """
 
@@ -36,6 +39,7 @@ class Source:
     settings: type[PrepareConfig] = PrepareConfig
     accepts: tuple[str, ...] = ()
     count: Callable[[Any], int | None] = lambda _: None
+    r2gen_rules: Callable[[Path], R2GenRules] | None = None
     propose: Callable[[Path, Any], list[str]] | None = None
 
     def accepts_setting(self, name: str) -> bool:

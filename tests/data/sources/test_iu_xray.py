@@ -2,6 +2,8 @@ import io
 import tarfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
@@ -124,6 +126,30 @@ def test_kaggle_copy(tmp_path: Path) -> None:
         list(iu_xray.read(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("sections", "texts", "without"),
+    [
+        ("both", {"CXR1": "Fine.", "CXR2": "Second. Clear.", "CXR10": "Tenth."}, {}),
+        ("findings", {"CXR1": "Fine.", "CXR2": "Clear."}, {"CXR10_IM-0002-0001": "CXR10"}),
+        (
+            "impression",
+            {"CXR2": "Second.", "CXR10": "Tenth."},
+            {"CXR1_IM-0001-3001": "CXR1", "CXR1_IM-0001-4001": "CXR1"},
+        ),
+    ],
+)
+def test_sections(
+    tmp_path: Path, sections: Any, texts: dict[str, str], without: dict[str, str]
+) -> None:
+    unpack(tmp_path)
+    image(tmp_path / "CXR1_IM-0001-3001.png")
+    pairs = list(iu_xray.read(tmp_path, sections=sections))
+    assert {pair.study: pair.report for pair in pairs if isinstance(pair, Example)} == texts
+    rejected = [pair for pair in pairs if isinstance(pair, Rejected) and pair.image_id]
+    assert {pair.image_id: pair.study for pair in rejected} == without
+    assert all(pair.reason == f"report has no {sections} section" for pair in rejected)
+
+
 @pytest.mark.parametrize("spelling", ["CXR1_1_IM-0001-3001", "CXR1_IM-0001-3001", "1_IM-0001-3001"])
 def test_spellings_of_an_image_id(spelling: str) -> None:
     assert iu_xray.image_id(spelling) == "CXR1_IM-0001-3001"
@@ -181,3 +207,26 @@ def test_the_official_archive_has_the_statistics_of_the_paper() -> None:
     assert len(pairs) - len(examples) == 104
     assert Counter(pair.view for pair in examples) == {"frontal": 3818, "lateral": 3648, None: 4}
     assert sum(Path(str(pair.image)).is_file() for pair in examples) == 26
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the official IU X-Ray report archive is not there")
+def test_reports_of_the_official_archive_without_findings() -> None:
+    """Compared with the archive's XML, read by the standard library."""
+    expected = set()
+    with tarfile.open(REAL / "NLMCXR_reports.tgz") as archive:
+        for member in archive:
+            file = archive.extractfile(member) if member.name.endswith(".xml") else None
+            if file is not None:
+                root = ElementTree.fromstring(file.read())
+                (text,) = [
+                    e.text for e in root.iter("AbstractText") if e.get("Label") == "FINDINGS"
+                ]
+                if not text:
+                    expected |= {e.get("id") for e in root.iter("parentImage")}
+    pairs = list(iu_xray.read(REAL, sections="findings"))
+    reason = "report has no findings section"
+    rejected = [p.image_id for p in pairs if isinstance(p, Rejected) and p.reason == reason]
+    assert set(rejected) == {iu_xray.image_id(str(name)) for name in expected}
+    examples = [pair for pair in pairs if isinstance(pair, Example)]
+    assert len(rejected) + len(examples) == 7470
+    assert all(pair.report for pair in examples)

@@ -81,6 +81,48 @@ def test_a_record_says_its_split_and_its_study(tmp_path: Path) -> None:
     assert (second.study, second.split, second.image_id) == ("CXR1_IM-0001", "test", "CXR1/0.png")
 
 
+def test_a_split_of_no_known_name_is_refused(tmp_path: Path) -> None:
+    """By name, before any image is read; unless the splits are drawn."""
+    unnamed = {**record(2, "test"), "split": None}
+    path = annotation(tmp_path, {"train": [record(1, "train")], "    ": [unnamed]})
+    with pytest.raises(UsageError, match=r"key of a list.*unknown split '    '; it must be train"):
+        r2gen.read(path)
+    assert len(list(r2gen.read(path, splits=False))) == 4
+    path = annotation(tmp_path, {"train": [record(1, "train"), record(2, "held out")]})
+    with pytest.raises(UsageError, match="record 2 of 'train': unknown split 'held out'"):
+        r2gen.read(path)
+    path = annotation(tmp_path, {"Training": [unnamed], "validate": [record(3, "dev")]})
+    splits = [pair.split for pair in r2gen.read(path) if isinstance(pair, Example)]
+    assert splits == ["Training", "Training", "dev", "dev"]
+
+
+def test_reports_keep_their_spaces_and_images_their_record(tmp_path: Path) -> None:
+    one = {"id": "a", "study_id": 7, "report": "  FINDINGS:\n  2. Clear. ", "image_path": ["a"]}
+    path = annotation(tmp_path, {"train": [one, {**one, "id": "b", "image_path": ["b", "c"]}]})
+    found = [pair for pair in r2gen.read(path) if isinstance(pair, Example)]
+    assert {pair.report for pair in found} == {one["report"]}
+    assert [pair.record for pair in found] == ["train 1", "train 2", "train 2"]
+    assert {pair.study for pair in found} == {"7"}
+
+
+def test_images_that_are_missing_are_left_out(tmp_path: Path) -> None:
+    path = with_images(tmp_path, {s: [record(n, s)] for n, s in enumerate(("train", "val"))})
+    content = json.loads(path.read_text()) | {"test": [record(2, "test"), record(3, "test", 3)]}
+    for name in ("CXR2/1", "CXR3/0", "CXR3/2"):
+        (tmp_path / "images" / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8), 9).save(tmp_path / "images" / f"{name}.png")
+    settings = PrepareConfig(out=str(tmp_path / "out"), image_size=8)
+    source = str(annotation(tmp_path, content))
+    info = prepare_source("r2gen", source, settings, Console(quiet=True))
+    assert info.counts == {"train": 2, "val": 2, "test": 3}
+    rejected = pq.read_table(tmp_path / "out/rejected.parquet").to_pylist()
+    assert {row["image_id"]: row["study"] for row in rejected} == {
+        "CXR2/0.png": "CXR2_IM-0002",
+        "CXR3/1.png": "CXR3_IM-0003",
+    }
+    assert all(row["reason"].startswith("image file not found") for row in rejected)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
