@@ -9,10 +9,11 @@ from raymed.data.sources import all_sources, sources_accepting
 
 LANGUAGES = (
     "Reports may be in any script: combining marks stay with their letters, and each Han, Kana, "
-    "Thai, Lao, Khmer, Burmese or Tibetan character counts as a word; French and Italian elisions "
-    "are split in two. Tokens that contain anything but letters (x-ray, 1.5, doesn't) are dropped, "
-    "as in the paper, and their share is printed. METEOR and the normality share are designed for "
-    "English; the other scores do not depend on the language."
+    "Thai, Lao, Khmer, Burmese or Tibetan character counts as a word, unless Chinese or Japanese "
+    "is already spaced into words; French and Italian elisions are split in two. Tokens that "
+    "contain anything but letters (x-ray, 1.5, doesn't) are dropped, as in the paper, and their "
+    "share is printed. METEOR is computed for English alone, and the normality share is designed "
+    "for it; the other scores do not depend on the language."
 )
 
 _WIDTH = 96

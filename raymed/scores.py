@@ -23,7 +23,7 @@ class Evaluation:
         rows: The scores by name: the checkpoint's system, then the baselines.
         truth_normality: The normality share of the references.
         truth_distinct: The number of distinct references.
-        unavailable: The metrics that this machine could not compute, by key, with the reason.
+        unavailable: The metrics that could not be computed, by key, with the reason.
         trained_on: How many of the images the run was trained on; None if that is not known.
         made_from: What the scores were made from, as recorded by `raymed.provenance`.
     """

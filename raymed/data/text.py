@@ -31,15 +31,22 @@ _SOUTH_EAST = (
     *((0x0E00, 0x0EFF), (0x0F00, 0x0FFF), (0x1000, 0x109F)),
     *((0x1780, 0x17FF), (0xA9E0, 0xA9FF), (0xAA60, 0xAA7F)),
 )
-# Then Han, Kana and Bopomofo.
-_UNSPACED = _of_blocks("L", *_SOUTH_EAST) + (
+# Han, Kana and Bopomofo.
+_EAST = (
     "\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u312f\u31a0-\u31bf\u31f0-\u31ff"
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
 )
+_UNSPACED = _of_blocks("L", *_SOUTH_EAST) + _EAST
 _MARKS = _of_blocks("M", *_SOUTH_EAST) + "\u3099\u309a\u200c\u200d"
 # After either of these, the next consonant is written below the previous one.
 _STACKERS = "\u1039\u17d2"
 _TOKEN = re.compile(rf"[{_UNSPACED}](?:[{_STACKERS}][{_UNSPACED}]|[{_MARKS}])*|[^\s{_UNSPACED}]+")
+_EAST_RUN = rf"[{_EAST}][{_EAST}\u3099\u309a]*"
+_EAST_RUNS = re.compile(_EAST_RUN)
+_EAST_GAP = re.compile(rf"(?<=[{_EAST}\u3099\u309a])[^\S\n]+(?=[{_EAST}])")
+_SPACED_TOKEN = re.compile(rf"{_EAST_RUN}|{_TOKEN.pattern}")
+_SPACED_WORD = 3
+"""Words of Chinese and Japanese have fewer characters than this on average, clauses have more."""
 
 # Letters and stops in other widths, ligatures and positions. No other compatibility characters: the
 # Spanish abbreviation for "number" would become "no".
@@ -108,15 +115,17 @@ def preprocess(text: str) -> Text:
     Then every token that is not purely alphabetic after surrounding punctuation is stripped is
     dropped (``x-ray``, ``1.5``, ``doesn't``), as in the paper. Combining marks belong to their
     letters, so words of all scripts stay intact. In scripts without spaces between words (Han,
-    Kana, Thai, Lao, Khmer, Burmese, Tibetan) each character is a word, with its marks. French and
-    Italian elisions are two words (``d'épanchement``, ``dell'aorta``). A sentence without words is
-    dropped, and so is a token of more than 1,000 characters.
+    Kana, Thai, Lao, Khmer, Burmese, Tibetan) each character is a word, with its marks, unless the
+    report's Han and Kana are already spaced into words of fewer than 3 characters on average.
+    French and Italian elisions are two words (``d'épanchement``, ``dell'aorta``). A sentence
+    without words is dropped, and so is a token of more than 1,000 characters.
     """
     found: list[str] = []
     dropped: list[str] = []
+    pattern = _SPACED_TOKEN if _is_spaced(text) else _TOKEN
     for sentence in _split(text):
         words: list[str] = []
-        for token in sentence.split() if sentence.isascii() else _TOKEN.findall(sentence):
+        for token in sentence.split() if sentence.isascii() else pattern.findall(sentence):
             if len(token) > _LONGEST:
                 dropped.append(TOO_LONG)
                 continue
@@ -134,7 +143,8 @@ def sentences(text: str) -> list[str]:
 
 def one_sentence(text: str) -> str:
     """Return a text with the same tokens that `preprocess` reads as one sentence."""
-    return " ".join(" ".join(_split(text)).split())
+    # A space alone would make words of the sentences of unspaced scripts.
+    return " ; ".join(" ".join(sentence.split()) for sentence in _split(text))
 
 
 def tag_name(text: str) -> str:
@@ -156,6 +166,14 @@ def _split(text: str) -> list[str]:
         ended = [line if capitals and line[0].islower() else f"\n{line}" for line in lines]
         pieces, _ = _pieces("\n".join(ended))
     return pieces
+
+
+def _is_spaced(text: str) -> bool:
+    """Whether the Han and Kana of a text are spaced into words."""
+    if text.isascii() or not _EAST_GAP.search(text):
+        return False
+    runs = [len(run) for run in _EAST_RUNS.findall(text)]
+    return sum(runs) < _SPACED_WORD * len(runs)
 
 
 def _pieces(text: str) -> tuple[list[str], int]:

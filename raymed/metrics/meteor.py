@@ -34,18 +34,42 @@ PARAPHRASES = PROGRAM.parent / "data" / "paraphrase-en.gz"
 LETTERS = re.compile(rb"[a-z]+")
 
 
+MOST_FOREIGN = 0.005
+"""Greatest share of letters other than a to z in English reports. French, Spanish and German have
+three times as many or more, and other scripts have nothing else."""
+
+
 class MeteorUnavailable(Unavailable):
-    """METEOR cannot be computed on this machine; the message says why."""
+    """METEOR cannot be computed for these texts or on this machine; the message says why."""
 
 
 def score(predictions: Predictions) -> Scores:
     """The METEOR of the generated reports.
 
+    Its stemmer, synonyms and paraphrases are those of English.
+
     Raises:
-        MeteorUnavailable: As `meteor`; no other measure ever takes METEOR's place.
+        MeteorUnavailable: The references are not English, or as `meteor`; no other measure ever
+            takes METEOR's place.
     """
     references, reports = predictions.pairs()
+    if (foreign := foreign_share(references)) > MOST_FOREIGN:
+        raise MeteorUnavailable(
+            f"METEOR is for English, but {foreign:.1%} of the letters in the references are not "
+            f"a to z (English has at most {MOST_FOREIGN:.1%})"
+        )
     return {"meteor": meteor(references, reports, lexicon=predictions.lexicon)}
+
+
+def foreign_share(texts: Texts) -> float:
+    """The share of letters that are not among a to z, of any case (0 to 1)."""
+    letters = foreign = 0
+    for text in texts:
+        of_text = sum(map(str.isalpha, text))
+        letters += of_text
+        if not text.isascii():
+            foreign += of_text - sum(char.isascii() and char.isalpha() for char in text)
+    return foreign / max(1, letters)
 
 
 def meteor(

@@ -61,7 +61,7 @@ class Predictions:
 
 
 class Unavailable(RuntimeError):
-    """A metric cannot be computed on this machine; the message says why."""
+    """A metric cannot be computed for these texts or on this machine; the message says why."""
 
 
 def score_split(

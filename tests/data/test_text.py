@@ -66,6 +66,27 @@ def test_scripts_without_spaces_are_divided_by_character(text: str, expected: li
     assert preprocess(text) == (expected, [])
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("两肺 纹理 清晰 。 心影 大小 正常 。", ["两肺 纹理 清晰", "心影 大小 正常"]),
+        ("两肺 清晰，未见 明显 异常；T12 骨折 ct示", ["两肺 清晰 未见 明显 异常 骨折 ct 示"]),
+        ("心拡大 を 認め ない。が\u3099 ﾍﾟｰｽ", ["心拡大 を 認め ない", "が\u3099 ペース"]),
+        # Spaces after stops, beside other scripts and between clauses do not make words.
+        ("两肺清晰。 正常。", ["两 肺 清 晰", "正 常"]),
+        ("CT 示 T12 骨折", ["ct 示 骨 折"]),
+        ("胸部正面 两肺清晰，未见气胸", ["胸 部 正 面 两 肺 清 晰 未 见 气 胸"]),
+        ("正常\n清晰", ["正 常", "清 晰"]),
+        ("ปอดใส ไม่พบ", ["ป อ ด ใ ส ไ ม่ พ บ"]),
+    ],
+)
+def test_chinese_and_japanese_that_is_spaced_keeps_its_words(
+    text: str, expected: list[str]
+) -> None:
+    assert sentences(text) == expected
+    assert sentences(one_sentence(text)) == [" ".join(expected)]
+
+
 def test_numbers_beside_characters_are_dropped_alone() -> None:
     assert preprocess("右肺5cm结节，T12骨折") == (["右 肺 结 节 骨 折"], [WITH_DIGITS] * 2)
 

@@ -6,7 +6,15 @@ import pytest
 from pycocoevalcap.meteor.meteor import Meteor
 
 from raymed.metrics import meteor as module
-from raymed.metrics.meteor import MeteorUnavailable, filtered_table, meteor
+from raymed.metrics.meteor import (
+    MeteorUnavailable,
+    filtered_table,
+    foreign_share,
+    meteor,
+    score,
+)
+from raymed.metrics.scoring import Predictions, score_split
+from raymed.metrics.table import METRICS
 
 REFERENCES = [
     "no acute cardiopulmonary abnormality the heart is normal in size",
@@ -48,6 +56,36 @@ def rows_of(table: Path) -> list[tuple[bytes, ...]]:
     with gzip.open(table) as file:
         lines = file.read().splitlines()
     return list(zip(lines[::3], lines[1::3], lines[2::3], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("reference", "percent"),
+    [
+        ("le c\u0153ur est de taille normale pas d \u00e9panchement", 100 * 2 / 39),
+        ("\u4e24 \u80ba \u6e05 \u6670 ct", 100 * 4 / 6),
+        ("\u0441\u0435\u0440\u0434\u0446\u0435 \u0432 \u043d\u043e\u0440\u043c\u0435", 100),
+        ("\u03b7 \u03ba\u03b1\u03c1\u03b4\u03b9\u03ac", 100),
+        ("\u0627\u0644\u0642\u0644\u0628 \u0637\u0628\u064a\u0639\u064a", 100),
+    ],
+)
+def test_it_is_absent_for_other_languages(reference, percent):
+    texts = [reference] * 3
+    assert foreign_share(texts) == pytest.approx(percent / 100)
+    predictions = Predictions(texts, texts, None, [], [])
+    scores, reasons = score_split(predictions, [METRICS["meteor"], METRICS["rouge_l"]])
+    assert scores == {"meteor": None, "rouge_l": pytest.approx(1)}
+    assert f"METEOR is for English, but {percent:.1f}% of the letters" in reasons["meteor"]
+
+
+def test_a_foreign_name_in_english_is_no_reason(small_table):  # noqa: ARG001
+    """A letter in 200 is the most that English has."""
+    english = " ".join(REFERENCES)
+    assert foreign_share([english, "1.5 - <unk> ."]) == 0
+    letters = sum(map(len, english.split()))
+    assert letters < 386
+    few = f"{english} sj\u00f6gren sj\u00f6gren {'a' * (400 - letters - 14)}"
+    assert foreign_share([few]) == pytest.approx(2 / 400) == module.MOST_FOREIGN
+    assert score(Predictions([few], [few], None, [], []))["meteor"] > 0.9
 
 
 @pytest.mark.slow
