@@ -29,7 +29,7 @@ MARK = ".raymed-demo"
 
 
 def run_demo(config: Config, console: Console) -> None:
-    """Prepare, train on two workers, sweep, score the best trial, and show a few reports.
+    """Prepare, train on two workers, sweep, confirm, score the best trial, show a few reports.
 
     Args:
         config: A sweep's configuration. Its run.folder is the demo's own and is emptied first.
@@ -49,7 +49,7 @@ def run_demo(config: Config, console: Console) -> None:
     with connected(config.launch.address):
         console.rule("2  train: co_attention on two Ray Train workers")
         run_training(config.override({"run.name": "train", "launch.workers": 2}), console)
-        console.rule("3  tune: Ray Tune and Optuna over six parameters")
+        console.rule("3  tune: Ray Tune and Optuna over six parameters, then the best over seeds")
         sweep = run_sweep(config, console)
     page = folder / config.run.name / "report.html"
     write_report(sweep.folder, page)
@@ -72,17 +72,20 @@ def _evaluate(checkpoint: Checkpoint, out: Path, console: Console) -> None:
     evaluation = evaluate(checkpoint, checkpoint.config, "test", out)
     console.print(evaluation.table())
     for line in (*evaluation.notes(), verdict(evaluation.rows)):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        _print(console, line)
 
 
 def _print_results(config: Config, sweep: Sweep, page: Path, console: Console) -> None:
-    """Print where everything is and what to run next."""
+    """Print what was confirmed, where everything is and what to run next."""
+    if sweep.confirmation:
+        _print(console, sweep.confirmation.in_words())
     folder = _short(config.run.folder)
     best, best_config = _short(sweep.best), _short(sweep.best_config)
-    console.print(
+    _print(
+        console,
         f"dataset       {_short(config.data.path)}\n"
         f"trained run   {folder}/train   (metrics.csv, checkpoints, TensorBoard)\n"
-        f"sweep         {_short(sweep.folder)}   (leaderboard.parquet, best.yaml, trials)\n"
+        f"sweep         {_short(sweep.folder)}   (leaderboard.parquet, best.yaml, confirm)\n"
         f"sweep's page  {_short(page)}\n"
         f"best trial    {best}\n"
         f"test scores   {folder}/test   ({PREDICTIONS_FILE}, scores.json)\n"
@@ -92,10 +95,11 @@ def _print_results(config: Config, sweep: Sweep, page: Path, console: Console) -
         f"  raymed train {best_config} run.folder={folder} training.epochs=30\n"
         f"  raymed evaluate {best} split=val\n"
         "  raymed prepare --help      for your own images and reports; see docs/own-data.md",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
     )
+
+
+def _print(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _short(path: AnyPath | str) -> str:

@@ -124,8 +124,8 @@ def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: AnyPa
     rows: dict[str, Scores] = {}
     unavailable: dict[str, str] = {}
     with local_copy(out / PREDICTIONS_FILE) as predictions:
-        sentences = Stream(len(split), lambda: _column(predictions, "sentences"))
-        tags = Stream(len(split), lambda: _column(predictions, "predicted_tags"))
+        sentences = Stream(len(split), lambda: read_column(predictions, "sentences"))
+        tags = Stream(len(split), lambda: read_column(predictions, "predicted_tags"))
         system = SplitReports(sentences if writes else None, tags)
         for name, written in {config.model.system: system, **without_model}.items():
             # The same lexicon for all, so that METEOR's paraphrase table is built once per dataset.
@@ -311,7 +311,8 @@ def _write_predictions(
             writer.write_table(pa.table({name: columns[name] for name in names}, schema))
 
 
-def _column(predictions: Path, name: str) -> Iterator[Any]:
+def read_column(predictions: Path, name: str) -> Iterator[Any]:
+    """A column of a file of predictions, image by image."""
     # By default a batch would be 65,536 rows long, all of them Python lists at once.
     with pq.ParquetFile(predictions) as file:
         for batch in file.iter_batches(CHUNK, columns=[name]):

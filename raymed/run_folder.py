@@ -1,8 +1,9 @@
 """The folders that raymed trains in: what belongs there, who may write, what a resume may change.
 
     RUN/      config.yaml, metrics.csv, checkpoints/, tensorboard/, scored/
-    SWEEP/    sweep.yaml, optuna.journal, leaderboard.parquet, best.yaml,
-              trials/TRIAL/ (a run each), fine-tuned/TRIAL/ (a run each)
+    SWEEP/    sweep.yaml, optuna.journal, leaderboard.parquet, confirmed.parquet, best.yaml,
+              trials/TRIAL/ (a run each), fine-tuned/TRIAL/ (a run each),
+              confirm/TRIAL-seed-N/ and confirm/own-seed-N/ (a run each)
     TABLE/    table-N.md, table-N-runs.parquet, runs/SYSTEM-seed-N/ (a run each)
 
 Each is ``run.folder/run.name`` of its configuration. One command at a time works on it, and the
@@ -31,6 +32,7 @@ SWEEP_FILE = "sweep.yaml"
 STUDY_FILE = "optuna.journal"
 TRIALS = "trials"
 FINE_TUNED = "fine-tuned"
+CONFIRM = "confirm"
 RUNS = "runs"
 SCORED = "scored"
 
@@ -242,6 +244,10 @@ class SweepFolder(ConfiguredFolder):
     def fine_tuned(self) -> AnyPath:
         """The folder of the fine-tuning runs, which have the names of their trials."""
         return self.path / FINE_TUNED
+
+    def confirming(self, settings: str, seed: int) -> RunFolder:
+        """The run that confirms a trial's settings, or the file's own, with a seed."""
+        return RunFolder(self.path / CONFIRM / f"{settings}-seed-{seed}")
 
 
 class TableFolder(OutputFolder):

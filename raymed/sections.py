@@ -288,6 +288,15 @@ class Dimension(Section):
         return (bounds[0] + (bounds[1] - bounds[0]) / math.pi,) if bounds else ()
 
 
+class ConfirmConfig(Section):
+    """How a sweep's best trials are confirmed."""
+
+    top: Count = 3
+    """How many trials, from the top of the leaderboard."""
+    seeds: Annotated[int, Field(ge=2)] = 3
+    """How many seeds, the first of which follows `training.seed`."""
+
+
 class TuneConfig(Section):
     trials: Annotated[Count, Decides.NOTHING] = 20
     """How many trials the sweep runs. No two have the same values: a repeated proposal is not
@@ -316,6 +325,10 @@ class TuneConfig(Section):
     """Use the stop threshold that scores best on the validation split; needs no training."""
     free_top_tags: Annotated[bool, Decides.SCORE] = False
     """Use the number of top tags M that scores best on the validation split; needs no training."""
+    confirm: Annotated[ConfirmConfig | None, Decides.NOTHING] = None
+    """`{top: 3, seeds: 3}`: after the search, train the settings of its best trials and the file's
+    own with several new seeds, score them on the test split, and rank them by their means; empty:
+    end with the search."""
     storage: Annotated[str | None, Decides.SEARCH, IS_DATABASE] = None
     """SQLAlchemy URL of a database for Optuna's study; empty: a journal file."""
     groups: Annotated[Count | None, Decides.NOTHING] = None

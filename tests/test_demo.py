@@ -31,6 +31,8 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
         "model.embedding_size": 16,
         "training.epochs": 2,
         "tune.trials": 3,
+        "tune.confirm.top": 1,
+        "tune.confirm.seeds": 2,
     }
     return load(SHIPPED, [f"{key}={value}" for key, value in changes.items()])
 
@@ -60,6 +62,8 @@ def test_the_demo_runs_the_whole_pipeline(
     end = text[text.index("done in") :]
     assert str(tmp_path) not in end
     listed = re.findall(r"^\S.*?  +((?:demo|phantom)\S*)", end, re.MULTILINE)
+    assert re.search(r"over 2 seeds, .* the file's own settings", end)
+    assert pq.read_table(tmp_path / "demo" / "sweep" / "confirmed.parquet").num_rows == 2
     assert "demo/sweep/report.html" in listed
     assert len(listed) == 7
     for path in listed:

@@ -53,7 +53,8 @@ def test_keys_that_may_change_and_keys_that_trials_share() -> None:
     free = {
         *(f"launch.{name}" for name in type(Config().launch).model_fields),
         *(f"table.{name}" for name in type(Config().table).model_fields),
-        *("run.folder", "data.path", "data.features", "tune.trials", "tune.groups"),
+        *("run.folder", "data.path", "data.features"),
+        *("tune.trials", "tune.confirm", "tune.groups"),
     }
     assert set(keys_that_decide(Decides.NOTHING)) == free
     of_a_run = set(keys_that_decide(Decides.RUN, Decides.SCORE))

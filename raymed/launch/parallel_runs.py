@@ -1,5 +1,6 @@
 """Training several runs at a time, each to its end, on worker groups; reporting as they finish."""
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +11,9 @@ from ray.exceptions import RayActorError
 from rich.console import Console
 
 from raymed.config import Config
+from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
+from raymed.evaluation import SCORES_FILE
 from raymed.launch.cluster import connected
 from raymed.launch.groups import worker_groups
 from raymed.launch.queue import Job
@@ -46,6 +49,34 @@ def require_worker_groups(config: Config, what: str) -> None:
         )
 
 
+def is_scored(run: RunFolder) -> bool:
+    """Whether a run is finished, its scores on a split included."""
+    return (run.scored / SCORES_FILE).is_file()
+
+
+def read_scores(run: RunFolder) -> dict[str, Any]:
+    """What `raymed.evaluation.evaluate` wrote of a finished run."""
+    scores: dict[str, Any] = json.loads((run.scored / SCORES_FILE).read_text())
+    return scores
+
+
+def initialise_runs(runs: Mapping[RunFolder, Config], dataset: PreparedDataset) -> None:
+    """Store the configurations of runs that are to be compared, the finished ones included.
+
+    A comparison with a run of another configuration would compare nothing.
+
+    Args:
+        runs: Each run's configuration.
+        dataset: The dataset that they are trained on.
+
+    Raises:
+        UsageError: A folder has other content, or a run of other settings or data.
+    """
+    for run, config in runs.items():
+        run.initialise(config)
+        run.resumed_from(dataset)
+
+
 def train_in_parallel(
     runs: Mapping[RunFolder, Config],
     base: Config,
@@ -77,8 +108,7 @@ def train_in_parallel(
         )
         try:
             with worker_groups(base, groups, jobs=len(runs)) as queue:
-                _submit(queue, runs, base, split)
-                failures = _report(queue, len(runs), outcome, console)
+                failures = run_jobs(queue, runs, base, split, outcome, console)
         except RayActorError as error:
             raise UsageError(
                 f"{folder}: the queue of runs died, perhaps because memory ran out; run the same "
@@ -91,13 +121,37 @@ def train_in_parallel(
         )
 
 
-def _submit(
-    queue: ActorHandle, runs: Mapping[RunFolder, Config], base: Config, split: str | None
-) -> None:
+def run_jobs(
+    queue: ActorHandle,
+    runs: Mapping[RunFolder, Config],
+    base: Config,
+    split: str | None,
+    outcome: Callable[[RunFolder], str],
+    console: Console,
+    first: int = 0,
+) -> list[str]:
+    """Have running worker groups train runs to their ends.
+
+    Args:
+        queue: The queue that the worker groups take jobs from.
+        runs: Each run's configuration.
+        base: The worker groups' own configuration.
+        split: The split to score each run on when it is finished, if any.
+        outcome: Describes a finished run.
+        console: Gets a line for each run that ends.
+        first: The first job's number; no other job of the queue may have a number from there on.
+
+    Returns:
+        The runs that failed and why, a line each.
+
+    Raises:
+        RayActorError: The queue died.
+    """
     tree = base.model_dump(mode="json", by_alias=True)
-    for number, (run, config) in enumerate(runs.items()):
+    for number, (run, config) in enumerate(runs.items(), start=first):
         job = Job(number, str(run.path), _differences(config, tree), split)
         ray.get(queue.submit.remote(job, free=True))
+    return _report(queue, len(runs), outcome, console)
 
 
 def _report(

@@ -26,6 +26,7 @@ from raymed.metrics.table import (
 from raymed.reports import sweep_plots as plots
 from raymed.reports.attended import AttendedStudy
 from raymed.reports.attention import attention_values
+from raymed.reports.confirmation import Confirmation
 from raymed.reports.page import write_page
 from raymed.reports.sweep_plots import Plots
 from raymed.reports.sweep_results import STATES, SweepResults
@@ -79,6 +80,7 @@ def write_sweep_page(
         name=sweep.config.run.name,
         facts=_facts(sweep),
         **_scores(sweep, baselines),
+        **_confirmation(sweep.confirmation),
         rows=_leaderboard(sweep),
         texts=TEXT_COLUMNS,
         shown=_format,
@@ -139,17 +141,27 @@ def _scores(sweep: SweepResults, baselines: Mapping[str, Scores]) -> dict[str, A
     }
 
 
+def _confirmation(found: Confirmation | str) -> dict[str, Any]:
+    """The table of the settings trained over seeds, and what it says."""
+    if isinstance(found, str):
+        return {"confirmed": found, "confirmed_rows": []}
+    heads, rows = found.table()
+    return {"confirmed": found.in_words(), "confirmed_heads": heads, "confirmed_rows": rows}
+
+
 def _leaderboard(sweep: SweepResults) -> list[dict[str, Any]]:
     """One row per trial, by the columns' headings."""
     # The score stands in the column of the metric that it is.
     metrics = [m for m in leaderboard_metrics(one.best for one in sweep.trials) if m.key != "score"]
     several, failed = len(sweep.objectives) > 1, any(one.reason for one in sweep.trials)
+    found = sweep.confirmation
     return [
         {
             "place": place,
             "trial": one.trial,
             "state": one.state,
             **{metric.label: one.best.get(metric.key) for metric in metrics},
+            **({} if isinstance(found, str) else {"confirmed place": found.place(one.trial)}),
             **({"Pareto front": "yes" if one.pareto else "no"} if several else {}),
             "epochs": one.epochs,
             "seconds": one.seconds,

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from raymed.config import Config
+from raymed.reports.confirmation import Confirmation
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.observer import Row
 
@@ -80,6 +81,7 @@ class SweepResults:
         checkpoints: The best checkpoint of each trial that has one, best trial first.
         unreadable: Which checkpoints could not be opened, and why; empty if none.
         importances: Importances of the searched keys, or why there are none.
+        confirmation: What the confirmation found, or why there is none.
     """
 
     config: Config
@@ -91,6 +93,7 @@ class SweepResults:
     checkpoints: Mapping[str, Checkpoint]
     unreadable: str
     importances: Importances | str
+    confirmation: Confirmation | str
 
     @property
     def best(self) -> str | None:

@@ -11,9 +11,14 @@ from raymed.absolute_paths import with_absolute_paths
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
-from raymed.evaluation import SCORES_FILE
 from raymed.launch.groups import score
-from raymed.launch.parallel_runs import require_worker_groups, train_in_parallel
+from raymed.launch.parallel_runs import (
+    initialise_runs,
+    is_scored,
+    read_scores,
+    require_worker_groups,
+    train_in_parallel,
+)
 from raymed.localisation import ATTENTION_FILE
 from raymed.metrics.table import ranked_score
 from raymed.run_folder import RunFolder, TableFolder
@@ -46,13 +51,13 @@ class Run:
     @property
     def scored(self) -> bool:
         """Whether the run is finished, its scores included."""
-        return (RunFolder(self.folder).scored / SCORES_FILE).is_file()
+        return is_scored(RunFolder(self.folder))
 
     def scores(self) -> dict[str, Any]:
         """What `raymed.evaluation.evaluate` wrote, and the scores of the attention if any."""
-        folder = RunFolder(self.folder).scored
-        scores: dict[str, Any] = json.loads((folder / SCORES_FILE).read_text())
-        file = folder / ATTENTION_FILE
+        folder = RunFolder(self.folder)
+        scores = read_scores(folder)
+        file = folder.scored / ATTENTION_FILE
         scores["attention"] = json.loads(file.read_text()) if file.is_file() else None
         return scores
 
@@ -73,12 +78,8 @@ def finished_runs(config: Config, systems: Sequence[str], console: Console) -> l
     runs = list(_planned(config, table, systems, dataset))
     table.refuse_foreign()
     with table.lock():
-        # The finished ones too: a table of runs of different configurations would compare nothing.
-        for run in runs:
-            if not run.given:
-                folder = RunFolder(run.folder)
-                folder.initialise(run.config)
-                folder.resumed_from(dataset)
+        own = {RunFolder(run.folder): run.config for run in runs if not run.given}
+        initialise_runs(own, dataset)
         unfinished = [run for run in runs if not run.scored]
         if len(unfinished) < len(runs):
             done = len(runs) - len(unfinished)

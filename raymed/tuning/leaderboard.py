@@ -13,6 +13,7 @@ from rich.table import Table
 from raymed.config import Config
 from raymed.metrics.scoring import Scores
 from raymed.metrics.table import leaderboard_metrics, objective_metrics
+from raymed.reports.confirmation import Confirmation
 from raymed.reports.sweep_results import TrialResult
 from raymed.run_folder import SweepFolder
 from raymed.storage import AnyPath, user_output
@@ -81,8 +82,15 @@ def leaderboard_table(results: Sequence[TrialResult], baselines: Mapping[str, Sc
     return table
 
 
-def write_leaderboard(path: AnyPath, results: Sequence[TrialResult], config: Config) -> None:
+def write_leaderboard(
+    path: AnyPath,
+    results: Sequence[TrialResult],
+    config: Config,
+    confirmation: Confirmation | None = None,
+) -> None:
     """Write one row per trial, in the order given; each searched key is a column.
+
+    With a confirmation, its place and mean scores are columns too.
 
     Raises:
         UsageError: The file cannot be written.
@@ -98,6 +106,7 @@ def write_leaderboard(path: AnyPath, results: Sequence[TrialResult], config: Con
             **({"pareto": r.pareto} if len(config.tune.objectives) > 1 else {}),
             "seconds": r.seconds,
             "reason": r.reason,
+            **(confirmation.columns(r.trial) if confirmation else {}),
             **{key: r.values.get(key) for key in config.tune.space},
         }
         for place, r in enumerate(results, start=1)

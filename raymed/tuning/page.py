@@ -15,14 +15,16 @@ from raymed.evaluation import baseline_scores
 from raymed.figures import SHOWN, abnormal_rows, attended_studies
 from raymed.metrics.scoring import Scores
 from raymed.reports.attended import AttendedStudy
+from raymed.reports.confirmation import Confirmation
 from raymed.reports.sweep_page import write_sweep_page
-from raymed.reports.sweep_results import SweepResults
+from raymed.reports.sweep_results import SweepResults, TrialResult
 from raymed.run_folder import SweepFolder
 from raymed.storage import AnyPath
+from raymed.tuning.confirm import NO_CONTENDER, contenders, read_confirmation
 from raymed.tuning.importance import importances
 from raymed.tuning.leaderboard import ranked_trials
 from raymed.tuning.space import count_points
-from raymed.tuning.study import objectives, open_study
+from raymed.tuning.study import objectives, open_study, trials_left
 
 SPLIT = "val"
 
@@ -75,7 +77,23 @@ def read_sweep(folder: AnyPath) -> SweepResults:
         checkpoints=checkpoints,
         unreadable=f"{len(faults)} cannot be opened; the first: {faults[0]}" if faults else "",
         importances=importances(study, config.tune.space),
+        confirmation=_confirmation(study, results, config, folder),
     )
+
+
+def _confirmation(
+    study: optuna.Study, results: Sequence[TrialResult], config: Config, folder: AnyPath
+) -> Confirmation | str:
+    """What is known of the confirmation, or why there is none."""
+    if config.tune.confirm is None:
+        return (
+            "The best of many trials is also the luckiest. tune.confirm={top: 3, seeds: 3} would "
+            "train the best trials' settings over seeds, beside the file's own."
+        )
+    if trials_left(study, config.tune):
+        return "It follows once the search has ended."
+    wanted = contenders(results, config, folder)
+    return read_confirmation(wanted, config) if wanted else f"There is {NO_CONTENDER}."
 
 
 def _baselines(config: Config) -> dict[str, Scores]:

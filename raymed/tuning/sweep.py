@@ -1,13 +1,17 @@
 """The sweep: Optuna proposes trials, Ray Train worker groups train them; bad ones stop early.
 
+With `tune.confirm` the same groups then train the best trials' settings over seeds.
+
 All that is known of a sweep lies in its folder: the study, and each trial's checkpoints. So the
 same command resumes it, whatever was killed.
 """
 
 from dataclasses import dataclass
 from functools import partial
+from textwrap import wrap
 
 import optuna
+from ray.exceptions import RayActorError
 from rich.console import Console
 
 from raymed.absolute_paths import with_absolute_paths
@@ -22,10 +26,25 @@ from raymed.launch.trainer import check_room
 from raymed.metrics.scoring import Scores
 from raymed.metrics.table import METRICS, ranking_of
 from raymed.model.systems import system_class
+from raymed.reports.confirmation import Confirmation
 from raymed.reports.sweep_results import TrialResult
 from raymed.run_folder import SweepFolder
 from raymed.storage import AnyPath, user_output
 from raymed.training.setup import check, check_model
+from raymed.tuning.confirm import (
+    CONFIRMED_FILE,
+    NO_CONTENDER,
+    Contender,
+    check_confirm,
+    confirmation_table,
+    contenders,
+    count_runs,
+    describe,
+    read_confirmation,
+    run_confirmation,
+    unfinished_runs,
+    write_confirmation,
+)
 from raymed.tuning.leaderboard import (
     LEADERBOARD_FILE,
     leaderboard_table,
@@ -47,6 +66,7 @@ from raymed.tuning.study import (
 from raymed.tuning.tuner import run_tuner, silence_tune
 
 BEST_FILE = "best.yaml"
+COMMENT_WIDTH = 98
 MAX_QUEUE_STARTS = 3
 """How often the queue of trials is started before a sweep gives up."""
 CHECKED_TOGETHER = (
@@ -68,11 +88,13 @@ class Sweep:
         folder: The sweep's folder.
         results: The trials, best first.
         baselines: Scores of the baselines by name.
+        confirmation: What `tune.confirm` found; None without it, or before the search has ended.
     """
 
     folder: AnyPath
     results: list[TrialResult]
     baselines: dict[str, Scores]
+    confirmation: Confirmation | None = None
 
     @property
     def leaderboard(self) -> AnyPath:
@@ -81,7 +103,7 @@ class Sweep:
 
     @property
     def best_config(self) -> AnyPath:
-        """The best trial's configuration, as a file for `raymed train`."""
+        """The best configuration, as a file for `raymed train`: the confirmed one, if any is."""
         return self.folder / BEST_FILE
 
     @property
@@ -91,7 +113,7 @@ class Sweep:
 
 
 def run_sweep(config: Config, console: Console) -> Sweep:
-    """Run or resume a sweep, and write leaderboard.parquet and best.yaml to its folder.
+    """Run or resume a sweep and its confirmation, and write their results to its folder.
 
     Raises:
         UsageError: The space is empty, the folder is another sweep's or in use, a trial would not
@@ -108,34 +130,27 @@ def run_sweep(config: Config, console: Console) -> Sweep:
         study = claim_study(config, folder, dataset, partial(_print, console))
         _print_state(study, config, console)
         baselines = baseline_scores(dataset, "val", config.data.validation_images)
-        if trials_left(study, config.tune):
+        if trials_left(study, config.tune) or unfinished_runs(_contenders(study, config, folder)):
             silence_tune()
             with connected(config.launch.address):
-                _run_trials(study, config, folder, console)
-        results = _write_results(study, config, folder)
+                _run_phases(study, config, dataset, folder, console)
+        results, confirmation = _write_results(study, config, folder)
     _print_remainder(study, config, console)
     console.print(leaderboard_table(results, baselines))
-    return Sweep(folder, results, baselines)
+    if confirmation:
+        console.print(confirmation_table(confirmation))
+        _print(console, confirmation.in_words())
+    elif config.tune.confirm and not trials_left(study, config.tune):
+        _print(console, NO_CONTENDER)
+    return Sweep(folder, results, baselines, confirmation)
 
 
-def _run_trials(study: optuna.Study, config: Config, folder: AnyPath, console: Console) -> None:
-    """Run the trials that are left; if their queue dies, start another one and resume them."""
-    room = check_room(config, config.tune.groups or 1)
+def _run_phases(
+    study: optuna.Study, config: Config, dataset: PreparedDataset, folder: AnyPath, console: Console
+) -> None:
+    """Search and confirm; if the queue of trials dies, start another one and resume them."""
     for _ in range(MAX_QUEUE_STARTS):
-        left = trials_left(study, config.tune)
-        groups = min(room, config.tune.groups or room, left)
-        console.print(
-            f"{left} trials over {', '.join(config.tune.space)}; worker groups: {groups}, of "
-            f"{config.launch.workers} worker(s) each",
-            highlight=False,
-        )
-        done = ranked_trials(study, config, folder)
-        with (
-            worker_groups(config, groups, jobs=left) as queue,
-            SweepProgress(config, console, queue, done) as progress,
-        ):
-            run_tuner(study, config, folder, groups, queue, progress)
-        if not progress.queue_lost:
+        if not _search_and_confirm(study, config, dataset, folder, console):
             return
         console.print("the queue of trials died; resuming them from their last checkpoints")
     raise UsageError(
@@ -144,8 +159,47 @@ def _run_trials(study: optuna.Study, config: Config, folder: AnyPath, console: C
     )
 
 
-def _write_results(study: optuna.Study, config: Config, folder: AnyPath) -> list[TrialResult]:
-    """Write the leaderboard and the best trial's configuration; returns the trials, best first.
+def _search_and_confirm(
+    study: optuna.Study, config: Config, dataset: PreparedDataset, folder: AnyPath, console: Console
+) -> bool:
+    """Run what is left of both phases on the same worker groups; returns whether the queue died."""
+    room = check_room(config, config.tune.groups or 1)
+    left = trials_left(study, config.tune)
+    runs = count_runs(config) if left else len(unfinished_runs(_contenders(study, config, folder)))
+    groups = min(room, config.tune.groups or room, max(left, runs))
+    workers = f"worker groups: {groups}, of {config.launch.workers} worker(s) each"
+    with worker_groups(config, groups, jobs=left + runs) as queue:
+        if left:
+            _print(console, f"search: {left} trials over {', '.join(config.tune.space)}; {workers}")
+            done = ranked_trials(study, config, folder)
+            with SweepProgress(config, console, queue, done) as progress:
+                run_tuner(study, config, folder, min(groups, left), queue, progress)
+            if progress.queue_lost or trials_left(study, config.tune):
+                return progress.queue_lost
+            # What the search has found stands, whatever becomes of the confirmation.
+            _write_results(study, config, folder)
+        if wanted := _contenders(study, config, folder):
+            for line in describe(wanted, config):
+                _print(console, line if left else f"{line}; {workers}")
+            first = len(study.get_trials(deepcopy=False))
+            try:
+                run_confirmation(wanted, config, dataset, queue, first, console)
+            except RayActorError:
+                return True
+    return False
+
+
+def _contenders(study: optuna.Study, config: Config, folder: AnyPath) -> list[Contender]:
+    """The settings to be confirmed; none before the search has ended, or without tune.confirm."""
+    if config.tune.confirm is None or trials_left(study, config.tune):
+        return []
+    return contenders(ranked_trials(study, config, folder), config, folder)
+
+
+def _write_results(
+    study: optuna.Study, config: Config, folder: AnyPath
+) -> tuple[list[TrialResult], Confirmation | None]:
+    """Write leaderboard and best configuration; returns the trials, best first, and what is known.
 
     Raises:
         UsageError: No trial has reported a score.
@@ -154,11 +208,27 @@ def _write_results(study: optuna.Study, config: Config, folder: AnyPath) -> list
     if not results or results[0].score is None:
         reason = f"; the first {results[0].reason}" if results else ""
         raise UsageError(f"{folder}: no trial has reported a score{reason}")
-    write_leaderboard(folder / LEADERBOARD_FILE, results, config)
-    best = config.override({**results[0].values, "run.name": f"{config.run.name}-best"})
+    wanted = _contenders(study, config, folder)
+    confirmation = read_confirmation(wanted, config) if wanted else None
+    write_leaderboard(folder / LEADERBOARD_FILE, results, config, confirmation)
+    if confirmation:
+        write_confirmation(folder / CONFIRMED_FILE, confirmation)
+    winner = confirmation and confirmation.winner
+    best = config.override(
+        {
+            **(winner.values if winner else results[0].values),
+            **SEARCH_DEFAULTS,
+            "tune.confirm": None,
+            "run.name": f"{config.run.name}-best",
+        }
+    )
+    found = f"{results[0].trial}, rank 1 of the search; not confirmed over seeds."
+    if confirmation and winner:
+        found = confirmation.in_words()
+    comment = "".join(f"# {line}\n" for line in wrap(found, COMMENT_WIDTH, break_on_hyphens=False))
     with user_output(folder / BEST_FILE) as partial_file:
-        partial_file.write_text(best.override(SEARCH_DEFAULTS).to_yaml(), encoding="utf-8")
-    return results
+        partial_file.write_text(comment + best.to_yaml(), encoding="utf-8")
+    return results, confirmation
 
 
 def check_sweep(config: Config) -> PreparedDataset:
@@ -176,6 +246,7 @@ def check_sweep(config: Config) -> PreparedDataset:
     _check_objectives(config)
     dataset = check(config)
     _check_models(config, dataset)
+    check_confirm(config, dataset)
     return dataset
 
 
@@ -200,7 +271,7 @@ def _check_objectives(config: Config) -> None:
     """Check that every trial has each objective, and that it means the same in all of them."""
     dimension = config.tune.space.get("model.system")
     searched = [*dimension.extremes()] if dimension else []
-    if dimension is None or dimension.when:
+    if dimension is None or dimension.when or config.tune.confirm:
         searched.append(config.model.system)
     writing = [system for system in searched if system_class(system).writes_reports]
     tags_only = [system for system in searched if system not in writing]
