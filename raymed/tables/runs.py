@@ -11,11 +11,11 @@ from raymed.absolute_paths import with_absolute_paths
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
-from raymed.evaluation import SCORES_FILE
 from raymed.launch.groups import score
 from raymed.launch.parallel_runs import require_worker_groups, train_in_parallel
 from raymed.localisation import ATTENTION_FILE
 from raymed.metrics.table import ranked_score
+from raymed.predictions_file import SCORES_FILE
 from raymed.run_folder import RunFolder, TableFolder
 from raymed.storage import AnyPath, as_path
 from raymed.training.observer import is_finished
