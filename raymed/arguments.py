@@ -124,8 +124,8 @@ def _score(parser: _Parser) -> None:
 
 
 def _compare(parser: _Parser) -> None:
-    parser.add_argument("first", metavar="A", help=REPORTS)
-    parser.add_argument("second", metavar="B", help="the same of the other system")
+    parser.add_argument("a", metavar="A", help=REPORTS)
+    parser.add_argument("b", metavar="B", help="the same of the other system")
     parser.add_argument(
         "settings",
         nargs="*",

@@ -29,7 +29,7 @@ SUBJECTS = {
     **dict.fromkeys(("train", "tune", "demo"), "file"),
     **dict.fromkeys(("evaluate", "predict"), "checkpoint"),
     "score": "predictions",
-    "compare": "second",
+    "compare": "b",
     "report": "run",
     "finetune": "run|sweep",
 }
@@ -246,7 +246,7 @@ def _compare(options: argparse.Namespace, console: Console) -> None:
     own, request = _score_settings(options)
     from raymed.comparing import COMPARISON_FILE, compare
 
-    found = compare(options.first, options.second, request)
+    found = compare(options.a, options.b, request)
     console.print(found.table())
     for line in (*found.notes, *found.sentences()):
         _print(console, line)

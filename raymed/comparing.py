@@ -176,11 +176,9 @@ def differences(one: SplitScores, other: SplitScores, studies: np.ndarray) -> It
         other: The second's, of the same images.
         studies: The study of each image, as any integers [images].
     """
-    # A metric that only one has, as METEOR would be if Java failed in between, compares nothing.
+    modules = [name for name in one.per_image if name in other.per_image]
+    sums = [StudySums([each.per_image[name] for name in modules], studies) for each in (one, other)]
     shared = {key for key in one.scores if None not in (one.scores[key], other.scores[key])}
-    sums = [StudySums(each.per_image, studies) for each in (one, other)]
-    if sums[0].columns != sums[1].columns:
-        raise UsageError("compare: a metric could be computed for only one of the two")
     drawn, exchanged = bootstrap(sums), exchange(*sums)
     resampled = [sums[0].scores(each) for each in drawn]
     shuffled = [sums[0].scores(each) for each in exchanged]

@@ -133,17 +133,17 @@ def match(predictions: ReportSet, references: ReportSet, where: tuple[str, str])
     rows, predicted = first[found][ascending], order[place[found]][ascending]
     has_words = np.array([bool(chained(references.sentences[row])) for row in map(int, rows)])
     if not has_words.any():
-        raise UsageError(f"{where[1]}: no reference has a word; see the text= rule in the docs")
+        raise UsageError(f"{where[1]}: no reference that matches has a word")
     unscored = np.sort(first[~found])
     unwanted = np.setdiff1d(np.arange(len(own)), predicted)
     notes = (
-        (unscored, references.ids, f"of {len(first):,} references have no prediction"),
-        (unwanted, predictions.ids, f"of {len(own):,} predictions have no reference"),
-        (rows[~has_words], references.ids, "references have no words"),
+        ("References without a prediction", unscored, references.ids, len(first)),
+        ("Predictions without a reference", unwanted, predictions.ids, len(own)),
+        ("References without words", rows[~has_words], references.ids, len(first)),
     )
     left_out = tuple(
-        f"{len(which):,} {what} and are not scored: {_examples(ids, which)}"
-        for which, ids, what in notes
+        f"{what}, not scored: {len(which):,} of {total:,} ({_examples(ids, which)})"
+        for what, which, ids, total in notes
         if len(which)
     )
     return Matched(predictions, references, rows[has_words], predicted[has_words], left_out)

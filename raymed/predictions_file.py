@@ -4,7 +4,7 @@ A row is an image. What is not known has no column. Rows are written as they are
 a few hundred at a time, so that a split may be of any size.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -218,9 +218,10 @@ def score_file(
             found = score_split(file.predictions(prefix, lexicon), scored_metrics())
             rows[row] = found.scores
             unavailable |= found.unavailable
-            bounds[row] = intervals(found.per_image, studies)
+            per_image = list(found.per_image.values())
+            bounds[row] = intervals(per_image, studies)
             if row == name:
-                _write_per_report(per_report, file, found.per_image, record)
+                _write_per_report(per_report, file, per_image, record)
         known = "reference_sentences" in file.columns
         sentences = chain.from_iterable(file.column("reference_sentences") if known else ())
         return FileScores(
@@ -234,7 +235,7 @@ def score_file(
 
 
 def _write_per_report(
-    path: AnyPath, file: PredictionsFile, per_image: tuple[PerImage, ...], record: Record
+    path: AnyPath, file: PredictionsFile, per_image: Sequence[PerImage], record: Record
 ) -> None:
     """Write the scores of each report, null where they are undefined."""
     one = np.ones(1)
@@ -246,7 +247,7 @@ def _write_per_report(
         for some in chunks(zip(file.column("image_id"), file.column("study"), strict=True)):
             image_ids, studies = zip(*some, strict=True)
             stop = start + len(some)
-            values = [list(image_ids), list(studies)]
+            values = [pa.array(each, pa.string()) for each in (image_ids, studies)]
             for each in per_image:
                 scores = each.scores(each.counts[start:stop].astype(np.float64), np.ones(len(some)))
                 values += [pa.array(column, from_pandas=True) for column in scores.values()]

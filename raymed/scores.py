@@ -46,6 +46,11 @@ class ReportScores:
     unavailable: Mapping[str, str]
     made_from: Record
 
+    @property
+    def title(self) -> str:
+        """What was scored, for people."""
+        return self.split
+
     def as_json(self) -> dict[str, Any]:
         """The content of scores.json."""
         content = asdict(self)
@@ -67,7 +72,7 @@ class ReportScores:
     def table(self) -> Table:
         """The scores for the terminal, a metric to a line, beside the ground truth's own."""
         table = Table(
-            title=f"{self.split}, {self.images:,} images of {self.studies:,} studies",
+            title=f"{self.title}, {self.images:,} images of {self.studies:,} studies",
             caption=f"in brackets: {LEVEL} % bootstrap intervals over studies",
             box=SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
@@ -109,6 +114,11 @@ class Evaluation(ReportScores):
     """
 
     trained_on: Overlap | None
+
+    @property
+    def title(self) -> str:
+        """What was scored, for people."""
+        return f"{self.split} split"
 
     def notes(self) -> list[str]:
         """What a reader of the scores should know, a line each, the most serious first."""
@@ -156,4 +166,6 @@ def without_nan(value: Any) -> Any:
     """JSON has no NaN: what could not be measured is null."""
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -97,6 +97,8 @@ def score(predictions: str, request: Request, out: AnyPath) -> ExternalScores:
             of something else.
     """
     where = predictions_path(predictions)
+    if request.references is None:
+        _require_references(as_path(where))
     record = _made_from(where, request)
     refuse_to_overwrite(out, (PREDICTIONS_FILE, SCORES_FILE, PER_REPORT_FILE), record)
     try:
@@ -105,9 +107,7 @@ def score(predictions: str, request: Request, out: AnyPath) -> ExternalScores:
         raise UsageError(f"{out}: cannot be written ({reason(error)})") from error
     left_out: tuple[str, ...] = ()
     file, title = as_path(where), as_path(where).name
-    if request.references is None:
-        _require_references(file)
-    else:
+    if request.references is not None:
         title += f" against {as_path(request.references).name}"
         title += f", {request.split} split" if is_dataset(request.references) else ""
         file = out / PREDICTIONS_FILE

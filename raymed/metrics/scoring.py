@@ -93,11 +93,11 @@ class PerImage:
     scores: Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
 
     def total(self) -> Scores:
-        """The scores of all images."""
+        """The scores of all images, None where undefined."""
         # Not NumPy's sum: the last digit must not depend on the layout in memory.
         sums = np.array([[math.fsum(column) for column in self.counts.T]])
         found = self.scores(sums, np.array([float(len(self.counts))]))
-        return {key: float(values[0]) for key, values in found.items()}
+        return {key: None if np.isnan(v[0]) else float(v[0]) for key, v in found.items()}
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,12 @@ class SplitScores:
     Attributes:
         scores: By key, None for those that cannot be measured.
         unavailable: Why this machine cannot compute a metric, by key.
-        per_image: What the scores that have intervals are made of.
+        per_image: What the scores that have intervals are made of, by module.
     """
 
     scores: Scores
     unavailable: dict[str, str] = field(default_factory=dict)
-    per_image: tuple[PerImage, ...] = ()
+    per_image: dict[str, PerImage] = field(default_factory=dict)
 
 
 class Unavailable(RuntimeError):
@@ -127,20 +127,20 @@ def score_split(predictions: Predictions, metrics: Sequence[Metric]) -> SplitSco
     """
     found: Scores = {}
     reasons: dict[str, str] = {}
-    per_image: list[PerImage] = []
+    per_image: dict[str, PerImage] = {}
     applicable = [metric for metric in metrics if predictions.has(metric)]
     for name in dict.fromkeys(metric.module for metric in applicable):
         module = import_module(name)
         try:
             if hasattr(module, "measure"):
-                per_image.append(module.measure(predictions))
-                found |= per_image[-1].total()
+                per_image[name] = module.measure(predictions)
+                found |= per_image[name].total()
             else:
                 found |= module.score(predictions)
         except Unavailable as error:
             reasons |= {m.key: str(error) for m in applicable if m.module == name}
     scores = {metric.key: found.get(metric.key) for metric in metrics}
-    return SplitScores(scores, reasons, tuple(per_image))
+    return SplitScores(scores, reasons, per_image)
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:

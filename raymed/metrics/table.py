@@ -132,12 +132,12 @@ _RANKING = ("cider", "recall_5")
 
 
 def ranking(measured: Mapping[str, float | None]) -> Metric:
-    """The metric by which a system is ranked, its score: the first it has of CIDEr and recall@5.
+    """The metric by which a system is ranked, its score: CIDEr if it has one, else recall@5.
 
     Args:
         measured: Values by key. A system that writes no reports has no CIDEr.
     """
-    return next(METRICS[key] for key in _RANKING if measured.get(key) is not None)
+    return METRICS[next((key for key in _RANKING if measured.get(key) is not None), _RANKING[-1])]
 
 
 def ranking_of(writes_reports: bool) -> Metric:

@@ -23,7 +23,10 @@ from raymed.metrics.resampling import (
 )
 from raymed.metrics.scoring import PerImage, Predictions
 
-WORDS = ["the", "heart", "is", "normal", "in", "size", "no", "effusion", "small", "left", "nodule", "lungs", "are", "clear"]
+WORDS = (
+    *["the", "heart", "is", "normal", "in", "size", "no", "effusion"],
+    *["small", "left", "nodule", "lungs"],
+)
 STUDIES = [0, 1, 1, 2, 3, 4, 4, 4, 5, 6, 0, 7]
 
 
@@ -42,7 +45,8 @@ def predictions(reports: list[str]) -> Predictions:
 
 
 def measured(reports: list[str]) -> list[PerImage]:
-    return [module.measure(predictions(reports)) for module in (bleu, rouge, cider, normality, tags)]
+    modules = (bleu, rouge, cider, normality, tags)
+    return [module.measure(predictions(reports)) for module in modules]
 
 
 def by_hand(images: list[int], reports: list[str]) -> dict[str, float]:
