@@ -102,6 +102,38 @@ def _evaluate(parser: _Parser) -> None:
     )
 
 
+REFERENCES = (
+    "references=DATASET or FILE (default: those in the predictions' file), split=SPLIT of a "
+    "dataset or annotation file (default: test), text=paper or none (how texts are preprocessed), "
+    "and id=, report= and reference=COLUMN of tables"
+)
+REPORTS = (
+    "reports by id: JSON, JSONL, CSV, Parquet, a text file with a report to a line, or the folder "
+    "of an evaluation"
+)
+
+
+def _score(parser: _Parser) -> None:
+    parser.add_argument("predictions", metavar="PREDICTIONS", help=REPORTS)
+    parser.add_argument(
+        "settings",
+        nargs="*",
+        metavar="key=value",
+        help=f"{REFERENCES}; out=FOLDER (default: scores/NAME)",
+    )
+
+
+def _compare(parser: _Parser) -> None:
+    parser.add_argument("a", metavar="A", help=REPORTS)
+    parser.add_argument("b", metavar="B", help="the same of the other system")
+    parser.add_argument(
+        "settings",
+        nargs="*",
+        metavar="key=value",
+        help=f"{REFERENCES}; out=FOLDER for comparison.json (default: it is only printed)",
+    )
+
+
 def _predict(parser: _Parser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
     parser.add_argument(
@@ -157,6 +189,8 @@ COMMANDS: dict[str, tuple[str, Callable[[_Parser], None]]] = {
         _finetune,
     ),
     "evaluate": ("score a checkpoint on a split, beside the baselines", _evaluate),
+    "score": ("score the reports of any system against references", _score),
+    "compare": ("test whether two systems' reports differ in their scores", _compare),
     "predict": ("write reports for image files, with an attention figure for each", _predict),
     "table": ("train the runs that one of the paper's tables needs, and print the table", _table),
     "figure": ("draw figure 3 (several runs) or figure 4 (one run) as PNG and HTML", _figure),

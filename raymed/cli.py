@@ -22,11 +22,14 @@ from raymed.storage import AnyPath, as_path, is_uri
 
 if TYPE_CHECKING:
     from raymed.run_folder import RunFolder
+    from raymed.scoring import Request
     from raymed.training.checkpoint import Checkpoint
 
 SUBJECTS = {
     **dict.fromkeys(("train", "tune", "demo"), "file"),
     **dict.fromkeys(("evaluate", "predict"), "checkpoint"),
+    "score": "predictions",
+    "compare": "b",
     "report": "run",
     "finetune": "run|sweep",
 }
@@ -202,7 +205,8 @@ def _finetune_run(
 
 def _evaluate(options: argparse.Namespace, console: Console) -> None:
     own, others = _split_settings(options.settings, "split", "out")
-    from raymed.evaluation import PREDICTIONS_FILE, SCORES_FILE, evaluate
+    from raymed.evaluation import evaluate
+    from raymed.predictions_file import PREDICTIONS_FILE, SCORES_FILE
     from raymed.verdict import verdict
 
     checkpoint = _open_checkpoint(options.checkpoint)
@@ -219,6 +223,55 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
         f"predictions: {out / PREDICTIONS_FILE}\nscores: {out / SCORES_FILE}\n"
         f"{verdict(evaluation.rows)}",
     )
+
+
+def _score(options: argparse.Namespace, console: Console) -> None:
+    own, request = _score_settings(options)
+    from raymed.predictions_file import SCORES_FILE
+    from raymed.scoring import score
+    from raymed.verdict import verdict
+
+    name = as_path(options.predictions).name.partition(".")[0]
+    out = as_path(own.get("out", f"scores/{name}"))
+    found = score(options.predictions, request, out)
+    console.print(found.table())
+    for note in found.notes():
+        _print(console, note)
+    _print(console, f"scores: {out / SCORES_FILE}")
+    if len(found.rows) > 1:
+        _print(console, verdict(found.rows))
+
+
+def _compare(options: argparse.Namespace, console: Console) -> None:
+    own, request = _score_settings(options)
+    from raymed.comparing import COMPARISON_FILE, compare
+
+    found = compare(options.a, options.b, request)
+    console.print(found.table())
+    for line in (*found.notes, *found.sentences()):
+        _print(console, line)
+    if "out" in own:
+        found.write(as_path(own["out"]))
+        _print(console, f"comparison: {as_path(own['out']) / COMPARISON_FILE}")
+
+
+def _score_settings(options: argparse.Namespace) -> tuple[dict[str, str], "Request"]:
+    """The settings of `score` and `compare`, and what they say is to be scored."""
+    columns = ("id", "report", "reference")
+    keys = ("references", "split", "text", "out", *columns)
+    own, others = _split_settings(options.settings, *keys)
+    if others:
+        key = others[0].partition("=")[0]
+        raise UsageError(f"{key}: no such key; {options.name} accepts {', '.join(keys)}")
+    from raymed.scoring import Request
+
+    request = Request(
+        references=own.get("references"),
+        split=own.get("split", "test"),
+        rule=own.get("text", "paper"),
+        columns={key: own[key] for key in columns if key in own},
+    )
+    return own, request
 
 
 def _predict(options: argparse.Namespace, console: Console) -> None:
@@ -337,6 +390,8 @@ COMMANDS = {
     "report": _report,
     "finetune": _finetune,
     "evaluate": _evaluate,
+    "score": _score,
+    "compare": _compare,
     "predict": _predict,
     "table": _table,
     "figure": _figure,

@@ -12,10 +12,11 @@ from raymed.data.dataset import PreparedDataset
 from raymed.data.prepare import prepare_source
 from raymed.data.sources.phantom import PhantomSettings
 from raymed.errors import UsageError
-from raymed.evaluation import PREDICTIONS_FILE, evaluate
+from raymed.evaluation import evaluate
 from raymed.launch.cluster import connected
 from raymed.launch.run import run_training
 from raymed.prediction import predict_rows, print_prediction
+from raymed.predictions_file import PREDICTIONS_FILE
 from raymed.storage import AnyPath
 from raymed.training.checkpoint import Checkpoint
 from raymed.tuning.page import write_report

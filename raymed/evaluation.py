@@ -5,16 +5,12 @@ at once. Predictions are written as they are generated, and scored from the file
 of a few hundred images are in memory at a time.
 """
 
-import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import chain, islice, repeat
-from pathlib import Path
-from typing import Any, Generic, TypeVar
+from itertools import repeat
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raymed.config import Config
 from raymed.data.batches import TokenisedSplit
@@ -23,15 +19,25 @@ from raymed.data.mapped import Column
 from raymed.errors import UsageError
 from raymed.generation import Report
 from raymed.metrics.baselines import NONE, BlockMeans, Described, best_constant, nearest
-from raymed.metrics.ngrams import CHUNK, chunks, distinct
-from raymed.metrics.normality import normality_share
 from raymed.metrics.scoring import Predictions, Scores, score_split
-from raymed.metrics.table import objective_metrics, scored_metrics
+from raymed.metrics.table import objective_metrics
 from raymed.model.system import System
+from raymed.predictions_file import (
+    CONSTANT,
+    FEATURES,
+    NEAREST,
+    PER_REPORT_FILE,
+    PREDICTIONS_FILE,
+    PREFIXES,
+    SCORES_FILE,
+    Stream,
+    score_file,
+    write_predictions,
+)
 from raymed.progress import track
-from raymed.provenance import Record, made_from, refuse_to_overwrite, with_record
+from raymed.provenance import made_from, refuse_to_overwrite
 from raymed.scores import Evaluation
-from raymed.storage import AnyPath, atomic_write_text, local_copy, reason, user_output
+from raymed.storage import AnyPath, reason
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.pooled_features import pooled_features
 from raymed.training.split_reports import write_reports
@@ -39,55 +45,23 @@ from raymed.training.trained_on import overlap
 from raymed.training.worker import local_device
 
 RANKED_TAGS = 20
-CONSTANT, NEAREST, FEATURES = BASELINES = (
-    "constant report",
-    "nearest image",
-    "nearest image (features)",
-)
-"""The rows of the baselines. Images are compared by their pixels, or by the model's encoder."""
-PREDICTIONS_FILE = "predictions.parquet"
-SCORES_FILE = "scores.json"
-BASELINE_COLUMNS = "constant_report", "nearest_report", "nearest_by_features_report"
-"""The columns of their reports in the file of predictions."""
-
-
-T = TypeVar("T", covariant=True)
-Other = TypeVar("Other")
-
-
-class Stream(Generic[T]):
-    """A sized iterable with an entry for each image, computed anew on each iteration."""
-
-    def __init__(self, length: int, entries: Callable[[], Iterator[T]]) -> None:
-        self._length = length
-        self._entries = entries
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __iter__(self) -> Iterator[T]:
-        return islice(self._entries(), self._length)
-
-    def map(self, function: Callable[[T], Other]) -> "Stream[Other]":
-        return Stream(self._length, lambda: map(function, self))
 
 
 @dataclass(frozen=True)
 class SplitReports:
-    """The reports and tags that a model or a baseline gives to each image of a split.
+    """The reports and tags that a baseline gives to each image of a split.
 
     Attributes:
-        sentences: The sentences of each image's report; None if it writes none.
+        sentences: The sentences of each image's report.
         tags: The `RANKED_TAGS` most probable tags of each image, in order; fewer if the vocabulary
             is smaller.
     """
 
-    sentences: Stream[list[str]] | None
+    sentences: Stream[list[str]]
     tags: Stream[list[str]]
 
     @property
     def texts(self) -> Stream[str]:
-        assert self.sentences is not None
         return self.sentences.map(lambda report: " ".join(filter(None, report)))
 
 
@@ -99,7 +73,7 @@ def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: AnyPa
         config: The checkpoint's configuration, with any changes to ``data.path`` and
             ``generation``.
         split_name: ``train``, ``val`` or ``test``.
-        out: Folder for ``predictions.parquet`` and ``scores.json``.
+        out: Folder for ``predictions.parquet``, ``scores.json`` and ``per_report.parquet``.
 
     Raises:
         UsageError: The dataset cannot be opened, its images have another size, or ``out`` contains
@@ -107,7 +81,7 @@ def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: AnyPa
     """
     dataset = _open_dataset(checkpoint, config)
     record = made_from(checkpoint, config, dataset, split_name)
-    refuse_to_overwrite(out, (PREDICTIONS_FILE, SCORES_FILE), record)
+    refuse_to_overwrite(out, (PREDICTIONS_FILE, SCORES_FILE, PER_REPORT_FILE), record)
     split = dataset.split(split_name)
     trained_on = overlap(checkpoint, dataset, split_name)
     model = checkpoint.build_model(local_device())
@@ -120,33 +94,35 @@ def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: AnyPa
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{out}: cannot be written ({reason(error)})") from error
-    _write_predictions(out / PREDICTIONS_FILE, split, writes, reports, without_model, record)
-    rows: dict[str, Scores] = {}
-    unavailable: dict[str, str] = {}
-    with local_copy(out / PREDICTIONS_FILE) as predictions:
-        sentences = Stream(len(split), lambda: read_column(predictions, "sentences"))
-        tags = Stream(len(split), lambda: read_column(predictions, "predicted_tags"))
-        system = SplitReports(sentences if writes else None, tags)
-        for name, written in {config.model.system: system, **without_model}.items():
-            # The same lexicon for all, so that METEOR's paraphrase table is built once per dataset.
-            lexicon = chain(dataset.words, split.references)
-            scored = _predictions(split, written, lexicon)
-            rows[name], reasons = score_split(scored, scored_metrics())
-            unavailable |= reasons
+    columns = [*truth_columns(split), *(["report", "sentences"] if writes else [])]
+    columns += ["predicted_tags", *baseline_columns(without_model)]
+    rows = zip(truth_rows(split), reports, baseline_rows(without_model), strict=True)
+    written = (
+        {
+            **truth,
+            "report": report.text,
+            "sentences": report.sentences,
+            "predicted_tags": [tag for tag, _ in report.tags],
+            **others,
+        }
+        for truth, report, others in rows
+    )
+    write_predictions(out / PREDICTIONS_FILE, columns, written, record)
+    scores = score_file(
+        out / PREDICTIONS_FILE,
+        config.model.system,
+        out / PER_REPORT_FILE,
+        record,
+        lexicon=dataset.words,
+    )
     evaluation = Evaluation(
+        **vars(scores),
         split=split_name,
         images=len(split),
-        rows=rows,
-        truth_normality=normality_share(chain.from_iterable(split.sentences)),
-        truth_distinct=distinct(split.references),
-        unavailable=unavailable,
         trained_on=trained_on,
         made_from=record,
     )
-    try:
-        atomic_write_text(out / SCORES_FILE, json.dumps(evaluation.as_json(), indent=1))
-    except OSError as error:
-        raise UsageError(f"{out}: cannot be written ({reason(error)})") from error
+    evaluation.write(out / SCORES_FILE)
     return evaluation
 
 
@@ -233,7 +209,7 @@ def baseline_scores(
     split = dataset.split(split_name)
     metrics = [metric for metric in objective_metrics() if metric.module]
     return {
-        name: score_split(_predictions(split, written), metrics)[0]
+        name: score_split(_predictions(split, written), metrics).scores
         for name, written in baselines(dataset, split_name, images).items()
     }
 
@@ -253,67 +229,54 @@ def _generate_reports(
     )
 
 
-def _predictions(split: Split, written: SplitReports, lexicon: Iterable[str] = ()) -> Predictions:
-    """A writer's predictions for the first images of a split, as many as it has, with the truth."""
+def _predictions(split: Split, written: SplitReports) -> Predictions:
+    """A baseline's predictions, for as many of a split's first images as it has, with the truth."""
     count = len(written.tags)
-    writes = written.sentences is not None
     return Predictions(
         references=Stream(count, lambda: iter(split.references)),
-        reports=written.texts if writes else None,
+        reports=written.texts,
         sentences=written.sentences,
         tags=Stream(count, lambda: iter(split.tags)),
         predicted_tags=written.tags,
-        lexicon=lexicon,
     )
+
+
+def _finding_names(split: Split) -> Column[list[str]]:
+    """The names of each image's findings."""
+    return split.findings.map(lambda findings: [finding.tag for finding in findings])
+
+
+def truth_columns(split: Split) -> list[str]:
+    """The columns of a file of predictions that contain the truth."""
+    findings = ["findings"] if any(split.findings) else []
+    return ["image_id", "study", "reference", "reference_sentences", "tags", *findings]
+
+
+def truth_rows(split: Split) -> Iterator[dict[str, Any]]:
+    """Their values, image by image."""
+    columns = (
+        *(split.image_ids, split.studies, split.references, split.sentences, split.tags),
+        _finding_names(split),
+    )
+    names = ("image_id", "study", "reference", "reference_sentences", "tags", "findings")
+    return (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
+
+
+def baseline_columns(written: Iterable[str]) -> list[str]:
+    """The columns of a file of predictions for the baselines of these names."""
+    return [
+        f"{PREFIXES[name]}{column}"
+        for name in written
+        for column in ("report", "sentences", "predicted_tags")
+    ]
+
+
+def baseline_rows(written: Mapping[str, SplitReports]) -> Iterator[dict[str, Any]]:
+    """Their values, image by image."""
+    names = baseline_columns(written)
+    parts = [part for each in written.values() for part in (each.texts, each.sentences, each.tags)]
+    return (dict(zip(names, values, strict=True)) for values in zip(*parts, strict=True))
 
 
 def _ranked(tags: list[str]) -> list[str]:
     return list(dict.fromkeys(tags))[:RANKED_TAGS]
-
-
-def _write_predictions(
-    path: AnyPath,
-    split: Split,
-    writes: bool,
-    reports: Iterator[Report],
-    without_model: dict[str, SplitReports],
-    record: Record,
-) -> None:
-    """Write predictions in chunks as they are generated."""
-    text, texts = pa.string(), pa.list_(pa.string())
-    own = {"report": text, "sentences": texts} if writes else {}
-    names = {"image_id": text, "study": text, "reference": text, **own}
-    names |= {"tags": texts, "predicted_tags": texts}
-    names |= dict.fromkeys(BASELINE_COLUMNS, text)
-    schema = with_record(pa.schema(names.items()), record)
-    rows = zip(
-        split.image_ids,
-        split.studies,
-        split.references,
-        split.tags,
-        reports,
-        *(written.texts for written in without_model.values()),
-        strict=True,
-    )
-    with user_output(path) as partial, pq.ParquetWriter(partial, schema) as writer:
-        for some in chunks(rows):
-            image_ids, studies, references, tags, by_model, *others = zip(*some, strict=True)
-            columns = {
-                "image_id": image_ids,
-                "study": studies,
-                "reference": references,
-                "report": [report.text for report in by_model],
-                "sentences": [report.sentences for report in by_model],
-                "tags": tags,
-                "predicted_tags": [[tag for tag, _ in report.tags] for report in by_model],
-                **dict(zip(BASELINE_COLUMNS, others, strict=True)),
-            }
-            writer.write_table(pa.table({name: columns[name] for name in names}, schema))
-
-
-def read_column(predictions: Path, name: str) -> Iterator[Any]:
-    """A column of a file of predictions, image by image."""
-    # By default a batch would be 65,536 rows long, all of them Python lists at once.
-    with pq.ParquetFile(predictions) as file:
-        for batch in file.iter_batches(CHUNK, columns=[name]):
-            yield from batch.column(0).to_pylist()

@@ -15,7 +15,7 @@ from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.data.examples import Finding
 from raymed.errors import UsageError
-from raymed.metrics.normality import describes_normality
+from raymed.metrics.findings import named_findings
 from raymed.prediction import ReportGenerator
 from raymed.progress import track
 from raymed.provenance import KEY, made_from, refuse_to_overwrite
@@ -98,10 +98,11 @@ def attention_scores(
     right = 0
     for sentences, present in zip(reports, findings, strict=True):
         for sentence in sentences:
-            if describes_normality(sentence.text) or not _named(sentence.text, names):
+            stated = named_findings(sentence.text, names)
+            if not stated:
                 continue
             written += 1
-            named = [one for one in present if _named(sentence.text, {one.tag})]
+            named = [one for one in present if one.tag in stated]
             if not named:
                 continue
             right += 1
@@ -136,8 +137,3 @@ def covered(finding: Finding, grid: tuple[int, ...]) -> np.ndarray:
     in_columns = (columns[:-1] < finding.right) & (columns[1:] > finding.left)
     mask: np.ndarray = in_rows[:, None] & in_columns[None, :]
     return mask
-
-
-def _named(sentence: str, tags: set[str]) -> bool:
-    padded = f" {sentence} "
-    return any(f" {tag} " in padded for tag in tags)

@@ -13,8 +13,8 @@ from rich.console import Console
 from raymed import demo
 from raymed.config import Config, load
 from raymed.errors import UsageError
-from raymed.evaluation import BASELINES
 from raymed.notices import NOT_FOR_CLINICAL_USE
+from raymed.predictions_file import BASELINES
 from raymed.training.checkpoint import Checkpoint
 
 SHIPPED = Path(__file__).parents[1] / "tune_configs" / "demo.yaml"

@@ -28,6 +28,8 @@ SMALLER = {
     "train": TINY,
     "finetune": ["training.epochs=1"],
     "evaluate": [],
+    "score": [],
+    "compare": [],
     "predict": [],
     "figure": ["split=train"],
 }

@@ -24,9 +24,9 @@ from raymed.cli import main
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
-from raymed.evaluation import PREDICTIONS_FILE, SCORES_FILE
 from raymed.launch.run import run_training
 from raymed.locks import LOCK_FILE, folder_lock
+from raymed.predictions_file import PREDICTIONS_FILE, SCORES_FILE
 from raymed.run_folder import RunFolder
 from raymed.storage import (
     AnyPath,

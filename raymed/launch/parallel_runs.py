@@ -13,11 +13,11 @@ from rich.console import Console
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
-from raymed.evaluation import SCORES_FILE
 from raymed.launch.cluster import connected
 from raymed.launch.groups import worker_groups
 from raymed.launch.queue import Job
 from raymed.launch.trainer import check_room
+from raymed.predictions_file import SCORES_FILE
 from raymed.progress import Progress
 from raymed.run_folder import RunFolder
 from raymed.storage import AnyPath, as_path

@@ -6,21 +6,23 @@ split at once. Texts are processed a few hundred at a time, so a split may be of
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from raymed.metrics.ngrams import LONGEST, Frequencies, NGrams, Texts, chunks
-from raymed.metrics.scoring import Predictions, Scores, check_pairs
+from raymed.metrics.scoring import PerImage, Predictions, check_pairs, ratio
 from raymed.progress import track
 
 SIGMA = 6.0
 """Width of CIDEr-D's Gaussian penalty on a difference in length."""
 
 
-def score(predictions: Predictions) -> Scores:
-    """The CIDEr of the generated reports."""
-    return {"cider": cider(*predictions.pairs())}
+def measure(predictions: Predictions) -> PerImage:
+    """The CIDEr of each generated report, with the document frequencies of the whole split."""
+    references, reports = predictions.pairs()
+    scores = np.concatenate([some for (some,) in _scores(references, [reports])])
+    return PerImage(scores[:, None], lambda sums, images: {"cider": ratio(sums[:, 0], images)})
 
 
 def cider(references: Texts, hypotheses: Texts) -> float:
@@ -47,9 +49,17 @@ def ciders(references: Texts, many: Sequence[Texts]) -> list[float]:
         check_pairs(references, hypotheses)
     if not many:
         return []
+    sums: list[list[float]] = [[] for _ in many]
+    for some in _scores(references, many):
+        for own, scores in zip(sums, some, strict=True):
+            own.append(math.fsum(scores))
+    return [math.fsum(own) / len(references) for own in sums]
+
+
+def _scores(references: Texts, many: Sequence[Texts]) -> Iterator[list[np.ndarray]]:
+    """The scores of some images at a time, float64 [images], for each set of hypotheses."""
     ngrams = NGrams()
     frequencies = Frequencies(ngrams, references)
-    sums: list[list[float]] = [[] for _ in many]
     texts = zip(references, *many, strict=True)
     for rows in chunks(track(texts, "computing CIDEr", len(references))):
         pairs: dict[tuple[int, str], int] = {}
@@ -58,9 +68,7 @@ def ciders(references: Texts, many: Sequence[Texts]) -> list[float]:
             for column in list(zip(*rows, strict=True))[1:]
         ]
         scores = _cider_d(ngrams, frequencies, [row[0] for row in rows], list(pairs))
-        for own, chosen in zip(sums, places, strict=True):
-            own.append(math.fsum(scores[chosen]))
-    return [math.fsum(own) / len(references) for own in sums]
+        yield [scores[chosen] for chosen in places]
 
 
 class CiderReward:

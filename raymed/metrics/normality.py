@@ -1,9 +1,10 @@
 """The normality share: the share of sentences that describe normality (Table 2)."""
 
 from collections.abc import Iterable
-from itertools import chain
 
-from raymed.metrics.scoring import Predictions, Scores
+import numpy as np
+
+from raymed.metrics.scoring import PerImage, Predictions, ratio
 
 NORMALITY_WORDS = frozenset(("no", "normal", "clear", "stable"))
 
@@ -33,7 +34,10 @@ def normality_share(sentences: Iterable[str]) -> float:
     return normal / count if count else float("nan")
 
 
-def score(predictions: Predictions) -> Scores:
+def measure(predictions: Predictions) -> PerImage:
     """The normality share of the generated sentences."""
     assert predictions.sentences is not None
-    return {"normality": normality_share(chain.from_iterable(predictions.sentences))}
+    counts = np.empty((len(predictions.sentences), 2), np.int32)
+    for image, sentences in enumerate(predictions.sentences):
+        counts[image] = sum(map(describes_normality, sentences)), len(sentences)
+    return PerImage(counts, lambda sums, _: {"normality": ratio(sums[:, 0], sums[:, 1])})

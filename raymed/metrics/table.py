@@ -2,7 +2,7 @@
 
 The console, the pages, TensorBoard, Parquet, the tables beside the paper's, the leaderboard and
 the objectives of a sweep all read from here. A new metric of reports or tags is a file with a
-function `score` (see `raymed.metrics.scoring`) and a line in `METRICS`.
+function `measure` or `score` (see `raymed.metrics.scoring`) and a line in `METRICS`.
 
 The configuration reads the names, so this module imports nothing that takes time to load.
 """
@@ -23,9 +23,10 @@ class Metric:
         key: Its name in metrics.csv, scores.json, Parquet files, TensorBoard and the
             configuration.
         label: Its name for people.
-        of: What it measures: generated reports, predicted tags, attention, or the run itself.
-        module: The module whose function `score` computes it over a whole split; empty for a
-            metric that training or `raymed.localisation` measures.
+        of: What it measures: generated reports, predicted tags, the findings that reports name,
+            attention, or the run itself.
+        module: The module that computes it over a whole split (see `raymed.metrics.scoring`);
+            empty for a metric that training or `raymed.localisation` measures.
         head: Its name at the head of a narrow column; by default the label.
         digits: How many decimals are printed.
         direction: Whether the highest or the lowest value is the best.
@@ -33,17 +34,19 @@ class Metric:
             ``attention``, or none; by default that of what it measures.
         objective: Whether it is measured after every epoch, which makes it a column of the
             leaderboard and lets a sweep search for it.
+        by_sentence: Whether a metric of reports needs to know where their sentences end.
     """
 
     key: str
     label: str
-    of: Literal["reports", "tags", "attention", "run"]
+    of: Literal["reports", "tags", "findings", "attention", "run"]
     module: str = ""
     head: str = ""
     digits: int = 3
     direction: Direction = "max"
     table: str | None = None
     objective: bool = False
+    by_sentence: bool = False
 
     @property
     def column(self) -> str:
@@ -64,28 +67,41 @@ class Metric:
 
 
 _CIDER = "raymed.metrics.cider"
-_BLEU_ROUGE = "raymed.metrics.bleu_rouge"
+_BLEU = "raymed.metrics.bleu"
+_ROUGE = "raymed.metrics.rouge"
 _METEOR = "raymed.metrics.meteor"
 _TAGS = "raymed.metrics.tags"
 _NORMALITY = "raymed.metrics.normality"
 _DISTINCT = "raymed.metrics.distinct"
+_FINDINGS = "raymed.metrics.findings"
 
 METRICS: dict[str, Metric] = {
     metric.key: metric
     for metric in (
         # By which epochs and trials are ranked: the value of `ranking`.
         Metric("score", "score", "run", objective=True),
-        Metric("bleu_1", "BLEU-1", "reports", _BLEU_ROUGE),
-        Metric("bleu_2", "BLEU-2", "reports", _BLEU_ROUGE),
-        Metric("bleu_3", "BLEU-3", "reports", _BLEU_ROUGE),
-        Metric("bleu_4", "BLEU-4", "reports", _BLEU_ROUGE),
+        Metric("bleu_1", "BLEU-1", "reports", _BLEU),
+        Metric("bleu_2", "BLEU-2", "reports", _BLEU),
+        Metric("bleu_3", "BLEU-3", "reports", _BLEU),
+        Metric("bleu_4", "BLEU-4", "reports", _BLEU),
         Metric("meteor", "METEOR", "reports", _METEOR),
-        Metric("rouge_l", "ROUGE-L", "reports", _BLEU_ROUGE, "ROUGE"),
+        Metric("rouge_l", "ROUGE-L", "reports", _ROUGE, "ROUGE"),
         Metric("cider", "CIDEr", "reports", _CIDER, objective=True),
         Metric("recall_5", "tag recall@5", "tags", _TAGS, "R@5", objective=True),
         Metric("recall_10", "tag recall@10", "tags", _TAGS, "R@10"),
         Metric("recall_20", "tag recall@20", "tags", _TAGS, "R@20"),
-        Metric("normality", "normality share", "reports", _NORMALITY, "normality", table="2"),
+        Metric("finding_precision", "finding precision", "findings", _FINDINGS),
+        Metric("finding_recall", "finding recall", "findings", _FINDINGS),
+        Metric("finding_f1", "finding F1", "findings", _FINDINGS),
+        Metric(
+            "normality",
+            "normality share",
+            "reports",
+            _NORMALITY,
+            "normality",
+            table="2",
+            by_sentence=True,
+        ),
         Metric("abnormality", "abnormality share", "reports", head="abnormality", table="2"),
         # In every table, after the metrics that are the table's own.
         Metric("distinct", "distinct reports", "reports", _DISTINCT, "distinct", 0, table=""),
@@ -116,12 +132,12 @@ _RANKING = ("cider", "recall_5")
 
 
 def ranking(measured: Mapping[str, float | None]) -> Metric:
-    """The metric by which a system is ranked, its score: the first it has of CIDEr and recall@5.
+    """The metric by which a system is ranked, its score: CIDEr if it has one, else recall@5.
 
     Args:
         measured: Values by key. A system that writes no reports has no CIDEr.
     """
-    return next(METRICS[key] for key in _RANKING if measured.get(key) is not None)
+    return METRICS[next((key for key in _RANKING if measured.get(key) is not None), _RANKING[-1])]
 
 
 def ranking_of(writes_reports: bool) -> Metric:

@@ -1,12 +1,10 @@
 """Tag recall: how many of an image's tags are among the k ranked first (Table 3)."""
 
-import math
 from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from raymed.metrics.ngrams import chunks
-from raymed.metrics.scoring import Predictions, Scores
+from raymed.metrics.scoring import PerImage, Predictions, ratio
 
 DEPTHS = (5, 10, 20)
 """The numbers of ranked tags k that recall@k is reported at."""
@@ -45,17 +43,18 @@ def recall_at(k: int, ranked: np.ndarray, truth: Sequence[Collection[int]]) -> f
     return float(np.mean(recalls)) if recalls else float("nan")
 
 
-def score(predictions: Predictions) -> Scores:
+def measure(predictions: Predictions) -> PerImage:
     """Tag recall at every depth, a few hundred images at a time; NaN if no image has a tag."""
-    sums, images = np.zeros(len(DEPTHS)), 0
-    for some in chunks(zip(predictions.tags, predictions.predicted_tags, strict=True)):
-        # Tags are numbered here, so that one outside the ranking's vocabulary counts as missed.
-        numbers: dict[str, int] = {}
-        ranked = np.array([[numbers.setdefault(t, len(numbers)) for t in row] for _, row in some])
-        truth = [{numbers.setdefault(t, len(numbers)) for t in tags} for tags, _ in some]
-        tagged = sum(map(bool, truth))
-        if tagged:
-            sums += [recall_at(k, ranked, truth) * tagged for k in DEPTHS]
-        images += tagged
-    means = sums / images if images else np.full(len(DEPTHS), math.nan)
-    return {f"recall_{k}": float(mean) for k, mean in zip(DEPTHS, means, strict=True)}
+    assert predictions.predicted_tags is not None
+    counts = np.zeros((len(predictions.tags), len(DEPTHS) + 1))
+    pairs = enumerate(zip(predictions.tags, predictions.predicted_tags, strict=True))
+    for image, (tags, predicted) in pairs:
+        truth, ranked = set(tags), list(predicted)
+        if truth:
+            counts[image, :-1] = [len(truth.intersection(ranked[:k])) / len(truth) for k in DEPTHS]
+            counts[image, -1] = 1
+    return PerImage(counts, _scores)
+
+
+def _scores(sums: np.ndarray, _: np.ndarray) -> dict[str, np.ndarray]:
+    return {f"recall_{k}": ratio(sums[:, n], sums[:, -1]) for n, k in enumerate(DEPTHS)}

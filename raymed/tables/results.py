@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raymed.evaluation import BASELINES
 from raymed.metrics.table import Metric, table_metrics
+from raymed.predictions_file import BASELINES
 from raymed.provenance import KEY, with_record
 from raymed.storage import AnyPath, user_output
 from raymed.tables.paper import TABLE_SYSTEMS, TRUTH, paper_figures

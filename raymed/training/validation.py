@@ -155,7 +155,7 @@ def _other_objectives(row: Row, split: Split, reports: list[Report], writes: boo
         tags=split.tags[:count],
         predicted_tags=[[tag for tag, _ in report.tags] for report in reports],
     )
-    values, _ = score_split(predictions, metrics)
+    values = score_split(predictions, metrics).scores
     return {key: math.nan if value is None else float(value) for key, value in values.items()}
 
 

@@ -20,12 +20,12 @@ from rich.table import Table
 from raymed.config import SEARCH_DEFAULTS, Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
-from raymed.evaluation import PREDICTIONS_FILE, Stream, read_column
 from raymed.launch.parallel_runs import initialise_runs, is_scored, read_scores, run_jobs
 from raymed.metrics.intervals import paired_interval
-from raymed.metrics.per_report import PER_REPORT
-from raymed.metrics.table import Metric, objective_metric
+from raymed.metrics.resampling import study_numbers
+from raymed.metrics.table import Metric, objective_metric, objective_metrics
 from raymed.model.systems import system_class
+from raymed.predictions_file import PER_REPORT_FILE
 from raymed.reports.confirmation import OWN, Confirmation, ConfirmedSettings
 from raymed.reports.sweep_results import TrialResult
 from raymed.run_folder import RunFolder, SweepFolder
@@ -73,7 +73,7 @@ def check_confirm(config: Config, dataset: PreparedDataset) -> None:
             "searched as well; remove it from tune.space, or remove tune.confirm"
         )
     key, direction = next(iter(objectives(config.tune).items()))
-    known = ("score", *PER_REPORT)
+    known = ["score", *(metric.key for metric in objective_metrics() if metric.module)]
     if direction != "max" or key not in known:
         raise UsageError(
             "tune.confirm: ranks settings by the first of tune.objectives, which must be "
@@ -323,16 +323,13 @@ def _scores_of_each(runs: Sequence[RunFolder], metric: Metric) -> np.ndarray:
 
 
 def _of_run(run: RunFolder, metric: Metric) -> np.ndarray:
-    with local_copy(run.scored / PREDICTIONS_FILE) as file:
-        count = pq.read_metadata(file).num_rows
-        return PER_REPORT[metric.key](
-            lambda column: Stream(count, lambda: read_column(file, column))
-        )
+    with local_copy(run.scored / PER_REPORT_FILE) as file:
+        column = pq.read_table(file, columns=[metric.key]).column(0)
+        return column.to_numpy(zero_copy_only=False)
 
 
 def _studies(run: RunFolder) -> np.ndarray:
     """The study of each test image, as an integer [images]."""
-    numbers: dict[str, int] = {}
-    with local_copy(run.scored / PREDICTIONS_FILE) as file:
-        studies = read_column(file, "study")
-        return np.fromiter((numbers.setdefault(s, len(numbers)) for s in studies), np.int64)
+    with local_copy(run.scored / PER_REPORT_FILE) as file:
+        studies = pq.read_table(file, columns=["study"]).column(0)
+        return study_numbers(studies.to_pylist(), len(studies))

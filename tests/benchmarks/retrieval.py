@@ -15,10 +15,11 @@ from functools import partial
 import numpy as np
 
 from raymed.data.dataset import PreparedDataset
-from raymed.evaluation import NEAREST, baselines
+from raymed.evaluation import baselines
 from raymed.metrics.cider import CiderReward
 from raymed.metrics.scoring import Predictions, score_split
 from raymed.metrics.table import METRICS, scored_metrics
+from raymed.predictions_file import NEAREST
 from raymed.run_folder import RunFolder
 from raymed.storage import as_path
 from raymed.training.pooled_features import pooled_features
@@ -87,7 +88,7 @@ def main(run: str, split_name: str = "test") -> None:
         tags = [list(each) for each in retrieval.true_tags]
         sentences = [[text] for text in texts]
         predictions = Predictions(retrieval.truth, texts, sentences, tags, tags, ())
-        scores, _ = score_split(predictions, metrics)
+        scores = score_split(predictions, metrics).scores
         print(name, *(METRICS[key].format(scores[key]) for key in SHOWN), sep=" | ", flush=True)
 
 

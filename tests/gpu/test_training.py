@@ -13,9 +13,10 @@ import torch.multiprocessing as mp
 
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
-from raymed.evaluation import PREDICTIONS_FILE, evaluate
+from raymed.evaluation import evaluate
 from raymed.model.systems import SYSTEMS
 from raymed.prediction import predict_rows
+from raymed.predictions_file import PREDICTIONS_FILE
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest
 from raymed.training.errors import Interrupted
 from raymed.training.loop import train

@@ -11,13 +11,14 @@ from rich.console import Console
 
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
-from raymed.evaluation import BASELINES, PREDICTIONS_FILE, evaluate
+from raymed.evaluation import evaluate
 from raymed.generation import generate
 from raymed.launch.run import run_training
 from raymed.metrics.cider import cider
 from raymed.metrics.tags import recall_at
 from raymed.model.systems import SYSTEMS
 from raymed.prediction import predict
+from raymed.predictions_file import BASELINES, PREDICTIONS_FILE
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.log import METRICS_FILE, read_metrics
 

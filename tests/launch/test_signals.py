@@ -84,7 +84,7 @@ def start(command: list[str], **environment: str) -> "subprocess.Popen[str]":
     [
         ("raymed.data.sources.phantom", "draw", ["prepare", "phantom", "out={out}"], TERM),
         ("raymed.evaluation", "write_reports", ["evaluate", "{run}", "split=val"], TERM),
-        ("raymed.evaluation", "score_split", ["evaluate", "{run}", "split=val"], INT),
+        ("raymed.evaluation", "score_file", ["evaluate", "{run}", "split=val"], INT),
         ("raymed.prediction", "generate", ["predict", "{run}", "{image}", "out={out}"], TERM),
         ("raymed.figures", "ReportGenerator", ["figure", "4", "{run}", "out={out}"], TERM),
         ("raymed.training.objective", "loss_terms", ["train", "{file}", "run.folder={out}"], TERM),

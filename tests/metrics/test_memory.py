@@ -76,7 +76,7 @@ def cut(count: int) -> list[Reports]:
 def test_memory_hardly_grows_with_the_images(
     work: Callable[[int], object], few: int, bytes_each: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(meteor, "meteor", no_meteor)
+    monkeypatch.setattr(meteor, "align", no_meteor)
     # Few enough at a time that the smaller number fills every buffer too.
     monkeypatch.setattr(baselines, "CANDIDATES", 20)
     monkeypatch.setattr(baselines, "CHUNK", 64)

@@ -8,10 +8,11 @@ from pycocoevalcap.meteor.meteor import Meteor
 from raymed.metrics import meteor as module
 from raymed.metrics.meteor import (
     MeteorUnavailable,
+    align,
     filtered_table,
     foreign_share,
+    measure,
     meteor,
-    score,
 )
 from raymed.metrics.scoring import Predictions, score_split
 from raymed.metrics.table import METRICS
@@ -52,6 +53,10 @@ def small_table(tmp_path, monkeypatch):
     return tmp_path / "cache" / "raymed" / "meteor"
 
 
+def corpus_score(references: list[str], hypotheses: list[str]) -> float:
+    return float(meteor(align(references, hypotheses).sum(axis=0)[None])[0])
+
+
 def rows_of(table: Path) -> list[tuple[bytes, ...]]:
     with gzip.open(table) as file:
         lines = file.read().splitlines()
@@ -72,9 +77,10 @@ def test_it_is_absent_for_other_languages(reference, percent):
     texts = [reference] * 3
     assert foreign_share(texts) == pytest.approx(percent / 100)
     predictions = Predictions(texts, texts, None, [], [])
-    scores, reasons = score_split(predictions, [METRICS["meteor"], METRICS["rouge_l"]])
-    assert scores == {"meteor": None, "rouge_l": pytest.approx(1)}
-    assert f"METEOR is for English, but {percent:.1f}% of the letters" in reasons["meteor"]
+    found = score_split(predictions, [METRICS["meteor"], METRICS["rouge_l"]])
+    assert found.scores == {"meteor": None, "rouge_l": pytest.approx(1)}
+    reason = found.unavailable["meteor"]
+    assert f"METEOR is for English, but {percent:.1f}% of the letters" in reason
 
 
 def test_a_foreign_name_in_english_is_no_reason(small_table):  # noqa: ARG001
@@ -85,40 +91,46 @@ def test_a_foreign_name_in_english_is_no_reason(small_table):  # noqa: ARG001
     assert letters < 386
     few = f"{english} sj\u00f6gren sj\u00f6gren {'a' * (400 - letters - 14)}"
     assert foreign_share([few]) == pytest.approx(2 / 400) == module.MOST_FOREIGN
-    assert score(Predictions([few], [few], None, [], []))["meteor"] > 0.9
+    found = measure(Predictions([few], [few], None, [], []))
+    assert meteor(found.counts).item() > 0.9
 
 
 @pytest.mark.slow
 def test_score_equals_pycocoevalcap_with_the_full_table(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    score = meteor(REFERENCES, HYPOTHESES)
+    # Among them a hypothesis that is its reference, whose one chunk METEOR does not count.
+    references, hypotheses = [*REFERENCES, "no nodule"], [*HYPOTHESES, "no nodule"]
+    counts = align(references, hypotheses)
+    score = float(meteor(counts.sum(axis=0)[None])[0])
 
     monkeypatch.setenv("PATH", str(module.JAVA.parent), prepend=os.pathsep)
     theirs = Meteor()
-    truth = {image: [text] for image, text in enumerate(REFERENCES)}
-    generated = {image: [text] for image, text in enumerate(HYPOTHESES)}
+    truth = {image: [text] for image, text in enumerate(references)}
+    generated = {image: [text] for image, text in enumerate(hypotheses)}
     expected, by_image = theirs.compute_score(truth, generated)
     theirs.meteor_p.stdout.close()
     theirs.meteor_p.stderr.close()
-    assert score == expected
+    assert score == pytest.approx(expected, abs=1e-12)
+    assert meteor(counts).tolist() == pytest.approx(by_image, abs=1e-12)
     assert by_image[2] == 0  # the empty text
+    assert by_image[-1] == 1
 
     # Paraphrases do matter for these texts: with none, the score is another.
     with gzip.open(tmp_path / "none.gz", "wb"):
         pass
     monkeypatch.setattr(module, "filtered_table", lambda _: tmp_path / "none.gz")
-    assert meteor(REFERENCES, HYPOTHESES) < score - 0.01
+    assert corpus_score(references, hypotheses) < score - 0.01
 
 
 @pytest.mark.usefixtures("small_table")
 def test_score_of_equal_empty_and_barred_texts():
-    assert meteor(REFERENCES, [""] * 6) == 0
-    assert meteor(REFERENCES[:1], HYPOTHESES[:1]) > 0
-    assert meteor(REFERENCES, REFERENCES) > 0.99
+    assert corpus_score(REFERENCES, [""] * 6) == 0
+    assert corpus_score(REFERENCES[:1], HYPOTHESES[:1]) > 0
+    assert corpus_score(REFERENCES, REFERENCES) > 0.99
     barred = [text.replace(" ", " ||| ", 1) + "\n" for text in REFERENCES]
-    assert meteor(barred, barred) == meteor(REFERENCES, REFERENCES)
+    assert corpus_score(barred, barred) == corpus_score(REFERENCES, REFERENCES)
     with pytest.raises(ValueError, match="2 hypotheses for 1 ref"):
-        meteor(REFERENCES[:1], HYPOTHESES[:2])
+        align(REFERENCES[:1], HYPOTHESES[:2])
 
 
 def test_a_paraphrase_is_kept_if_all_its_letters_occur(small_table):
@@ -188,4 +200,4 @@ def test_the_reason_of_a_failing_java_is_reported(program, reason, tmp_path, mon
         java.chmod(0o755)
     monkeypatch.setattr(module, "JAVA", java)
     with pytest.raises(MeteorUnavailable, match=reason):
-        meteor(REFERENCES[:1], HYPOTHESES[:1], timeout_s=3)
+        align(REFERENCES[:1], HYPOTHESES[:1], timeout_s=3)

@@ -1,6 +1,7 @@
 import math
 import random
 
+import numpy as np
 import pytest
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
@@ -36,7 +37,7 @@ def without_java(monkeypatch):
     def unavailable(*_, **__):
         raise MeteorUnavailable("no Java here")
 
-    monkeypatch.setattr(meteor, "meteor", unavailable)
+    monkeypatch.setattr(meteor, "align", unavailable)
 
 
 @pytest.mark.usefixtures("without_java")
@@ -49,7 +50,7 @@ def test_scores_equal_pycocoevalcap_called_directly(empty, capsys):
     generated = {str(image): [text] for image, text in enumerate(hypotheses)}
     bleu = Bleu(4).compute_score(truth, generated)[0]
     assert [scores["bleu_1"], scores["bleu_2"], scores["bleu_3"], scores["bleu_4"]] == bleu
-    assert scores["rouge_l"] == Rouge().compute_score(truth, generated)[0]
+    assert scores["rouge_l"] == pytest.approx(Rouge().compute_score(truth, generated)[0], rel=1e-12)
     assert scores["cider"] == pytest.approx(Cider().compute_score(truth, generated)[0], rel=1e-12)
     assert cider(REFERENCES, hypotheses) == scores["cider"]
     assert (scores["cider"] > 0) == (len(empty) < 5)
@@ -94,10 +95,12 @@ def test_without_java_meteor_is_missing_with_the_reason():
 
 def test_meteor_is_one_of_the_scores(monkeypatch):
     asked = []
-    monkeypatch.setattr(meteor, "meteor", lambda *texts, **_: asked.append(texts) or 0.25)
+    # Half of ten words match, in one chunk of five.
+    counts = np.array([[5, 10, 5, 10, 1, 5]] * 5)
+    monkeypatch.setattr(meteor, "align", lambda *texts, **_: asked.append(texts) or counts)
     scores = scores_of(REFERENCES, HYPOTHESES)
     assert asked == [(REFERENCES, HYPOTHESES)]
-    assert scores["meteor"] == 0.25
+    assert scores["meteor"] == pytest.approx(0.5 * (1 - 0.6 * 0.2**0.2))
 
 
 def many(seed):

@@ -23,4 +23,5 @@ class _Sentences:
 def report_scores(references: Texts, reports: Texts) -> tuple[Scores, dict[str, str]]:
     """The scores, and why some are missing."""
     metrics = [metric for metric in scored_metrics() if metric.of == "reports"]
-    return score_split(Predictions(references, reports, _Sentences(reports), [], []), metrics)
+    found = score_split(Predictions(references, reports, _Sentences(reports), [], []), metrics)
+    return found.scores, found.unavailable

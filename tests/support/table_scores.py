@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from raymed.config import Config
-from raymed.evaluation import BASELINES, SCORES_FILE
 from raymed.localisation import ATTENTION_FILE
+from raymed.predictions_file import BASELINES, SCORES_FILE
 from raymed.run_folder import SCORED
 from raymed.tables.runs import Run
 

@@ -13,12 +13,13 @@ from raymed.config import Config
 from raymed.data.batches import Batch, TokenisedSplit
 from raymed.data.dataset import PreparedDataset
 from raymed.data.vocabulary import Vocabulary
-from raymed.evaluation import PREDICTIONS_FILE, evaluate
+from raymed.evaluation import evaluate
 from raymed.generation import generate
 from raymed.model.encoder import build_encoder
 from raymed.model.system import System
 from raymed.model.systems import SYSTEMS, build_system
 from raymed.prediction import predict_rows
+from raymed.predictions_file import PREDICTIONS_FILE
 from raymed.sections import AugmentationConfig, GenerationConfig, ModelConfig
 from raymed.training.augment import augment
 from raymed.training.checkpoint import Checkpoint, Snapshot, checkpoint_name, checkpoints_of
