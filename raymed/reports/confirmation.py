@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raymed.metrics.intervals import CONFIDENCE, Interval
+from raymed.metrics.differences import Difference
+from raymed.metrics.resampling import LEVEL
 from raymed.metrics.table import Metric
 
 OWN = "own"
 """Name of the file's own settings, that is, the configuration without any proposal."""
 OWN_LABEL = "the file's own settings"
-PERCENT = f"{CONFIDENCE:.0%}".replace("%", " %")
+PERCENT = f"{LEVEL} %"
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class ConfirmedSettings:
     values: Mapping[str, Any]
     validation: tuple[float | None, ...]
     test: tuple[float | None, ...]
-    difference: Interval | None = None
+    difference: Difference | None = None
 
     @property
     def label(self) -> str:

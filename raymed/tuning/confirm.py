@@ -21,7 +21,7 @@ from raymed.config import SEARCH_DEFAULTS, Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
 from raymed.launch.parallel_runs import initialise_runs, is_scored, read_scores, run_jobs
-from raymed.metrics.intervals import paired_interval
+from raymed.metrics.differences import paired_difference
 from raymed.metrics.resampling import study_numbers
 from raymed.metrics.table import Metric, objective_metric, objective_metrics
 from raymed.model.systems import system_class
@@ -232,7 +232,7 @@ def read_confirmation(wanted: Sequence[Contender], config: Config) -> Confirmati
             gaps = _scores_of_each([*one.runs], metric) - own
             # An image without tags has no recall.
             known = ~np.isnan(gaps).any(axis=0)
-            difference = paired_interval(gaps[:, known], _studies(own_runs[0])[known])
+            difference = paired_difference(gaps[:, known], _studies(own_runs[0])[known])
         settings.append(
             ConfirmedSettings(
                 one.name, one.rank, one.searched, one.values, validation, test, difference

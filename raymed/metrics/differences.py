@@ -4,16 +4,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from raymed.metrics.resampling import LEVEL
 from raymed.progress import track
 
-CONFIDENCE = 0.95
 DRAWS = 10_000
 """Resamples of the studies."""
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A mean difference and the interval that covers the true one with probability `CONFIDENCE`."""
+class Difference:
+    """A mean difference and the interval that covers the true one in `LEVEL` % of cases."""
 
     mean: float
     low: float
@@ -25,7 +25,7 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-def paired_interval(differences: np.ndarray, studies: np.ndarray) -> Interval:
+def paired_difference(differences: np.ndarray, studies: np.ndarray) -> Difference:
     """The interval of a mean difference over seeds and studies, both of them samples.
 
     The reports of a study are not independent of each other, so whole studies are resampled with
@@ -59,6 +59,6 @@ def paired_interval(differences: np.ndarray, studies: np.ndarray) -> Interval:
     for draw in track(range(DRAWS), "resampling studies", DRAWS):
         chosen = random.integers(len(distinct), size=len(distinct))
         means[draw] += sums[chosen].sum() / images[chosen].sum()
-    tail = (1 - CONFIDENCE) / 2
+    tail = (100 - LEVEL) / 200
     low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(float(sums.sum() / images.sum()), float(low), float(high))
+    return Difference(float(sums.sum() / images.sum()), float(low), float(high))
