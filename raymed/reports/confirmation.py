@@ -117,9 +117,8 @@ class Confirmation:
         if best is not self.winner:
             text += f" The search's best trial, {best.name}, {self._compared(best)}."
         if ended < runs:
-            text += (
-                f" {runs - ended} of {runs} runs are not finished and their settings not ranked."
-            )
+            left = f"{runs - ended} of {runs}"
+            text += f" Runs that are not finished: {left}; their settings are not ranked."
         return text
 
     def _of_winner(self, winner: ConfirmedSettings) -> str:
