@@ -111,8 +111,14 @@ def match(predictions: ReportSet, references: ReportSet, where: tuple[str, str])
         where: The files of both, for messages.
 
     Raises:
-        UsageError: Nothing matches, or no reference that does has words.
+        UsageError: Nothing matches, no reference that does has words, or two text files differ in
+            their number of lines.
     """
+    if all(each.endswith(".txt") for each in where) and len(predictions) != len(references):
+        raise UsageError(
+            f"{where[0]}: has {len(predictions):,} lines, but {where[1]} has {len(references):,}; "
+            "text files are matched line by line"
+        )
     own = predictions.numbers()
     order = np.argsort(own)
     for numbers in (

@@ -162,6 +162,9 @@ def test_two_text_files_are_matched_line_by_line(tmp_path: Path) -> None:
     lines = score(str(own), Request(str(truth)), tmp_path / "lines").rows
     named = (write(tmp_path / "own.json", THEIRS), write(tmp_path / "truth.json", TEXTS))
     assert lines == score(str(named[0]), Request(str(named[1])), tmp_path / "named").rows
+    truth.write_text("The lungs are clear.\n\n")
+    with pytest.raises(UsageError, match=r"own\.txt: has 4 lines, but .*truth\.txt has 2"):
+        score(str(own), Request(str(truth)), tmp_path / "shifted")
 
 
 def test_an_annotation_files_split_is_scored(tmp_path: Path) -> None:
