@@ -11,11 +11,13 @@ from pathlib import Path
 
 from raymed.data import cells
 from raymed.data.examples import Example, Rejected
+from raymed.data.report_sections import target_text
 from raymed.data.sources.labels import LabelSettings
-from raymed.data.sources.mimic_sections import Sections, sections_of
+from raymed.data.sources.mimic_sections import sections_of
 from raymed.data.sources.mimic_tables import Tables, read_tables
 from raymed.data.sources.source import Source
 from raymed.errors import UsageError
+from raymed.setting_types import ReportSections
 
 REPORTS = "mimic-cxr-reports"
 """The archive of the reports without its ending, and the folder it is unpacked to."""
@@ -42,6 +44,7 @@ def read(
     *,
     positive: Collection[int] = (1,),
     need_split: bool = False,
+    sections: ReportSections = "both",
     print_line: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Example | Rejected]:
     """Yield every image of the metadata table, in the order of patients and studies.
@@ -57,6 +60,9 @@ def read(
         reports: The archive or the folder of the reports; see `MimicSettings.reports`.
         positive: The values of a label that make a tag.
         need_split: Whether there must be a split table.
+        sections: The target text: the findings, the impression, or the impression followed by the
+            findings, or else the text of a report that has neither heading. A report without the
+            one section that is wanted is rejected.
         print_line: Called with lines that describe what was found.
 
     Raises:
@@ -80,17 +86,21 @@ def read(
             "No split table: studies would be split at random, and a patient's studies may then "
             "be in training and in test"
         )
-    return _examples(tables, _files(images_folder), reports, positive)
+    return _examples(tables, _files(images_folder), reports, positive, sections)
 
 
 def _examples(
-    tables: Tables, images: Path, reports: Path, positive: Collection[int]
+    tables: Tables,
+    images: Path,
+    reports: Path,
+    positive: Collection[int],
+    sections: ReportSections,
 ) -> Iterator[Example | Rejected]:
     found_images = found_reports = 0
     with _report_reader(reports) as read_report:
         for (subject, study), rows in groupby(tables.rows(), lambda row: (row.subject, row.study)):
             folder = _folder(subject, study)
-            report = _report(read_report, f"{folder}.txt")
+            report = _report(read_report, f"{folder}.txt", sections)
             found_reports += not isinstance(report, Rejected)
             for row in rows:
                 image = _image(images / folder, row.image_id)
@@ -130,7 +140,7 @@ def _image(folder: Path, image_id: str) -> Path | None:
     return next(filter(Path.is_file, paths), None)
 
 
-def _report(read_report: ReadReport, name: str) -> str | Rejected:
+def _report(read_report: ReadReport, name: str, sections: ReportSections) -> str | Rejected:
     """Return the text to learn from, or why there is none."""
     try:
         text = read_report(name).decode("utf-8-sig")
@@ -140,12 +150,12 @@ def _report(read_report: ReadReport, name: str) -> str | Rejected:
         return Rejected("", "", f"report file cannot be read: {name}: {error.strerror}")
     except UnicodeDecodeError:
         return Rejected("", "", f"report file is not UTF-8 text: {name}")
-    target = _target(sections_of("\n".join(text.splitlines())))
-    return target or Rejected("", "", f"report has neither findings nor an impression: {name}")
-
-
-def _target(sections: Sections) -> str:
-    return cells.paragraphs([sections.impression, sections.findings]) or sections.other
+    found = sections_of("\n".join(text.splitlines()))
+    if sections == "both":
+        target = cells.paragraphs([found.impression, found.findings]) or found.other
+        return target or Rejected("", "", f"report has neither findings nor an impression: {name}")
+    target = target_text(found.findings, found.impression, sections)
+    return target or Rejected("", "", f"report has no {sections} section")
 
 
 def _files(folder: Path) -> Path:
@@ -186,9 +196,10 @@ SOURCE = Source(
         Path(settings.reports) if settings.reports else None,
         positive=settings.positive,
         need_split=settings.split == "given",
+        sections=settings.sections,
         print_line=print_line,
     ),
     path="FOLDER",
     settings=MimicSettings,
-    accepts=("views", "images", "split_file"),
+    accepts=("views", "images", "split_file", "sections"),
 )

@@ -177,6 +177,24 @@ def test_tables_may_be_unpacked_and_rows_in_any_order(root: Path) -> None:
     assert unpacked == {each.image_id: each for each in packed}
 
 
+def test_one_section_of_the_reports(root: Path) -> None:
+    found = Prepared(root, "sections=impression")
+    assert found.rows["c1"]["sentences"] == ["clear"]
+    # A report without headings is no impression.
+    assert found.rejected["g1"] == "report has no impression section"
+    found = Prepared(root, "sections=findings")
+    assert found.rejected["c1"] == "report has no findings section"
+    assert "i1" in found.rows
+    both = {each.image_id: each for each in mimic_cxr.read(root) if isinstance(each, Example)}
+    findings = {
+        each.image_id: each
+        for each in mimic_cxr.read(root, sections="findings")
+        if isinstance(each, Example)
+    }
+    assert set(findings) < set(both)
+    assert all(each.report and each.report in both[name].report for name, each in findings.items())
+
+
 def test_a_report_that_cannot_be_read(root: Path) -> None:
     path = root / "files/p10/p10000017/s50000003.txt"
     path.write_bytes(b"\n IMPRESSION: caf\xe9.")
