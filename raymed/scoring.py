@@ -66,7 +66,14 @@ class Request:
     def read_references(self, where: str, folder: Path) -> ReportSet:
         """The references of a file or of a prepared dataset's split."""
         if is_dataset(where):
-            return of_split(PreparedDataset.open(where), self.split)
+            dataset = PreparedDataset.open(where)
+            if dataset.info.text == "r2gen" and self.rule != "none":
+                raise UsageError(
+                    f"{where}: was prepared with text=r2gen, whose words include full stops and "
+                    f"<unk>, which text={self.rule} would take out of the predictions: set "
+                    "text=none, and give predictions in R2Gen's words"
+                )
+            return of_split(dataset, self.split)
         reading = Reading("reference", folder, self.rule, self.split, self.columns)
         return read_reports(where, reading)
 
@@ -146,9 +153,9 @@ def _require_references(file: AnyPath) -> None:
 def _write_matched(file: AnyPath, matched: Matched, request: Request, record: Record) -> None:
     """Write matched predictions, beside the baselines' reports if there is a training split."""
     columns = matched.columns()
-    names, streams = list(columns), list(columns.values())
+    names = list(columns)
     written: Iterator[dict[str, Any]] = (
-        dict(zip(names, values, strict=True)) for values in zip(*streams, strict=True)
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
     )
     if request.references is not None and is_dataset(request.references):
         dataset = PreparedDataset.open(request.references)

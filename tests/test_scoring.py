@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -323,3 +324,17 @@ def test_references_of_a_dataset_are_its_own(phantom: Path, tmp_path: Path) -> N
     found = score(str(own), Request(str(phantom), split="train"), tmp_path / "out")
     assert found.rows["predictions"]["bleu_4"] == pytest.approx(1)
     assert found.rows["predictions"]["cider"] == pytest.approx(10)
+
+
+def test_references_in_r2gens_words_are_not_compared_with_others(
+    phantom: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(phantom, tmp_path / "data")
+    info = json.loads((copy / "dataset.json").read_text())
+    (copy / "dataset.json").write_text(json.dumps({**info, "text": "r2gen"}))
+    split = PreparedDataset.open(copy).split("test")
+    own = write(tmp_path / "own.json", dict(zip(split.image_ids, split.references, strict=True)))
+    with pytest.raises(UsageError, match=r"data: was prepared with text=r2gen.*set text=none"):
+        score(str(own), Request(str(copy)), tmp_path / "out")
+    found = score(str(own), Request(str(copy), rule="none"), tmp_path / "out")
+    assert found.rows["predictions"]["bleu_4"] == pytest.approx(1)
