@@ -16,6 +16,7 @@ from rich.console import Console
 
 from raymed import config as configuration
 from raymed.config import Config
+from raymed.data.sources.phantom import draw
 from raymed.errors import UsageError
 from raymed.launch.run import run_training
 from raymed.reports.confirmation import OWN
@@ -31,6 +32,7 @@ from raymed.tuning.confirm import (
 from raymed.tuning.page import read_sweep, write_report
 from raymed.tuning.sweep import Sweep, run_sweep
 from tests.support.metric_rows import rows_of
+from tests.support.prepared import prepare_examples
 
 SEEDS = (4, 5)
 """Those after `training.seed`."""
@@ -366,21 +368,18 @@ def test_what_cannot_be_confirmed_is_refused(
     assert [*tmp_path.iterdir()] == []
 
 
-def test_a_dataset_without_test_studies_is_refused(
+def test_a_dataset_with_a_single_test_study_is_refused(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from raymed.data.sources.phantom import draw
-    from tests.support.prepared import prepare_examples
-
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     films = [
-        replace(film, split="val" if number < 4 else "train")
+        replace(film, split="test" if number < 1 else "val" if number < 4 else "train")
         for number, film in enumerate(draw(20, 0, 32))
     ]
     prepare_examples(films, tmp_path / "data", source="phantom", image_size=32, split="given")
     changes = {"run.folder": str(tmp_path / "runs"), "data.path": str(tmp_path / "data")}
     with pytest.raises(
-        UsageError, match=r"tune\.confirm: needs at least two studies to score in the test split"
+        UsageError, match=r"tune\.confirm: needs at least two studies to score .* has 1"
     ):
         run_sweep(config.override(changes), Console(quiet=True))
     assert not RunFolder(tmp_path / "runs").path.exists()
