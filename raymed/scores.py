@@ -73,12 +73,14 @@ class ReportScores:
         """The scores for the terminal, a metric to a line, beside the ground truth's own."""
         table = Table(
             title=f"{self.title}, {self.images:,} images of {self.studies:,} studies",
-            caption=f"in brackets: {LEVEL} % bootstrap intervals over studies",
+            caption=f"below the scores: {LEVEL} % bootstrap intervals over studies",
             box=SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
         )
         for head in ("", *self.rows, "ground truth"):
-            table.add_column(head, justify="right" if head else "left", no_wrap=True)
+            # Four columns of intervals fit a terminal of 80 characters, their heads in lines.
+            lines = head.replace(" ", "\n")
+            table.add_column(lines, justify="right" if head else "left", no_wrap=True)
         truth = {"normality": self.truth_normality, "distinct": self.truth_distinct}
         for metric in filter(self._is_shown, scored_metrics()):
             values = [self._cell(metric, name) for name in self.rows]
@@ -93,7 +95,7 @@ class ReportScores:
     def _cell(self, metric: Metric, name: str) -> str:
         value = metric.format(self.rows[name][metric.key])
         bounds = self.intervals[name].get(metric.key)
-        return value if bounds is None else f"{value}\n[{', '.join(map(metric.format, bounds))}]"
+        return value if bounds is None else f"{value}\n{'-'.join(map(metric.format, bounds))}"
 
     def notes(self) -> list[str]:
         """What a reader of the scores should know, a line each, the most serious first."""

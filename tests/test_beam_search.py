@@ -34,7 +34,7 @@ def build(kind: str, seed: int) -> tuple[Decoder, Context]:
         case "cnn_rnn":
             writer, shapes = ImageThenWords(WORDS, SIZE, HIDDEN), [(SIZE,)]
         case "lrcn":
-            writer, shapes = FactoredLSTM(WORDS, SIZE, 4, HIDDEN), [(4,)]
+            writer, shapes = FactoredLSTM(WORDS, SIZE, HIDDEN), [(SIZE,)]
         case "soft_att":
             writer, shapes = AttendingLSTM(WORDS, SIZE, 4, HIDDEN), [(3, 4), (3, HIDDEN)]
         case "att_rk":

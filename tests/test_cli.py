@@ -70,7 +70,7 @@ def test_prepare_config_train_evaluate_predict(table, tmp_path, capsys, monkeypa
     run = str(tmp_path / "runs" / "run")
     assert main(["evaluate", run, "split=val", "generation.max_words=5"]) == 0
     out = capsys.readouterr().out
-    for name in ("BLEU-4", "METEOR", "CIDEr", "constant report", "nearest image", "distinct"):
+    for name in ("BLEU-4", "METEOR", "CIDEr", "constant", "nearest", "(features)", "distinct"):
         assert name in out
     longest = max(
         len(sentence.split())

@@ -311,7 +311,7 @@ def test_the_intervals_are_shown_below_the_scores(evaluated: tuple[Evaluation, P
     lines = captured.get().splitlines()
     at = next(number for number, line in enumerate(lines) if "CIDEr" in line)
     low, high = evaluation.intervals["constant report"]["cider"]
-    assert f"[{low:.3f}, {high:.3f}]" in lines[at + 1]
+    assert f" {low:.3f}-{high:.3f} " in lines[at + 1]
     assert low <= evaluation.rows["constant report"]["cider"] <= high
     assert "bootstrap intervals over studies" in captured.get()
     assert "distinct" not in evaluation.intervals["constant report"]

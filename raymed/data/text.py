@@ -143,8 +143,7 @@ def sentences(text: str) -> list[str]:
 
 def one_sentence(text: str) -> str:
     """Return a text with the same tokens that `preprocess` reads as one sentence."""
-    # A space alone would make words of the sentences of unspaced scripts.
-    return " ; ".join(" ".join(sentence.split()) for sentence in _split(text))
+    return " ".join(" ".join(_split(text)).split())
 
 
 def tag_name(text: str) -> str:

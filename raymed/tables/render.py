@@ -22,7 +22,10 @@ def terminal_table(table: str, rows: Sequence[Row]) -> Table:
     for head in _heads(metrics):
         shown.add_column(head, justify="right" if head else "left", no_wrap=True)
     for row in rows:
-        shown.add_row(row.name, *_means(row, metrics), *_counts(row))
+        name, _, detail = row.name.partition(" (")
+        shown.add_row(name, *_means(row, metrics), *_counts(row))
+        if detail:
+            shown.add_row(f"  ({detail}")
         if any(cell.deviation is not None for cell in row.cells.values()):
             shown.add_row("  ±", *_deviations(row, metrics), "", "")
         if row.paper:

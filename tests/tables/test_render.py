@@ -78,12 +78,15 @@ def test_a_table_fits_a_terminal_of_80_columns(made: Fabricated, table: str, see
     body = iter(lines[start + 1 :])
     for row in rows:
         line = next(body)
-        assert line.startswith(f"{row.name} ")
-        shown = line.removeprefix(row.name).split()
+        name, _, detail = row.name.partition(" (")
+        assert line.startswith(f"{name} ")
+        shown = line.removeprefix(name).split()
         means = [f"{row.cells[m].mean:.3f}" if m in row.cells else "-" for m in keys_of(table)]
         assert shown[: len(means)] == means
         ends = [] if row.distinct is None else [f"{row.distinct:.0f}"]
         assert shown[len(means) :] == ends + ([str(row.runs)] if row.runs else [])
+        if detail:
+            assert next(body).split() == [f"({detail}"]
         if row.runs > 1:
             spread = [f"{cell.deviation:.3f}" for cell in row.cells.values()]
             assert next(body).split() == ["±", *spread]

@@ -39,7 +39,7 @@ def first(config: Config, monkeypatch: pytest.MonkeyPatch) -> Path:
         propose(trial, config.tune.space)
         study.tell(trial, 0.5)
 
-    monkeypatch.setattr("raymed.tuning.sweep._run_trials", one_trial)
+    monkeypatch.setattr("raymed.tuning.sweep._run_phases", one_trial)
     with pytest.raises(UsageError, match="no trial has reported a score"):
         run_sweep(config.override({"launch.address": "local"}), Console(quiet=True))
     return folder
