@@ -31,7 +31,7 @@ SEEDS = {
     "att_rk": 33,
     "cnn_rnn": 79,
     "co_attention": 11,
-    "lrcn": 27,
+    "lrcn": 7,
     "no_attention": 6,
     "semantic_only": 89,
     "soft_att": 8,
