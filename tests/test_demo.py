@@ -13,6 +13,7 @@ from rich.console import Console
 from raymed import demo
 from raymed.config import Config, load
 from raymed.errors import UsageError
+from raymed.metrics.table import scored_metrics
 from raymed.notices import NOT_FOR_CLINICAL_USE
 from raymed.predictions_file import BASELINES
 from raymed.training.checkpoint import Checkpoint
@@ -62,7 +63,8 @@ def test_the_demo_runs_the_whole_pipeline(
     end = text[text.index("done in") :]
     assert str(tmp_path) not in end
     listed = re.findall(r"^\S.*?  +((?:demo|phantom)\S*)", end, re.MULTILINE)
-    assert re.search(r"over 2 seeds, .* the file's own settings", end)
+    assert "over 2 seeds, " in end
+    assert "he file's own settings" in end
     assert pq.read_table(tmp_path / "demo" / "sweep" / "confirmed.parquet").num_rows == 2
     assert "demo/sweep/report.html" in listed
     assert len(listed) == 7
@@ -73,7 +75,7 @@ def test_the_demo_runs_the_whole_pipeline(
     assert pq.read_table(folder / "sweep" / "leaderboard.parquet").num_rows == 3
     rows = json.loads((folder / "test" / "scores.json").read_text())["rows"]
     assert set(rows) == {"co_attention", *BASELINES}
-    assert len(rows["co_attention"]) == 12
+    assert rows["co_attention"].keys() == {metric.key for metric in scored_metrics()}
     figures = list((folder / "figures").iterdir())
     assert 1 <= len(figures) <= demo.SHOWN
     for figure in figures:
