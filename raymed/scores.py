@@ -77,7 +77,7 @@ class ReportScores:
             box=SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
         )
-        for head in ("", *self.rows, "ground truth"):
+        for head in ("", *self.rows, "truth"):
             # Four columns of intervals fit a terminal of 80 characters, their heads in lines.
             lines = head.replace(" ", "\n")
             table.add_column(lines, justify="right" if head else "left", no_wrap=True)

@@ -315,6 +315,10 @@ def test_the_intervals_are_shown_below_the_scores(evaluated: tuple[Evaluation, P
     assert low <= evaluation.rows["constant report"]["cider"] <= high
     assert "bootstrap intervals over studies" in captured.get()
     assert "distinct" not in evaluation.intervals["constant report"]
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(evaluation.table())
+    assert "…" not in captured.get()
 
 
 def test_references_of_a_dataset_are_its_own(phantom: Path, tmp_path: Path) -> None:
