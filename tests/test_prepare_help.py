@@ -32,7 +32,7 @@ def test_every_source_and_setting_is_listed(capsys: pytest.CaptureFixture[str]) 
             assert f"(default {field.default}" in line
     assert "  out: text (required)" in lines
     assert "  image_size: an integer, at least 8 (default 224)" in lines
-    assert "  views: all, frontal or lateral (default all; for iu-xray, table)" in lines
+    assert "  views: all, frontal or lateral (default all; for iu-xray, mimic-cxr, table)" in lines
     assert "  overwrite: true or false (default false)" in lines
     for source in SOURCES:
         assert any(line.startswith(f"  {source} ") for line in settings)

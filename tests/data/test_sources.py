@@ -73,7 +73,8 @@ def test_views_of_what_has_none(tmp_path: Path) -> None:
     frontal = settings(tmp_path / "out", views="frontal")
     for source in ("phantom", "peir-gross"):
         with pytest.raises(
-            UsageError, match=f"views: is a setting of iu-xray and table; {source} would ignore"
+            UsageError,
+            match=f"views: is a setting of iu-xray and mimic-cxr and table; {source} would ignore",
         ):
             prepare_source(source, str(tmp_path), frontal, quiet())
     by_table = table_settings(tmp_path / "out", views="frontal")

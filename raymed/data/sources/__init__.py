@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SOURCES = {
     "iu-xray": "raymed.data.sources.iu_xray",
+    "mimic-cxr": "raymed.data.sources.mimic_cxr",
     "peir-gross": "raymed.data.sources.peir_gross",
     "r2gen": "raymed.data.sources.r2gen",
     "table": "raymed.data.sources.table",

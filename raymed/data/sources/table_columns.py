@@ -7,8 +7,8 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field
 
+from raymed.data.sources.labels import LabelSettings
 from raymed.errors import UsageError
-from raymed.sections import PrepareConfig
 
 FieldName = Literal["image", "report", "tags", "study", "split", "view"]
 FIELDS: tuple[str, ...] = get_args(FieldName)
@@ -19,7 +19,7 @@ _SEVERAL = ("report", "tags")
 """Fields that may have several columns."""
 
 
-class TableSettings(PrepareConfig):
+class TableSettings(LabelSettings):
     """Settings of ``raymed prepare table``."""
 
     columns: dict[FieldName, str | tuple[str, ...]] = Field(default={})
@@ -31,8 +31,6 @@ class TableSettings(PrepareConfig):
     tag_separator: str | None = None
     """Separator of the tags in a cell, such as a comma; by default a semicolon or |. A cell that
     is a list, such as ['mass', 'edema'], is always read as a list."""
-    uncertain: Literal["u-zeros", "u-ones"] = "u-zeros"
-    """How to treat uncertain labels (-1), named as in CheXpert: u-zeros: no tag, u-ones: a tag."""
 
 
 def check_fields(columns: Columns) -> None:
