@@ -46,9 +46,14 @@ def build_parser(commands: Mapping[str, Callable[..., Any]]) -> argparse.Argumen
     return parser
 
 
+def _add_settings(parser: _Parser, takes: str = SETTINGS) -> None:
+    """Any number of settings at the end of a command; ``takes`` says which."""
+    parser.add_argument("settings", nargs="*", metavar="key=value", help=takes)
+
+
 def _config(parser: _Parser) -> None:
     parser.add_argument("file", nargs="?", metavar="FILE", help="a YAML file; default: none")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help=SETTINGS)
+    _add_settings(parser)
 
 
 def _prepare(parser: _Parser) -> None:
@@ -62,13 +67,13 @@ def _prepare(parser: _Parser) -> None:
 
 def _train(parser: _Parser) -> None:
     parser.add_argument("file", metavar="FILE", help="a YAML file, such as those in tune_configs/")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help=SETTINGS)
+    _add_settings(parser)
     parser.epilog = f"model.system is one of {', '.join(SYSTEMS)}"
 
 
 def _tune(parser: _Parser) -> None:
     parser.add_argument("file", metavar="FILE", help="a YAML file with a tune section")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help=SETTINGS)
+    _add_settings(parser)
     objectives = ", ".join(metric.key for metric in objective_metrics())
     parser.epilog = f"tune.objectives may be any of {objectives}"
 
@@ -82,22 +87,18 @@ def _report(parser: _Parser) -> None:
 
 def _finetune(parser: _Parser) -> None:
     parser.add_argument("run_or_sweep", metavar="RUN|SWEEP", help="the folder of a run or sweep")
-    parser.add_argument(
-        "settings",
-        nargs="*",
-        metavar="key=value",
-        help="objective=cider: self-critical training, which a run needs (default: likelihood, "
+    _add_settings(
+        parser,
+        "objective=cider: self-critical training, which a run needs (default: likelihood, "
         f"which unfreezes the encoder); top=N trials of a sweep (default: 3); and {SETTINGS}",
     )
 
 
 def _evaluate(parser: _Parser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
-    parser.add_argument(
-        "settings",
-        nargs="*",
-        metavar="key=value",
-        help="split=train, val or test (default: test), out=FOLDER (default: CHECKPOINT/SPLIT), "
+    _add_settings(
+        parser,
+        "split=train, val or test (default: test), out=FOLDER (default: CHECKPOINT/SPLIT), "
         "data.path and generation keys",
     )
 
@@ -115,22 +116,18 @@ REPORTS = (
 
 def _score(parser: _Parser) -> None:
     parser.add_argument("predictions", metavar="PREDICTIONS", help=REPORTS)
-    parser.add_argument(
-        "settings",
-        nargs="*",
-        metavar="key=value",
-        help=f"{REFERENCES}; out=FOLDER (default: scores/NAME)",
+    _add_settings(
+        parser,
+        f"{REFERENCES}; out=FOLDER (default: scores/NAME)",
     )
 
 
 def _compare(parser: _Parser) -> None:
     parser.add_argument("a", metavar="A", help=REPORTS)
     parser.add_argument("b", metavar="B", help="the same of the other system")
-    parser.add_argument(
-        "settings",
-        nargs="*",
-        metavar="key=value",
-        help=f"{REFERENCES}; out=FOLDER for comparison.json (default: it is only printed)",
+    _add_settings(
+        parser,
+        f"{REFERENCES}; out=FOLDER for comparison.json (default: it is only printed)",
     )
 
 
@@ -168,14 +165,12 @@ def _figure(parser: _Parser) -> None:
 
 def _doctor(parser: _Parser) -> None:
     parser.add_argument("file", nargs="?", metavar="FILE", help="a YAML file; default: none")
-    parser.add_argument(
-        "settings", nargs="*", metavar="key=value", help="launch.address, run.folder"
-    )
+    _add_settings(parser, "launch.address, run.folder")
 
 
 def _demo(parser: _Parser) -> None:
     parser.add_argument("file", metavar="FILE", help="a sweep's YAML: tune_configs/demo.yaml")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help=SETTINGS)
+    _add_settings(parser)
 
 
 COMMANDS: dict[str, tuple[str, Callable[[_Parser], None]]] = {

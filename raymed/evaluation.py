@@ -241,25 +241,25 @@ def _predictions(split: Split, written: SplitReports) -> Predictions:
     )
 
 
-def _finding_names(split: Split) -> Column[list[str]]:
-    """The names of each image's findings."""
-    return split.findings.map(lambda findings: [finding.tag for finding in findings])
-
-
 def truth_columns(split: Split) -> list[str]:
     """The columns of a file of predictions that contain the truth."""
-    findings = ["findings"] if any(split.findings) else []
+    findings = ["findings"] if any(split.finding_names) else []
     return ["image_id", "study", "reference", "reference_sentences", "tags", *findings]
 
 
 def truth_rows(split: Split) -> Iterator[dict[str, Any]]:
     """Their values, image by image."""
-    columns = (
-        *(split.image_ids, split.studies, split.references, split.sentences, split.tags),
-        _finding_names(split),
+    columns = {
+        "image_id": split.image_ids,
+        "study": split.studies,
+        "reference": split.references,
+        "reference_sentences": split.sentences,
+        "tags": split.tags,
+        "findings": split.finding_names,
+    }
+    return (
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
     )
-    names = ("image_id", "study", "reference", "reference_sentences", "tags", "findings")
-    return (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
 
 
 def baseline_columns(written: Iterable[str]) -> list[str]:

@@ -132,13 +132,12 @@ def read_reports(where: str, reading: Reading) -> ReportSet:
 def of_split(dataset: PreparedDataset, split_name: str) -> ReportSet:
     """The references of a prepared dataset's split."""
     split = dataset.split(split_name)
-    findings = split.findings.map(lambda each: [finding.tag for finding in each])
     return ReportSet(
         ids=split.image_ids,
         studies=split.studies,
         sentences=split.sentences,
         tags=split.tags,
-        findings=findings if any(findings) else None,
+        findings=split.finding_names if any(split.finding_names) else None,
         references=None,
         has_sentences=any(len(sentences) > 1 for sentences in split.sentences),
     )

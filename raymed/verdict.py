@@ -1,7 +1,7 @@
 """An evaluation's result in one sentence: does the model beat the baselines?"""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from raymed.metrics.scoring import Scores
 from raymed.metrics.table import ranking
@@ -28,10 +28,16 @@ def verdict(rows: Mapping[str, Scores]) -> str:
     unbeaten = [named[name] for name in baselines if not scores[model] > scores[name]]
     text = f"{metric.label} {shown[model]}"
     if not beaten:
-        return f"{text} does not beat {' or '.join(unbeaten)}."
+        return f"{text} does not beat {_listed(unbeaten, 'or')}."
     if not unbeaten:
-        return f"{text}: beats {' and '.join(beaten)}."
-    return f"{text}: beats {' and '.join(beaten)}, but not {' or '.join(unbeaten)}."
+        return f"{text}: beats {_listed(beaten, 'and')}."
+    return f"{text}: beats {_listed(beaten, 'and')}, but not {_listed(unbeaten, 'or')}."
+
+
+def _listed(names: Sequence[str], word: str) -> str:
+    """``a``, ``a and b``, or ``a, b and c``."""
+    *others, last = names
+    return f"{', '.join(others)} {word} {last}" if others else last
 
 
 def _number(score: float | None) -> float:

@@ -41,6 +41,19 @@ def test_the_score_is_compared_with_both_baselines(
     assert verdict(rows(*ciders)) == expected
 
 
+def test_three_baselines_are_listed() -> None:
+    three = rows(0.5, 0.1, 0.2) | {"nearest image (features)": Scores(**RECALL, cider=0.3)}
+    assert verdict(three) == (
+        "CIDEr 0.50: beats the constant report (0.10), the nearest image (0.20) and the nearest "
+        "image (features) (0.30)."
+    )
+    three["co_attention"]["cider"] = 0.15
+    assert verdict(three).endswith(
+        "beats the constant report (0.10), but not the nearest image (0.20) or the nearest image "
+        "(features) (0.30)."
+    )
+
+
 def test_a_system_that_writes_no_report_is_judged_by_its_tags() -> None:
     assert verdict(rows(None, 0.3, 0.4)) == (
         "tag recall@5 0.50 does not beat the constant report (0.50) or the nearest image (0.50)."

@@ -210,6 +210,9 @@ class Split:
         self.findings: Column[list[Finding]] = column(
             "findings", lambda findings: [Finding(**finding) for finding in findings]
         )
+        self.finding_names: Column[list[str]] = self.findings.map(
+            lambda findings: [finding.tag for finding in findings]
+        )
         self.references: Column[str] = self.sentences.map(" ".join)
         """The full preprocessed text of each image's report."""
         self.codes = CodedRows(batches, _BATCH_ROWS)

@@ -12,7 +12,7 @@ DRAWS = 10_000
 
 
 @dataclass(frozen=True)
-class Difference:
+class MeanDifference:
     """A mean difference and the interval that covers the true one in `LEVEL` % of cases."""
 
     mean: float
@@ -25,7 +25,7 @@ class Difference:
         return self.low > 0 or self.high < 0
 
 
-def paired_difference(differences: np.ndarray, studies: np.ndarray) -> Difference:
+def paired_difference(differences: np.ndarray, studies: np.ndarray) -> MeanDifference:
     """The interval of a mean difference over seeds and studies, both of them samples.
 
     The reports of a study are not independent of each other, so whole studies are resampled with
@@ -61,4 +61,4 @@ def paired_difference(differences: np.ndarray, studies: np.ndarray) -> Differenc
         means[draw] += sums[chosen].sum() / images[chosen].sum()
     tail = (100 - LEVEL) / 200
     low, high = np.quantile(means, [tail, 1 - tail])
-    return Difference(float(sums.sum() / images.sum()), float(low), float(high))
+    return MeanDifference(float(sums.sum() / images.sum()), float(low), float(high))

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raymed.metrics.differences import Difference
+from raymed.metrics.differences import MeanDifference
 from raymed.metrics.resampling import LEVEL
 from raymed.metrics.table import Metric
 
@@ -36,7 +36,7 @@ class ConfirmedSettings:
     values: Mapping[str, Any]
     validation: tuple[float | None, ...]
     test: tuple[float | None, ...]
-    difference: Difference | None = None
+    difference: MeanDifference | None = None
 
     @property
     def label(self) -> str:

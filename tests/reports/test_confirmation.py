@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from raymed.metrics.differences import Difference
+from raymed.metrics.differences import MeanDifference
 from raymed.metrics.table import METRICS
 from raymed.reports.confirmation import OWN, Confirmation, ConfirmedSettings
 
@@ -10,7 +10,7 @@ from raymed.reports.confirmation import OWN, Confirmation, ConfirmedSettings
 def settings(name: str, rank: int | None, test: tuple[Any, ...], *gap: float) -> ConfirmedSettings:
     validation = tuple(None if score is None else score + 0.1 for score in test)
     searched = None if rank is None else 1.25
-    difference = Difference(*gap) if gap else None
+    difference = MeanDifference(*gap) if gap else None
     return ConfirmedSettings(name, rank, searched, {}, validation, test, difference)
 
 
