@@ -190,7 +190,7 @@ def test_a_cache_that_cannot_be_written_is_named(small_table):
         (None, "Java does not start"),
         ("echo out of order >&2; exit 3", "ended with code 3: out of order"),
         ("exec sleep 30", "no score within 3 seconds"),
-        ("echo statistics; echo score; echo words; exec cat >/dev/null", "ended with code 0"),
+        (r"printf 'statistics\nscore\nwords\n'; exec cat >/dev/null", "ended with code 0"),
     ],
 )
 def test_the_reason_of_a_failing_java_is_reported(program, reason, tmp_path, monkeypatch):
