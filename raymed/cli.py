@@ -142,7 +142,7 @@ def _tune(options: argparse.Namespace, console: Console) -> None:
     _print(
         console,
         f"leaderboard: {sweep.leaderboard}\nbest configuration: {sweep.best_config}\n"
-        f"best trial: {sweep.best}\nnext: raymed report {_quoted(sweep.folder)}\n"
+        f"best run: {sweep.best}\nnext: raymed report {_quoted(sweep.folder)}\n"
         f"  or: raymed evaluate {_quoted(sweep.best)} split=test\n"
         f"  or: raymed train {_quoted(sweep.best_config)}",
     )

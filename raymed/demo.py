@@ -30,7 +30,7 @@ MARK = ".raymed-demo"
 
 
 def run_demo(config: Config, console: Console) -> None:
-    """Prepare, train on two workers, sweep, confirm, score the best trial, show a few reports.
+    """Prepare, train on two workers, sweep, confirm, score the best run, show a few reports.
 
     Args:
         config: A sweep's configuration. Its run.folder is the demo's own and is emptied first.
@@ -55,7 +55,7 @@ def run_demo(config: Config, console: Console) -> None:
     page = folder / config.run.name / "report.html"
     write_report(sweep.folder, page)
 
-    console.rule("4  evaluate: the best trial on held-out test studies")
+    console.rule("4  evaluate: a run with the best settings on held-out test studies")
     checkpoint = Checkpoint.open(sweep.best)
     _evaluate(checkpoint, folder / "test", console)
 
@@ -88,7 +88,7 @@ def _print_results(config: Config, sweep: Sweep, page: Path, console: Console) -
         f"trained run   {folder}/train   (metrics.csv, checkpoints, TensorBoard)\n"
         f"sweep         {_short(sweep.folder)}   (leaderboard.parquet, best.yaml, confirm)\n"
         f"sweep's page  {_short(page)}\n"
-        f"best trial    {best}\n"
+        f"best run      {best}\n"
         f"test scores   {folder}/test   ({PREDICTIONS_FILE}, scores.json)\n"
         f"figures       {folder}/figures\n"
         "next, in the environment that make set up (. .venv/bin/activate):\n"

@@ -73,6 +73,11 @@ def test_the_demo_runs_the_whole_pipeline(
     folder = tmp_path / "demo"
     assert Checkpoint.open(folder / "train").config.launch.workers == 2
     assert pq.read_table(folder / "sweep" / "leaderboard.parquet").num_rows == 3
+    best = re.search(r"^best run +(\S+)", end, re.MULTILINE)
+    assert best
+    assert Path(best[1]).match("demo/sweep/confirm/*-seed-1"), "the confirmed settings, not a trial"
+    confirmed = load(folder / "sweep" / "best.yaml")
+    assert load(Path(best[1]) / "config.yaml").loss == confirmed.loss
     rows = json.loads((folder / "test" / "scores.json").read_text())["rows"]
     assert set(rows) == {"co_attention", *BASELINES}
     assert rows["co_attention"].keys() == {metric.key for metric in scored_metrics()}

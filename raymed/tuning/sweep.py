@@ -108,8 +108,13 @@ class Sweep:
 
     @property
     def best(self) -> AnyPath:
-        """The folder of the best trial's run."""
-        return SweepFolder(self.folder).trial(self.results[0].trial).path
+        """The folder of the best run: with the confirmed settings the one of the first seed, which
+        no score has chosen; without a confirmation the best trial's."""
+        folder = SweepFolder(self.folder)
+        if self.confirmation and self.confirmation.winner:
+            confirmed = self.confirmation.winner.name
+            return folder.confirming(confirmed, self.confirmation.seeds[0]).path
+        return folder.trial(self.results[0].trial).path
 
 
 def run_sweep(config: Config, console: Console) -> Sweep:

@@ -95,7 +95,7 @@ def config(learner: Config, tmp_path_factory: pytest.TempPathFactory) -> Config:
         {
             "run.folder": str(tmp_path_factory.mktemp("sweeps")),
             "run.name": "sweep",
-            "training.epochs": 8,
+            "training.epochs": 5,
             "training.seed": 3,
             "launch.workers": 1,
             "tune.trials": 2,
@@ -219,6 +219,7 @@ def test_settings_are_ranked_by_their_mean_on_the_validation_split(done: Confirm
         ]
         assert row["difference"] == pytest.approx(sum(gaps) / len(gaps))
         assert row["low"] <= row["difference"] <= row["high"]
+    assert done.sweep.best == runs[ranked[0]][0], "the winner's, of the first seed"
     leaderboard = pq.read_table(done.sweep.leaderboard).to_pylist()
     for row in leaderboard:
         assert row["confirmed_place"] == ranked.index(row["trial"]) + 1
