@@ -12,6 +12,11 @@ STARTS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
 DICOM_MARK = slice(128, 132)
 
 
+def is_image_start(start: bytes) -> bool:
+    """Whether a file that begins with these bytes is a PNG, JPEG, TIFF or DICOM file."""
+    return start.startswith(STARTS) or start[DICOM_MARK] == b"DICM"
+
+
 class ImageFiles:
     """Iterates over the given files, and over all images in the given folders and their subfolders.
 
@@ -65,7 +70,6 @@ def _is_image(path: Path) -> bool:
         return True
     try:
         with path.open("rb") as file:
-            start = file.read(DICOM_MARK.stop)
+            return is_image_start(file.read(DICOM_MARK.stop))
     except OSError:
         return False
-    return start.startswith(STARTS) or start[DICOM_MARK] == b"DICM"

@@ -9,6 +9,7 @@ import ast
 import json
 import math
 import re
+from contextlib import suppress
 from typing import Any
 
 import pyarrow.csv
@@ -77,6 +78,18 @@ def values(value: Any, separator: str | None = None) -> list[str]:
         else:
             value = re.split(f"[{SEPARATORS}]", cell)
     return [each for each in map(text, value) if each]
+
+
+def listed(value: Any) -> list[Any]:
+    """Return the items of a cell that is a list or text of a list, without missing ones.
+
+    Any other cell is the only item, since a file name may contain separators.
+    """
+    if isinstance(value, str) and value.strip().startswith("[") and value.strip().endswith("]"):
+        with suppress(ValueError):
+            value = _parse_list(value.strip())
+    items = value if isinstance(value, list) else [value]
+    return [item for item in items if text(item)]
 
 
 def _parse_list(cell: str) -> list[Any]:

@@ -3,12 +3,11 @@
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 
 from raymed.data import cells
-from raymed.data.examples import Example, Rejected, rejection_summary
+from raymed.data.examples import Example, ImageInput, Rejected, rejection_summary
 from raymed.data.spool import SpooledRows
 from raymed.data.statistics import Counts, LeftOutCounts
 from raymed.data.text import Text, preprocess, tag_name
@@ -66,7 +65,7 @@ class Collection:
         """Return the reasons for rejections in one line."""
         return "; ".join(rejection_summary(self.rejected)) or "nothing"
 
-    def add(self, examples: Iterable[Example | Rejected]) -> Iterator[Path | np.ndarray]:
+    def add(self, examples: Iterable[Example | Rejected]) -> Iterator[ImageInput]:
         """Add a row for each example with a usable report, and yield its image."""
         for order, example in enumerate(examples):
             if isinstance(example, Rejected):

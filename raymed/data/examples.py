@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+ImageInput = Path | bytes | np.ndarray
+"""An image file, the content of one, or greyscale pixels, uint8 [height, width]."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -25,8 +28,7 @@ class Example:
 
     image_id: str
     study: str
-    image: Path | np.ndarray
-    """An image file, or greyscale pixels, uint8 [height, width]."""
+    image: ImageInput
     report: str
     tags: tuple[str, ...]
     split: str | None = None

@@ -1,11 +1,16 @@
 """Decoding an image to square greyscale pixels."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from raymed.data.examples import ImageInput
 from raymed.data.limits import ImageError, refuse_bomb
 from raymed.image_files import DICOM_MARK
 
@@ -19,7 +24,7 @@ _TIFF_PHOTOMETRIC = 262
 _TIFF_WHITE_IS_ZERO = 0
 
 
-def read_image(image: Path | np.ndarray, size: int) -> np.ndarray:
+def read_image(image: ImageInput, size: int) -> np.ndarray:
     """Return an image as uint8 greyscale [size, size], black 0 and white 255.
 
     The aspect ratio is preserved: the longer side is scaled to ``size`` (antialiased) and the
@@ -29,7 +34,8 @@ def read_image(image: Path | np.ndarray, size: int) -> np.ndarray:
     `raymed.data.dicom`). The format is detected from the content, not from the file name.
 
     Args:
-        image: A PNG, JPEG, TIFF or DICOM file, or greyscale pixels, uint8 [height, width].
+        image: A PNG, JPEG, TIFF or DICOM file or its content, or greyscale pixels, uint8 [height,
+            width].
         size: Side of the result in pixels.
 
     Raises:
@@ -44,21 +50,22 @@ def read_image(image: Path | np.ndarray, size: int) -> np.ndarray:
             return image
         return _fit(Image.fromarray(image), size)
     try:
-        with image.open("rb") as file:
-            start = file.read(DICOM_MARK.stop)
+        start = _start(image)
         if start[DICOM_MARK] == b"DICM" or _BARE_DICOM.match(start):
             # Imported here because pydicom is slow to import, and only DICOM needs it.
             from raymed.data.dicom import read_dicom
 
-            return _fit(read_dicom(image), size)
-        with Image.open(image, formats=_FORMATS) as opened:
+            with _as_file(image) as path:
+                return _fit(read_dicom(path), size)
+        source: BytesIO | Path = BytesIO(image) if isinstance(image, bytes) else image
+        with Image.open(source, formats=_FORMATS) as opened:
             refuse_bomb(opened.width, opened.height)
             ImageOps.exif_transpose(opened, in_place=True)
             return _fit(_greyscale(opened), size)
     except ImageError:
         raise
-    except FileNotFoundError:
-        raise ImageError(f"image file not found: {image}") from None
+    except FileNotFoundError as error:
+        raise ImageError(f"image file not found: {error.filename}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"image is too large: {error}") from error
     except Image.UnidentifiedImageError as error:
@@ -67,6 +74,25 @@ def read_image(image: Path | np.ndarray, size: int) -> np.ndarray:
     # IndexError, ...), and one bad file must not stop the preparation of all others.
     except Exception as error:
         raise ImageError(f"image cannot be decoded: {error or type(error).__name__}") from error
+
+
+def _start(image: Path | bytes) -> bytes:
+    if isinstance(image, bytes):
+        return image[: DICOM_MARK.stop]
+    with image.open("rb") as file:
+        return file.read(DICOM_MARK.stop)
+
+
+@contextmanager
+def _as_file(image: Path | bytes) -> Iterator[Path]:
+    """Provide a file, for the decoder that runs in a process of its own."""
+    if isinstance(image, Path):
+        yield image
+        return
+    with NamedTemporaryFile(suffix=".dcm") as file:
+        file.write(image)
+        file.flush()
+        yield Path(file.name)
 
 
 def _greyscale(image: Image.Image) -> Image.Image:

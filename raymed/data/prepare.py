@@ -5,13 +5,12 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
 from raymed.data import split
 from raymed.data.collection import Collection
 from raymed.data.destination import new_dataset
-from raymed.data.examples import Example, Rejected
+from raymed.data.examples import Example, ImageInput, Rejected
 from raymed.data.r2gen_text import R2GenRows, R2GenRules
 from raymed.data.schema import DatasetInfo
 from raymed.data.shards import DecodedShard, shards_of, write_shard
@@ -160,7 +159,7 @@ def _collect(
     failed: dict[int, str] = {}
     with Progress("reading images", total, workspace.console) as progress:
 
-        def images() -> Iterator[Path | np.ndarray]:
+        def images() -> Iterator[ImageInput]:
             yield from collection.add(examples)
             progress.update(total=len(collection.rows))
 

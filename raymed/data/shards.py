@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from raymed.data.examples import ImageInput
 from raymed.data.images import read_image
 from raymed.data.limits import ImageError
 from raymed.errors import UsageError
@@ -31,7 +32,7 @@ class Shard:
 
     first_row: int
     """Row number of the first image."""
-    images: Sequence[Path | np.ndarray]
+    images: Sequence[ImageInput]
     image_size: int
     folder: AnyPath
 
@@ -48,13 +49,11 @@ class DecodedShard:
     """The first file that does not exist on the machine that decoded the shard."""
 
 
-def shards_of(
-    images: Iterable[Path | np.ndarray], image_size: int, folder: AnyPath
-) -> Iterator[Shard]:
+def shards_of(images: Iterable[ImageInput], image_size: int, folder: AnyPath) -> Iterator[Shard]:
     """Divide images into shards, with absolute paths."""
     rows = shard_rows(image_size)
     first_row = 0
-    waiting: list[Path | np.ndarray] = []
+    waiting: list[ImageInput] = []
     for image in images:
         waiting.append(image.absolute() if isinstance(image, Path) else image)
         if len(waiting) == rows:

@@ -1,5 +1,7 @@
 """Selecting images by view."""
 
+import re
+
 _VIEWS = {
     "frontal": "frontal",
     "pa": "frontal",
@@ -14,6 +16,11 @@ _VIEWS = {
 def view_of(name: str) -> str | None:
     """Return ``frontal`` or ``lateral`` for a source's name of the view; None if unknown."""
     return _VIEWS.get(name.strip().lower())
+
+
+def view_in(name: str) -> str | None:
+    """Return the view that is a word of a column's name, such as ``frontal_path``; None if none."""
+    return next(filter(None, map(view_of, re.split(r"[^A-Za-z]+", name))), None)
 
 
 def view_fault(view: str | None, wanted: str) -> str | None:

@@ -22,6 +22,8 @@ from raymed.sections import PrepareConfig
 WINDOW = 64
 """Minimum pieces of work to submit at a time; their descriptions are held in memory."""
 _PIECES_PER_CPU = 8
+_WINDOW_BYTES = 256 * 2**20
+"""Size of the descriptions at which a window ends early: images stored in a table are in them."""
 ATTEMPTS = 3
 """How many processes may die while processing one piece."""
 
@@ -124,12 +126,20 @@ class _Task:
 
 
 def _windows(pieces: Iterable[Any], size: int) -> Iterator[list[dict[str, Any]]]:
-    """Yield numbered pieces in lists of ``size``, preparing the next list in the background."""
-    numbered = (
-        {"number": number, "piece": pickle.dumps(piece)} for number, piece in enumerate(pieces)
-    )
+    """Yield up to ``size`` numbered pieces at a time, preparing the next ones in the background."""
+    numbered = enumerate(map(pickle.dumps, pieces))
+
+    def next_window() -> list[dict[str, Any]]:
+        window, left = [], _WINDOW_BYTES
+        for number, piece in islice(numbered, size):
+            window.append({"number": number, "piece": piece})
+            left -= len(piece)
+            if left <= 0:
+                break
+        return window
+
     with ThreadPoolExecutor(1) as thread:
-        following = thread.submit(lambda: list(islice(numbered, size)))
+        following = thread.submit(next_window)
         while window := following.result():
-            following = thread.submit(lambda: list(islice(numbered, size)))
+            following = thread.submit(next_window)
             yield window

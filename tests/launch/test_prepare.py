@@ -1,5 +1,6 @@
 import json
 import os
+import pickle
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.console import Console
 from raymed.data.prepare import prepare_source
 from raymed.data.sources.table_columns import TableSettings
 from raymed.errors import UsageError
-from raymed.launch.prepare import on_ray, run_prepare
+from raymed.launch.prepare import _windows, on_ray, run_prepare
 from tests.support.dicom_files import dataset, saved
 from tests.support.object_stores import serving_s3
 
@@ -49,6 +50,15 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_large_pieces_end_a_window_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raymed.launch.prepare._WINDOW_BYTES", 3000)
+    for size, expected in ((1000, [3, 3, 1]), (10, [4, 3]), (9000, [1] * 7)):
+        windows = list(_windows([bytes([n]) * size for n in range(7)], 4))
+        assert [len(window) for window in windows] == expected
+        pieces = [pickle.loads(item["piece"]) for window in windows for item in window]
+        assert pieces == [bytes([n]) * size for n in range(7)]
 
 
 @pytest.mark.ray

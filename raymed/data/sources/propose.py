@@ -12,6 +12,7 @@ from raymed.data.sources.image_folder import ImageFolder
 from raymed.data.sources.survey import SAMPLE, Column, survey
 from raymed.data.sources.table_columns import FIELDS, TableSettings, chosen_columns
 from raymed.data.sources.table_files import TableRows
+from raymed.data.views import view_in
 from raymed.errors import UsageError
 
 _NAMES = {
@@ -64,7 +65,7 @@ def propose(path: Path, settings: TableSettings) -> list[str]:
             command.append(f"columns.{field}=COLUMN")
     if "tags" not in fields:
         lines.append("No column looks like tags: frequent words of the reports would be used.")
-    if "image" in fields:
+    if "image" in fields and not columns[fields["image"][0]].stored:
         lines += _add_images(path, columns[fields["image"][0]], settings, command)
     command += [
         f"columns.{field}={_as_setting(names)}"
@@ -88,7 +89,7 @@ def _guess(
     ]
     likely = {
         "image": lambda: (
-            _best_named([c for c in free if 2 * c.files > c.filled], "image")
+            _images([c for c in free if 2 * (c.files + c.stored) > c.filled])
             or _best_named(free, "image", named=True)
         ),
         "split": lambda: _best_named([c for c in free if c.is_split], "split"),
@@ -121,6 +122,12 @@ def _best_named(columns: Sequence[Column], field: str, named: bool = False) -> l
     return [c for c in ranked if not named or _letters(c.name) in names][:1]
 
 
+def _images(columns: Sequence[Column]) -> list[Column]:
+    """Return the columns of images: those that are named by a view, or else the best named one."""
+    views = [column for column in columns if view_in(column.name)]
+    return views if len(views) > 1 else _best_named(columns, "image")
+
+
 def _reports(columns: Sequence[Column]) -> list[Column]:
     """Return the columns most likely to hold the report: by name, by parts, or by length."""
     whole = _best_named(columns, "report", named=True)
@@ -132,6 +139,8 @@ def _reports(columns: Sequence[Column]) -> list[Column]:
 def _describe(column: Column) -> str:
     if not column.filled:
         return "empty"
+    if column.stored:
+        return "images stored in the table"
     if column.is_label:
         return "labels, " + ", ".join(column.values)
     if column.words >= _REPORT_WORDS * column.filled:

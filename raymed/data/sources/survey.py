@@ -6,6 +6,7 @@ from typing import Any
 
 from raymed.data import cells
 from raymed.data.sources.table_files import TableRow
+from raymed.data.sources.table_parquet import StoredImage
 from raymed.data.split import split_named
 from raymed.data.views import view_of
 from raymed.image_files import ENDINGS
@@ -30,15 +31,24 @@ class Column:
     divided: int = 0
     """Cells that are lists or contain a separator."""
     files: int = 0
-    """Cells that end in the extension of an image file."""
+    """Cells whose first value ends in the extension of an image file."""
+    stored: int = 0
+    """Cells with images that are stored in the table."""
     words: int = 0
     values: dict[str, int] = field(default_factory=dict)
-    """The first distinct values, truncated -> the row of the first occurrence."""
+    """The first distinct values, truncated -> the row of the first occurrence; those in a list one
+    by one."""
     first_other: tuple[str, int] | None = None
     """The first value that is not a label, and its row."""
 
     def add(self, number: int, value: Any) -> None:
         """Count one cell."""
+        items = cells.listed(value)
+        if items and isinstance(items[0], StoredImage):
+            self.filled += 1
+            self.stored += 1
+            self._add_values([item.path for item in items if item.path], number)
+            return
         cell = cells.text(value)
         if not cell:
             return
@@ -51,10 +61,14 @@ class Column:
             self.divided += 1
         elif "," in cell:
             self.commas += 1
-        self.files += cell.lower().endswith(ENDINGS)
+        self.files += bool(items) and cells.text(items[0]).lower().endswith(ENDINGS)
         self.words += len(cell.split())
-        if len(self.values) <= _DISTINCT:
-            self.values.setdefault(cell[:_LONGEST], number)
+        self._add_values(map(cells.text, items), number)
+
+    def _add_values(self, values: Iterable[str], number: int) -> None:
+        for value in values:
+            if len(self.values) <= _DISTINCT:
+                self.values.setdefault(value[:_LONGEST], number)
 
     @property
     def is_label(self) -> bool:

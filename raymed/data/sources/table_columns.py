@@ -15,7 +15,7 @@ FIELDS: tuple[str, ...] = get_args(FieldName)
 Columns = Mapping[Any, str | Sequence[str]]
 """Field -> its column or columns."""
 
-_SEVERAL = ("report", "tags")
+_SEVERAL = ("image", "report", "tags")
 """Fields that may have several columns."""
 
 
@@ -24,9 +24,10 @@ class TableSettings(LabelSettings):
 
     columns: dict[FieldName, str | tuple[str, ...]] = Field(default={})
     """Columns whose names differ from image, report, tags, study, split and view, such as
-    columns.image=NAME. Join several report columns (in the order given) or tag columns by commas:
+    columns.image=NAME. Join several image, report (in the order given) or tag columns by commas:
     columns.report=findings,impression. If a name contains a comma, give a list:
-    columns.tags=["Edema, mild", Mass]. A tag column in which every cell is 1, 0, -1 (or true,
+    columns.tags=["Edema, mild", Mass]. Every image of a row, in several columns or as a list in
+    one, is an example of the row's study. A tag column in which every cell is 1, 0, -1 (or true,
     false) or empty holds labels: where the label is 1, the name of the column is a tag."""
     tag_separator: str | None = None
     """Separator of the tags in a cell, such as a comma; by default a semicolon or |. A cell that

@@ -1,47 +1,59 @@
-"""Reading table files (CSV, JSONL and Parquet) as rows of column -> cell."""
+"""Reading table files (CSV, JSONL, JSON and Parquet) as rows of column -> cell."""
 
 import csv
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from contextlib import closing, contextmanager
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, TextIO
 
-import pyarrow as pa
-
+from raymed.data.sources.table_parquet import ParquetTable
 from raymed.errors import UsageError
 
-_PARQUET_ROWS = 1000
 _DELIMITERS = (",", ";", "\t", "|")
 _HEADER_LINES = 100
 """Maximum lines of a header; otherwise an unclosed quote would read the whole file."""
+_JSON_CHUNK = 2**20
+_JSON_RECORD = 64 * 2**20
+"""Maximum characters of a record in a JSON list; otherwise a damaged one would read the file."""
 
 TableRow = dict[str, Any]
 
 
 class TableRows:
-    """The rows of a table, read again in each iteration; UsageError if the file is damaged."""
+    """The rows of a table, read again in each iteration; UsageError if the file is damaged.
+
+    Attributes:
+        path: The table.
+        parquet: The table if it is Parquet, which may hold images. Rows that are iterated over
+            lack their content (see `with_images`).
+    """
 
     def __init__(self, path: Path) -> None:
         readers = {
             ".csv": csv_rows,
             ".tsv": csv_rows,
             ".jsonl": _jsonl_rows,
-            ".parquet": _parquet_rows,
+            ".json": _json_rows,
         }
         self.path = path
+        is_parquet = path.is_dir() or path.suffix.lower() == ".parquet"
+        self.parquet = ParquetTable(path) if is_parquet else None
         self._reader = readers.get(path.suffix.lower())
-        if path.suffix.lower() == ".json":
+        if not is_parquet and self._reader is None:
             raise UsageError(
-                f"{path}: a .json file is not a table. If it is an R2Gen annotation file, with the "
-                f"lists train, val and test, use: raymed prepare r2gen {path} ...; if each line is "
-                "a row, rename it to .jsonl"
+                f"{path}: the name of a table must end in one of {', '.join(readers)}, .parquet, "
+                "or be that of a folder of .parquet files"
             )
-        if self._reader is None:
-            raise UsageError(f"{path}: the name of a table must end in one of {', '.join(readers)}")
 
     def __iter__(self) -> Iterator[TableRow]:
+        return self.with_images(())
+
+    def with_images(self, columns: Collection[str]) -> Iterator[TableRow]:
+        """Yield the rows, with the content of the images that are stored in some columns."""
+        if self.parquet:
+            return self.parquet.rows(columns)
         assert self._reader is not None
         return self._reader(self.path)
 
@@ -166,15 +178,79 @@ def _jsonl_rows(path: Path) -> Iterator[TableRow]:
             yield row
 
 
-def _parquet_rows(path: Path) -> Iterator[TableRow]:
-    # Imported here because it imports pandas, which takes a second.
-    import pyarrow.dataset as pads
+def _json_rows(path: Path) -> Iterator[TableRow]:
+    """Yield the records of a JSON list; only one of them is in memory at a time."""
+    with _open_text(path, newline="") as file:
+        text = _JsonText(file)
+        if text.next_mark() != "[":
+            raise UsageError(
+                f"{path}: is not a table: a .json file must hold a list of records, [{{...}}, ...]."
+                " If it is an R2Gen annotation file, with the lists train, val and test, use: "
+                f"raymed prepare r2gen {path} ...; if each line is a row, rename it to .jsonl"
+            )
+        text.take_mark()
+        number = 0
+        while (mark := text.next_mark()) != "]":
+            if number:
+                if mark != ",":
+                    raise UsageError(
+                        f"{path}: after record {number}, there must be a comma or the end of the "
+                        f"list, not {mark or 'the end of the file'}"
+                    )
+                text.take_mark()
+                text.next_mark()
+            number += 1
+            try:
+                row = text.take_value()
+            except ValueError as error:
+                # Without the position, which is counted from what is in memory.
+                reason = getattr(error, "msg", error)
+                raise UsageError(f"{path}, record {number}: not JSON: {reason}") from error
+            if not isinstance(row, dict):
+                raise UsageError(f"{path}, record {number}: every record must be a JSON object")
+            yield row
+        text.take_mark()
+        if mark := text.next_mark():
+            raise UsageError(f"{path}: after the list, the file must end, but there is {mark}")
 
-    try:
-        parts = pads.dataset(path, format="parquet")
-        for batch in parts.to_batches(
-            batch_size=_PARQUET_ROWS, batch_readahead=1, fragment_readahead=1
-        ):
-            yield from batch.to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise UsageError(f"{path}: cannot be read as Parquet: {error}") from error
+
+class _JsonText:
+    """A JSON file that is parsed value by value."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self._decoder = json.JSONDecoder()
+        self._text = ""
+        self._position = 0
+
+    def next_mark(self) -> str:
+        """Return the next character that is not white space, without taking it; "" at the end."""
+        while True:
+            while self._position < len(self._text):
+                if not self._text[self._position].isspace():
+                    return self._text[self._position]
+                self._position += 1
+            if not self._read_on():
+                return ""
+
+    def take_mark(self) -> None:
+        """Take the character that `next_mark` returned."""
+        self._position += 1
+
+    def take_value(self) -> Any:
+        """Take the next value; JSONDecodeError if it is not JSON or too long."""
+        while True:
+            try:
+                value, self._position = self._decoder.raw_decode(self._text, self._position)
+                return value
+            except json.JSONDecodeError:
+                # It may end in what has not been read yet.
+                if len(self._text) > _JSON_RECORD or not self._read_on():
+                    raise
+
+    def _read_on(self) -> bool:
+        left = self._text[self._position :]
+        # At least doubled, so that a long value is not parsed again for every chunk.
+        read = self._file.read(max(_JSON_CHUNK, len(left)))
+        self._text, self._position = left + read, 0
+        return bool(read)

@@ -112,7 +112,7 @@ def test_wrong_columns(tmp_path: Path, columns: dict[str, str], message: str) ->
         ("t.jsonl", b'{"image": 1}\n{"a"\n', "line 2: not JSON"),
         ("t.jsonl", b"[1]\n", "line 1: every line must be a JSON object"),
         ("t.parquet", b"PAR", "cannot be read as Parquet"),
-        ("t.xlsx", b"", r"must end in one of \.csv, \.tsv, \.jsonl, \.parquet"),
+        ("t.xlsx", b"", r"must end in one of \.csv, \.tsv, \.jsonl, \.json, \.parquet"),
     ],
 )
 def test_wrong_tables(tmp_path: Path, name: str, content: bytes, message: str) -> None:

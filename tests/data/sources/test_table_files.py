@@ -1,7 +1,10 @@
+import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
+from raymed.data.sources import table_files
 from raymed.data.sources.table_files import TableRows, csv_columns
 from raymed.errors import UsageError
 
@@ -62,3 +65,60 @@ def test_damaged_csv(tmp_path: Path, content: str, message: str) -> None:
     path.write_text(content)
     with pytest.raises(UsageError, match=message):
         list(TableRows(path))
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_json_list(tmp_path: Path, indent: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However its text is cut into chunks."""
+    rows = [{**ROW, "number": n, "list": [1, {"a": "]}, ["}]} for n in range(3)]
+    path = tmp_path / "t.json"
+    path.write_text(f"\ufeff {json.dumps(rows, indent=indent)}\n", encoding="utf-8")
+    for chunk in (1, 7, 1000):
+        monkeypatch.setattr(table_files, "_JSON_CHUNK", chunk)
+        assert list(TableRows(path)) == rows
+    path.write_text(" [ ] ")
+    assert list(TableRows(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"train": []}', "is not a table: a .json file must hold a list of records"),
+        ('{"image": 1}\n{"image": 2}', "if each line is a row, rename it to .jsonl"),
+        ("", "must hold a list of records"),
+        ('[{"a": 1}, 2]', "record 2: every record must be a JSON object"),
+        ('[{"a": 1}, {"a" 2}]', "record 2: not JSON: Expecting ':' delimiter"),
+        ('[{"a": 1}, ]', "record 2: not JSON"),
+        ('[{"a": 1} {"a": 2}]', "after record 1, there must be a comma or the end .* not {"),
+        ('[{"a": 1}', "after record 1, .* not the end of the file"),
+        ('[{"a": 1}, {"a"', "record 2: not JSON"),
+        ("[", "record 1: not JSON"),
+        ('[{"a": 1}]\n[{"a": 2}]', r"after the list, the file must end, but there is \["),
+        ('[{"a": ' + "1" * 5000 + "}]", "record 1: not JSON: Exceeds the limit"),
+    ],
+)
+def test_damaged_json_lists(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "t.json"
+    path.write_text(content)
+    with pytest.raises(UsageError, match=message):
+        list(TableRows(path))
+
+
+def test_a_json_list_is_never_held_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps([{"report": "heart " * 1000}] * 2000))
+    tracemalloc.start()
+    assert sum(1 for _ in TableRows(path)) == 2000
+    highest = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert path.stat().st_size > 12_000_000
+    assert highest < 6_000_000
+    # A record without an end is not looked for in all of the file.
+    path.write_text('[{"a": "' + "x" * 1_000_000)
+    monkeypatch.setattr(table_files, "_JSON_CHUNK", 1000)
+    monkeypatch.setattr(table_files, "_JSON_RECORD", 10_000)
+    tracemalloc.start()
+    with pytest.raises(UsageError, match="record 1: not JSON"):
+        list(TableRows(path))
+    assert tracemalloc.get_traced_memory()[1] < 500_000
+    tracemalloc.stop()
