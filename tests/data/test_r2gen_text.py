@@ -186,7 +186,7 @@ def test_a_source_says_whose_rules_are_meant(tmp_path: Path) -> None:
         settings = PrepareConfig(out=str(tmp_path / "out"), text="r2gen")
         with pytest.raises(UsageError, match=r"text=r2gen is for .*; use text=paper"):
             prepare_source("r2gen", str(path), settings, Console(quiet=True))
-    with pytest.raises(UsageError, match="text: is a setting of iu-xray and r2gen; phantom would"):
+    with pytest.raises(UsageError, match="text: is a setting of iu-xray, mimic-cxr, r2gen"):
         load_settings("phantom", [f"out={tmp_path}", "text=r2gen"])
 
 

@@ -74,7 +74,7 @@ def test_views_of_what_has_none(tmp_path: Path) -> None:
     for source in ("phantom", "peir-gross"):
         with pytest.raises(
             UsageError,
-            match=f"views: is a setting of iu-xray and mimic-cxr and table; {source} would ignore",
+            match=f"views: is a setting of iu-xray, mimic-cxr, table; {source} would ignore",
         ):
             prepare_source(source, str(tmp_path), frontal, quiet())
     by_table = table_settings(tmp_path / "out", views="frontal")

@@ -59,6 +59,6 @@ def check_settings(source: str, names: Collection[str]) -> None:
         accepting = sources_accepting(name)
         if accepting and source not in accepting:
             raise UsageError(
-                f"{name}: is a setting of {' and '.join(accepting)}; {source} would ignore it. "
+                f"{name}: is a setting of {', '.join(accepting)}; {source} would ignore it. "
                 "Leave it out"
             )

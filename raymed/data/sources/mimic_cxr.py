@@ -11,6 +11,7 @@ from pathlib import Path
 
 from raymed.data import cells
 from raymed.data.examples import Example, Rejected
+from raymed.data.r2gen_text import MIMIC_CXR
 from raymed.data.report_sections import target_text
 from raymed.data.sources.labels import LabelSettings
 from raymed.data.sources.mimic_sections import sections_of
@@ -116,6 +117,8 @@ def _examples(
                     tags=() if row.labels is None else tables.labels.tags(row.labels, positive),
                     split=row.split,
                     view=row.view,
+                    # As in R2Gen's file, by which the words of a report count once per image.
+                    record=row.image_id,
                 )
     for found, kind, where in (
         (found_images, "images", images),
@@ -201,5 +204,6 @@ SOURCE = Source(
     ),
     path="FOLDER",
     settings=MimicSettings,
-    accepts=("views", "images", "split_file", "sections"),
+    accepts=("views", "images", "split_file", "sections", "text"),
+    r2gen_rules=lambda _: MIMIC_CXR,
 )

@@ -8,12 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from raymed.data.dataset import PreparedDataset
 from raymed.data.examples import Example, Rejected
 from raymed.data.prepare import prepare_source
 from raymed.data.schema import DatasetInfo
 from raymed.data.sources import load_settings, mimic_cxr
 from raymed.errors import UsageError
 from tests.support.mimic_tree import Study, write_table, write_tree
+from tests.support.r2gen_by_hand import references_by_hand
 
 REPORT = "FINAL REPORT\n FINDINGS: \n \n The heart is {}.\n \n IMPRESSION:  No change.\n"
 STUDIES = [
@@ -193,6 +195,40 @@ def test_one_section_of_the_reports(root: Path) -> None:
     }
     assert set(findings) < set(both)
     assert all(each.report and each.report in both[name].report for name, each in findings.items())
+
+
+def test_the_text_of_r2gen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The findings are R2Gen's references; a word counts once for each image of its study."""
+    texts = [
+        "1. The heart is normal.\n\n 2. No  effusion at all..... at .",
+        "The heart is ____ small.\n The lungs are clear: yes 1.5 cm. " + "Heart. " * 90,
+    ]
+    studies = [
+        Study(
+            *(10000001, 1000 + n, f" FINDINGS: {texts[n % 2]}\n\n IMPRESSION: Unused.", split),
+            labels=("1", "", "", "1"),
+            images={f"{split}{n}{view}": view for view in ("PA", "LATERAL")[: n % 3]},
+        )
+        for split, n in (*(("train", n) for n in range(20)), ("validate", 23), ("test", 26))
+    ]
+    write_tree(tmp_path / "texts/mimic", studies)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    found = Prepared(tmp_path / "texts/mimic", "text=r2gen", "sections=findings")
+    records: dict[str, list[str]] = {"train": [], "validate": [], "test": []}
+    for study in studies:
+        records[study.split] += [texts[study.study % 2]] * len(study.images)
+    # 10 images of 7 training studies have the second text, 9 images the first one.
+    assert [records["train"].count(text) for text in texts] == [9, 10]
+    expected = references_by_hand(records, mimic=True)
+    split = PreparedDataset.open(tmp_path / "texts/out").split
+    for name, given in (("train", "train"), ("val", "validate"), ("test", "test")):
+        assert sorted(split(name).references) == sorted(expected[given])
+    words = {word for text in expected["train"] for word in text.split()}
+    assert {"heart", "small", "<unk>", "."} < words
+    assert "normal" not in words
+    assert max(len(text.split()) for text in expected["train"]) == 99
+    assert found.info.r2gen is not None
+    assert (found.info.r2gen.min_count, found.info.r2gen.max_words) == (10, 99)
 
 
 def test_a_report_that_cannot_be_read(root: Path) -> None:
