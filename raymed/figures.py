@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from raymed.data.dataset import PreparedDataset, Split
+from raymed.data.text import with_full_stops
 from raymed.errors import UsageError
 from raymed.metrics.normality import describes_normality
 from raymed.prediction import ReportGenerator
@@ -161,7 +162,7 @@ def _figure_4(
     names = ["-".join(Path(study.name).with_suffix("").parts) for study in studies]
     files = [out / f"figure-4-{name}.png" for name in names]
     for file, study in zip(files, studies, strict=True):
-        truth = ". ".join(study.truth or ())
+        truth = with_full_stops(study.truth or ())
         attention_figure(file, study.image, study.sentences, study.tags, study.name, truth)
     page = out / "figure-4.html"
     attention_page(page, studies, *origin)

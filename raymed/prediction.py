@@ -16,6 +16,7 @@ from torch import Tensor
 from raymed.config import Config
 from raymed.data.dataset import Split
 from raymed.data.images import ImageError, read_image
+from raymed.data.text import with_full_stops
 from raymed.errors import UsageError
 from raymed.evaluation import RANKED_TAGS
 from raymed.generation import Report, add_attention, generate
@@ -123,7 +124,8 @@ def predict_rows(
     report, draw = ReportGenerator(checkpoint, config.generation), _FigureWriter(out, ())
     pictures = split.pixels(np.array(rows))
     for row, picture, attended in zip(rows, pictures, report(pictures), strict=True):
-        yield draw(split.image_ids[row], picture, attended, ". ".join(split.sentences[row]))
+        truth = with_full_stops(split.sentences[row])
+        yield draw(split.image_ids[row], picture, attended, truth)
 
 
 class AttendedReport(NamedTuple):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from raymed.data.dataset import PreparedDataset
+from raymed.data.text import with_full_stops
 from raymed.errors import UsageError
 from raymed.evaluation import baseline_columns, baseline_rows, baselines
 from raymed.matching import Matched, match
@@ -173,7 +174,7 @@ def _write_radeval(path: AnyPath, file: PredictionsFile) -> None:
     """Write reports and references as RadEval reads them: JSON Lines with ``ref`` and ``hyp``."""
     sides = (("reference", "reference_sentences"), ("report", "sentences"))
     references, reports = (
-        file.column(sentences).map(_with_full_stops)
+        file.column(sentences).map(with_full_stops)
         if sentences in file.columns
         else file.column(text)
         for text, sentences in sides
@@ -183,10 +184,6 @@ def _write_radeval(path: AnyPath, file: PredictionsFile) -> None:
         for name, reference, report in rows:
             line = {"id": name, "ref": reference, "hyp": report}
             lines.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
-def _with_full_stops(sentences: list[str]) -> str:
-    return " ".join(f"{sentence}." for sentence in sentences if sentence)
 
 
 def _made_from(where: str, request: Request) -> Record:

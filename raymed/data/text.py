@@ -6,6 +6,7 @@ real reports need in any language.
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -144,6 +145,11 @@ def sentences(text: str) -> list[str]:
 def one_sentence(text: str) -> str:
     """Return a text with the same tokens that `preprocess` reads as one sentence."""
     return " ".join(" ".join(_split(text)).split())
+
+
+def with_full_stops(sentences: Iterable[str]) -> str:
+    """Return sentences as one text; those of R2Gen's text end with a full stop already."""
+    return " ".join(each if each.endswith(".") else f"{each}." for each in sentences if each)
 
 
 def tag_name(text: str) -> str:

@@ -2,7 +2,15 @@ import unicodedata
 
 import pytest
 
-from raymed.data.text import TOO_LONG, WITH_DIGITS, one_sentence, preprocess, sentences, tag_name
+from raymed.data.text import (
+    TOO_LONG,
+    WITH_DIGITS,
+    one_sentence,
+    preprocess,
+    sentences,
+    tag_name,
+    with_full_stops,
+)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +187,14 @@ def test_one_sentence_has_the_same_words_and_dropped_tokens() -> None:
     words, dropped = preprocess(text)
     assert len(words) == 4
     assert preprocess(one_sentence(text)) == ([" ".join(words)], dropped)
+
+
+def test_sentences_as_one_text() -> None:
+    assert (
+        with_full_stops(["heart is normal", "", "lungs clear"]) == "heart is normal. lungs clear."
+    )
+    assert with_full_stops(["heart is normal .", "lungs ."]) == "heart is normal . lungs ."
+    assert with_full_stops([]) == ""
 
 
 def test_tag_name() -> None:
