@@ -215,10 +215,7 @@ class _Texts:
 def _read(first: str, second: str, request: Request, folder: Path) -> tuple[Matched, Matched]:
     """Both systems' reports, matched with the references."""
     paths = predictions_path(first), predictions_path(second)
-    folders = [folder / "first", folder / "second", folder / "references"]
-    for each in folders:
-        each.mkdir()
-    own = [request.read_predictions(path, part) for path, part in zip(paths, folders, strict=False)]
+    own = [request.read_predictions(path, folder) for path in paths]
     where = request.references
     if where is None:
         if own[0].references is None:
@@ -226,7 +223,7 @@ def _read(first: str, second: str, request: Request, folder: Path) -> tuple[Matc
                 f"{paths[0]}: has no references; give references=DATASET or references=FILE"
             )
         where = paths[0]
-    truth = request.read_references(where, folders[-1])
+    truth = request.read_references(where, folder)
     one, other = (match(each, truth, (path, where)) for each, path in zip(own, paths, strict=True))
     if request.references is None:
         _refuse_other_references(other, paths)

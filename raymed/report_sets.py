@@ -3,16 +3,16 @@
 Accepted are JSON (``{id: report}``, a list of records, or an annotation file of R2Gen's form),
 JSONL, CSV and Parquet tables, text files with a report to a line, and this program's own
 ``predictions.parquet``; a report is a text, or a list of its sentences. Reports are preprocessed
-as they are read and kept in a memory-mapped temporary file; only a JSON file is read whole.
+as they are read and kept in a memory-mapped temporary file; only a JSON object is read whole.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,9 @@ import pyarrow as pa
 from raymed.data.cells import identifier, paragraphs, text
 from raymed.data.dataset import PreparedDataset
 from raymed.data.mapped import Column, map_batches
-from raymed.data.sources.table_files import TableRows, read_text
+from raymed.data.r2gen_text import STOP
+from raymed.data.sources.table_files import TableRow, TableRows, is_json_list, read_text, text_lines
+from raymed.data.split import split_named
 from raymed.data.text import preprocess
 from raymed.errors import UsageError
 from raymed.metrics.resampling import study_numbers
@@ -37,6 +39,7 @@ SENTENCES = {"report": "sentences", "reference": "reference_sentences"}
 """The columns of sentences in this program's own files."""
 BLOCK = 256
 """Reports per record batch of the temporary file."""
+_OPTIONAL = ("tags", "findings", "reference")
 _SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -163,22 +166,20 @@ def _rows(path: Path, where: str, reading: Reading) -> Iterator[Row]:
     """The reports of a file of any other form."""
     kind = path.suffix.lower()
     if kind == ".txt":
-        # A text file ends with a line break, after which there is no further report.
-        lines = read_text(path).removesuffix("\n").split("\n")
-        return (Row(str(n), str(n), line) for n, line in enumerate(lines, start=1))
-    if kind != ".json":
+        lines = enumerate(text_lines(path), start=1)
+        return (Row(str(number), str(number), line) for number, line in lines)
+    if kind != ".json" or is_json_list(path):
         return _table_rows(TableRows(path), where, reading)
     try:
         content = json.loads(read_text(path))
     except ValueError as error:
         raise UsageError(f"{where}: not JSON: {error}") from error
-    if isinstance(content, list):
-        return _table_rows(content, where, reading)
     if not isinstance(content, dict):
         raise UsageError(f"{where}: must be {{id: report}} or a list of records")
     if content and all(map(_is_record_list, content.values())):
         return _table_rows(_annotations(content, reading.split), where, reading)
-    return (_row(name, name, report, where) for name, report in content.items())
+    named = ((identifier(name), report) for name, report in content.items())
+    return (_row(name, name, report, where) for name, report in named)
 
 
 def _is_record_list(value: Any) -> bool:
@@ -189,19 +190,18 @@ def _annotations(content: dict[str, list[dict[str, Any]]], split: str | None) ->
     """The records of an annotation file; their split is in them, or is their list's name."""
     for name, records in content.items():
         for record in records:
-            if split is None or (record.get("split") or name) == split:
+            own = str(record.get("split") or name)
+            if split is None or (split_named(own) or own) == split:
                 yield record
 
 
-def _table_rows(rows: Iterable[Any], where: str, reading: Reading) -> Iterator[Row]:
+def _table_rows(rows: Iterable[TableRow], where: str, reading: Reading) -> Iterator[Row]:
     candidates = REPORT_COLUMNS if reading.side == "report" else REFERENCE_COLUMNS
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise UsageError(f"{where}, record {number}: must be an object, not {row!r:.60}")
-        name = _cell(row, reading.columns.get("id"), ID_COLUMNS, where, "id")
+    for row in rows:
+        name = identifier(_cell(row, reading.columns.get("id"), ID_COLUMNS, where, "id"))
         report = _cell(row, reading.columns.get(reading.side), candidates, where, reading.side)
-        studies = (identifier(row[column]) for column in STUDY_COLUMNS if row.get(column))
-        yield _row(identifier(name), next(studies, identifier(name)), report, where)
+        studies = filter(None, (identifier(row.get(column)) for column in STUDY_COLUMNS))
+        yield _row(name, next(studies, name), report, where)
 
 
 def _cell(
@@ -212,26 +212,28 @@ def _cell(
             return row[column]
     wanted = f"column {given!r}" if given else f"column {' or '.join(candidates)}"
     raise UsageError(
-        f"{where}: has no {wanted}, but {', '.join(map(str, row))}; name the column with "
-        f"{key}=COLUMN"
+        f"{where}: has no {wanted}; its columns are {', '.join(map(str, row))}. Name the right one "
+        f"with {key}=COLUMN"
     )
 
 
 def _row(name: str, study: str, report: Any, where: str) -> Row:
     if not name:
         raise UsageError(f"{where}: a report has no id: {text(report)[:60]!r}")
-    if isinstance(report, list):
-        return Row(name, study, list(map(text, report)))
-    if isinstance(report, dict):
-        raise UsageError(f"{where}: the report of {name} must be a text or a list, not {report}")
-    return Row(name, study, text(report))
+    items = report if isinstance(report, list) else [report]
+    if any(isinstance(item, dict) for item in items):
+        raise UsageError(
+            f"{where}: the report of {name} must be a text or a list of texts, not {report!r:.60}"
+        )
+    return Row(name, study, [text(item) for item in report] if items is report else text(report))
 
 
 def _spooled(rows: Iterable[Row], where: str, reading: Reading, rule: str) -> ReportSet:
     """Preprocess reports into a temporary file, which is then mapped into memory."""
-    file = reading.folder / f"{hashlib.sha256(where.encode()).hexdigest()}-{reading.side}.arrow"
+    file = reading.folder / f"{uuid4().hex}.arrow"
     lengths: list[int] = []
-    has_sentences, known = False, dict.fromkeys(("tags", "findings", "reference"), False)
+    known: set[str] = set()
+    has_sentences = False
     iterator = iter(rows)
     try:
         with (
@@ -241,18 +243,14 @@ def _spooled(rows: Iterable[Row], where: str, reading: Reading, rule: str) -> Re
             while block := list(islice(iterator, BLOCK)):
                 sentences = [sentences_of(row.report, rule) for row in block]
                 has_sentences |= any(
-                    _shows_sentences(row.report, each)
+                    _shows_sentences(row.report, each, rule)
                     for row, each in zip(block, sentences, strict=True)
                 )
-                values = [list(column) for column in zip(*block, strict=True)]
-                for name, column in zip(known, values[3:], strict=True):
-                    known[name] |= any(value is not None for value in column)
-                arrays = [values[0], values[1], sentences, *values[3:]]
-                typed = list(map(pa.array, arrays, _SCHEMA.types))
-                writer.write_batch(pa.record_batch(typed, schema=_SCHEMA))
+                known |= {n for row in block for n in _OPTIONAL if getattr(row, n) is not None}
+                _write_block(writer, block, sentences, reading.folder)
                 lengths.append(len(block))
                 progress.advance(len(block))
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeEncodeError) as error:
         raise UsageError(f"{where}: cannot be read: {error}") from error
     if not lengths:
         split = f" of split {reading.split}" if reading.split else ""
@@ -267,17 +265,29 @@ def _spooled(rows: Iterable[Row], where: str, reading: Reading, rule: str) -> Re
         ids=columns["id"],
         studies=columns["study"],
         sentences=columns["sentences"],
-        tags=columns["tags"] if known["tags"] else None,
-        findings=columns["findings"] if known["findings"] else None,
-        references=columns["reference"] if known["reference"] else None,
+        tags=columns["tags"] if "tags" in known else None,
+        findings=columns["findings"] if "findings" in known else None,
+        references=columns["reference"] if "reference" in known else None,
         has_sentences=has_sentences,
     )
     _refuse_duplicates(found, where)
     return found
 
 
-def _shows_sentences(report: str | list[str], sentences: list[str]) -> bool:
-    return len(sentences) > 1 or (isinstance(report, str) and report.rstrip().endswith("."))
+def _write_block(
+    writer: pa.RecordBatchFileWriter, block: list[Row], sentences: list[list[str]], folder: Path
+) -> None:
+    """Write rows with their sentences; UsageError if the disk of the temporary files is full."""
+    names, studies, _, *others = map(list, zip(*block, strict=True))
+    columns = [names, studies, sentences, *others]
+    arrays = list(map(pa.array, columns, _SCHEMA.types))
+    try:
+        writer.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: cannot write a temporary file ({reason(error)}); free disk space there, "
+            "or set TMPDIR to a folder with free space"
+        ) from error
 
 
 def sentences_of(report: str | list[str], rule: str) -> list[str]:
@@ -285,21 +295,37 @@ def sentences_of(report: str | list[str], rule: str) -> list[str]:
 
     Args:
         report: The report.
-        rule: As in `Reading`.
+        rule: As in `Reading`. By ``none``, a sentence of a text ends with a full stop that is a
+            word of its own, as in R2Gen's texts.
     """
     if rule == "paper":
         return preprocess(paragraphs(report) if isinstance(report, list) else report).sentences
-    parts = report if isinstance(report, list) else [report]
-    return [" ".join(part.split()) for part in parts]
+    if isinstance(report, list):
+        return [" ".join(part.split()) for part in report]
+    sentences: list[list[str]] = [[]]
+    for word in report.split():
+        if sentences[-1][-1:] == [STOP]:
+            sentences.append([])
+        sentences[-1].append(word)
+    return [" ".join(words) for words in sentences]
+
+
+def _shows_sentences(report: str | list[str], sentences: list[str], rule: str) -> bool:
+    """Whether a report has several sentences, or is a text that ends as a sentence does."""
+    if isinstance(report, list) or len(sentences) > 1:
+        return len(sentences) > 1
+    last = report.rstrip()[-1:] if rule == "paper" else (report.split() or [""])[-1]
+    return last == STOP
 
 
 def _refuse_duplicates(reports: ReportSet, where: str) -> None:
-    numbers, counts = np.unique(reports.numbers(), return_counts=True)
+    all_numbers = reports.numbers()
+    numbers, counts = np.unique(all_numbers, return_counts=True)
     if len(numbers) < len(reports):
         repeated = numbers[counts > 1]
-        first = int(np.flatnonzero(reports.numbers() == repeated[0])[0])
+        first = int(np.flatnonzero(np.isin(all_numbers, repeated))[0])
         raise UsageError(
-            f"{where}: has several reports of {len(repeated):,} ids, such as {reports.ids[first]}; "
+            f"{where}: ids with several reports: {len(repeated):,}, such as {reports.ids[first]}; "
             "each id must have one"
         )
 

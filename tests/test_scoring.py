@@ -223,8 +223,8 @@ def test_predictions_by_study_are_matched_with_a_studys_first_image(tmp_path: Pa
         (["tex=none"], "tex: no such key; score accepts references, split, text"),
         (["references=nowhere.json"], "nowhere.json: cannot be read"),
         ([], "own.json: has no references"),
-        (["references=own.csv"], "has no column reference or .* name the column with reference="),
-        (["references=twice.jsonl"], "several reports of 1 ids, such as x"),
+        (["references=own.csv"], "has no column reference .* are id, words. Name .* reference="),
+        (["references=twice.jsonl"], "ids with several reports: 1, such as x; each"),
     ],
 )
 def test_mistakes_are_named(
@@ -342,3 +342,14 @@ def test_references_in_r2gens_words_are_not_compared_with_others(
         score(str(own), Request(str(copy)), tmp_path / "out")
     found = score(str(own), Request(str(copy), rule="none"), tmp_path / "out")
     assert found.rows["predictions"]["bleu_4"] == pytest.approx(1)
+
+
+def test_full_stops_of_r2gens_texts_end_sentences(tmp_path: Path) -> None:
+    own = write(tmp_path / "own.json", {"a": "heart is normal . lungs are dark .", "b": "clear ."})
+    truth = write(tmp_path / "truth.json", {"a": "heart is normal .", "b": "lungs are dark ."})
+    found = score(str(own), Request(str(truth), rule="none"), tmp_path / "out")
+    # Of the three sentences generated, one has none of the words of normality.
+    assert found.rows["predictions"]["normality"] == pytest.approx(2 / 3)
+    assert found.left_out == ()
+    lines = map(json.loads, (tmp_path / "out" / "radeval.jsonl").read_text().splitlines())
+    assert [line["hyp"] for line in lines] == ["heart is normal . lungs are dark .", "clear ."]

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
+from raymed.data import cells
 from raymed.data.split import split_named, unknown_split
 from raymed.errors import UsageError
 
@@ -145,15 +146,20 @@ def _labels(path: Path) -> tuple[Labels, pa.Array]:
         )
     values = np.empty((len(table), len(names)), np.int8)
     for column, name in enumerate(names):
-        try:
-            numbers = pc.fill_null(pc.cast(table[name], pa.float64()), _MISSING).to_numpy()
-        except pa.ArrowInvalid:
-            numbers = np.full(len(table), np.nan)
-        wrong = np.flatnonzero(~np.isin(numbers, [1, 0, -1, _MISSING]))
-        if len(wrong):
-            raise UsageError(
-                f"{path}: column {name!r} holds {table[name][int(wrong[0])].as_py()!r}: a label is "
-                "1, 0, -1 (uncertain) or empty"
-            )
-        values[:, column] = numbers
+        values[:, column] = _label_values(table[name], f"{path}: column {name!r}")
     return Labels(names, values), table["study_id"].combine_chunks()
+
+
+def _label_values(column: pa.ChunkedArray, where: str) -> np.ndarray:
+    """Return the values of a label, int8, as in `Labels`; UsageError if one is no label."""
+    encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
+    distinct = encoded.dictionary.to_pylist()
+    values = [_MISSING if value is None else cells.label(value) for value in distinct]
+    if None in values:
+        wrong = values.index(None)
+        row = pc.index(encoded.indices, wrong).as_py() + 1
+        raise UsageError(
+            f"{where} holds {distinct[wrong]!r} in row {row:,}: a label is 1, 0, -1 (uncertain) or "
+            "empty"
+        )
+    return np.array(values, np.int8)[encoded.indices.to_numpy(zero_copy_only=False)]

@@ -58,6 +58,20 @@ class TableRows:
         return self._reader(self.path)
 
 
+def text_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a file, without their ends; raises as `read_text` does."""
+    # Only this line ending: texts, and JSON strings, may contain the others.
+    with _open_text(path, newline="\n") as file:
+        for line in file:
+            yield line.removesuffix("\n")
+
+
+def is_json_list(path: Path) -> bool:
+    """Whether a JSON file begins as a list does; raises as `read_text` does."""
+    with _open_text(path, newline="") as file:
+        return _JsonText(file).next_mark() == "["
+
+
 def read_text(path: Path) -> str:
     """Return the text of a file; UsageError if it cannot be read or is not UTF-8."""
     with _open_text(path, newline="") as file:
@@ -164,18 +178,16 @@ def _csv_delimiter(path: Path) -> tuple[str, int]:
 
 
 def _jsonl_rows(path: Path) -> Iterator[TableRow]:
-    # Only this line ending: JSON strings may contain the others.
-    with _open_text(path, newline="\n") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise UsageError(f"{path}, line {number}: not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise UsageError(f"{path}, line {number}: every line must be a JSON object")
-            yield row
+    for number, line in enumerate(text_lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UsageError(f"{path}, line {number}: not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise UsageError(f"{path}, line {number}: every line must be a JSON object")
+        yield row
 
 
 def _json_rows(path: Path) -> Iterator[TableRow]:

@@ -13,6 +13,7 @@ from raymed.data.examples import Example, Rejected
 from raymed.data.prepare import prepare_source
 from raymed.data.schema import DatasetInfo
 from raymed.data.sources import load_settings, mimic_cxr
+from raymed.data.sources.mimic_tables import read_tables
 from raymed.errors import UsageError
 from tests.support.mimic_tree import Study, write_table, write_tree
 from tests.support.r2gen_by_hand import references_by_hand
@@ -260,8 +261,18 @@ def test_what_is_missing_is_named(root: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "header", "row", "message"),
     [
-        ("chexpert", ["subject_id", "study_id", "Mass"], [1, 2, 3], "'Mass' holds 3: a label is"),
-        ("chexpert", ["subject_id", "study_id", "Mass"], [1, 2, "x"], "'Mass' holds 'x': a label"),
+        (
+            "chexpert",
+            ["subject_id", "study_id", "Mass"],
+            [1, 2, 3],
+            "'Mass' holds 3 in row 1: ",
+        ),
+        (
+            "chexpert",
+            ["subject_id", "study_id", "Mass"],
+            [1, 2, "x"],
+            "holds 'x' in row 1: a",
+        ),
         ("chexpert", ["subject_id", "study"], [1, 2], "must have study_id and label columns"),
         ("split", ["dicom_id", "split"], ["a1", "holdout"], "unknown split 'holdout'"),
         ("split", ["dicom", "split"], ["a1", "test"], "must have dicom_id, split"),
@@ -286,6 +297,25 @@ def test_wrong_tables(
     write_table(root / f"mimic-cxr-2.0.0-{table}.csv.gz", header, [row])
     with pytest.raises(UsageError, match=f"{table}.csv.gz.*{message}"):
         mimic_cxr.read(root)
+
+
+def test_the_wrong_label_is_named(root: Path) -> None:
+    """Not another one of its column, all of which is text because of it."""
+    rows = [[1, 1, "1.0"], [1, 2, ""], [1, 3, "0"], [1, 4, "n.d."], [1, 5, "x"]]
+    header = ["subject_id", "study_id", "Mass"]
+    write_table(root / "mimic-cxr-2.0.0-chexpert.csv.gz", header, rows)
+    with pytest.raises(UsageError, match=r"column 'Mass' holds 'n\.d\.' in row 4: a label is"):
+        mimic_cxr.read(root)
+
+
+def test_labels_in_any_spelling_of_numbers(root: Path) -> None:
+    rows = [[1, 1, "1.0", "", 1], [1, 2, "", "", 0], [1, 3, "-1", "", -1]]
+    header = ["subject_id", "study_id", "Mass", "Edema", "Fracture"]
+    write_table(root / "mimic-cxr-2.0.0-chexpert.csv.gz", header, rows)
+    labels = read_tables(root).labels
+    assert labels.names == ["Mass", "Edema", "Fracture"]
+    assert labels.values.tolist() == [[1, -2, 1], [-2, -2, 0], [-1, -2, -1]]
+    assert labels.tags(2, (1, -1)) == ("Mass", "Fracture")
 
 
 def test_damaged_tables(root: Path) -> None:
