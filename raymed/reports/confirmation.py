@@ -28,6 +28,8 @@ class ConfirmedSettings:
         test: The test score with each seed; None for a run that is not finished.
         difference: By how much the test score is higher than with the file's own settings; None
             for these, and if a run is not finished.
+        nearest: The test score with each seed of the nearest training image's report, found by the
+            features of that run's encoder; None where there is none.
     """
 
     name: str
@@ -37,6 +39,7 @@ class ConfirmedSettings:
     validation: tuple[float | None, ...]
     test: tuple[float | None, ...]
     difference: MeanDifference | None = None
+    nearest: tuple[float | None, ...] = ()
 
     @property
     def label(self) -> str:
@@ -101,7 +104,7 @@ class Confirmation:
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Heads and rows of a table, as text."""
         heads = ["settings", "rank in the search", "search", "validation", "test", "difference"]
-        return heads, [self._row(one) for one in self.settings]
+        return [*heads, "nearest image (features)"], [self._row(one) for one in self.settings]
 
     def in_words(self) -> str:
         """What is confirmed and by how much, in a few sentences."""
@@ -156,6 +159,7 @@ class Confirmation:
             self._spread(one.validation),
             self._spread(one.test),
             difference,
+            self._spread(one.nearest) if one.nearest and None not in one.nearest else "",
         ]
 
     def _spread(self, scores: Sequence[float | None]) -> str:

@@ -25,7 +25,7 @@ from raymed.metrics.differences import paired_difference
 from raymed.metrics.resampling import study_numbers
 from raymed.metrics.table import Metric, objective_metric, objective_metrics
 from raymed.model.systems import system_class
-from raymed.predictions_file import PER_REPORT_FILE
+from raymed.predictions_file import FEATURES, PER_REPORT_FILE
 from raymed.reports.confirmation import OWN, Confirmation, ConfirmedSettings
 from raymed.reports.sweep_results import TrialResult
 from raymed.run_folder import RunFolder, SweepFolder
@@ -205,7 +205,7 @@ def run_confirmation(
     metric = confirm_metric(config)
 
     def outcome(run: RunFolder) -> str:
-        validation, test = _scores(run, unfinished[run], metric)
+        validation, test, _ = _scores(run, unfinished[run], metric)
         label = metric.label
         return f"validation {label} {metric.format(validation)}, test {metric.format(test)}"
 
@@ -226,7 +226,7 @@ def read_confirmation(wanted: Sequence[Contender], config: Config) -> Confirmati
     settings = []
     for one in wanted:
         scores = [_scores(run, own_config, metric) for run, own_config in one.runs.items()]
-        validation, test = zip(*scores, strict=True)
+        validation, test, nearest = zip(*scores, strict=True)
         difference = None
         if one.rank is not None and own is not None and None not in test:
             gaps = _scores_of_each([*one.runs], metric) - own
@@ -235,7 +235,7 @@ def read_confirmation(wanted: Sequence[Contender], config: Config) -> Confirmati
             difference = paired_difference(gaps[:, known], _studies(own_runs[0])[known])
         settings.append(
             ConfirmedSettings(
-                one.name, one.rank, one.searched, one.values, validation, test, difference
+                one.name, one.rank, one.searched, one.values, validation, test, difference, nearest
             )
         )
     # Where means are equal, the file's own settings come first, then the search's order.
@@ -273,6 +273,7 @@ def write_confirmation(path: AnyPath, found: Confirmation) -> None:
             "seeds": [*found.seeds],
             "validation": [*one.validation],
             "test": [*one.test],
+            "nearest": [*one.nearest],
             "difference": one.difference and one.difference.mean,
             "low": one.difference and one.difference.low,
             "high": one.difference and one.difference.high,
@@ -309,12 +310,18 @@ def _runs(
     return runs
 
 
-def _scores(run: RunFolder, config: Config, metric: Metric) -> tuple[float | None, float | None]:
-    """A run's scores on the validation and on the test split; None if it is not finished."""
+def _scores(
+    run: RunFolder, config: Config, metric: Metric
+) -> tuple[float | None, float | None, float | None]:
+    """A run's scores on the validation and on the test split, None if it is not finished.
+
+    The third is that of the nearest image by the features of its encoder on the test split.
+    """
     if not is_scored(run):
-        return None, None
-    row = read_scores(run)["rows"][config.model.system]
-    return best_so_far(run.history())[metric.key], row[metric.key]
+        return None, None, None
+    rows = read_scores(run)["rows"]
+    nearest = rows.get(FEATURES, {}).get(metric.key)
+    return best_so_far(run.history())[metric.key], rows[config.model.system][metric.key], nearest
 
 
 def _scores_of_each(runs: Sequence[RunFolder], metric: Metric) -> np.ndarray:

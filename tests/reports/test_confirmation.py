@@ -1,5 +1,6 @@
 """What a confirmation says in words."""
 
+from dataclasses import replace
 from typing import Any
 
 from raymed.metrics.differences import MeanDifference
@@ -67,12 +68,19 @@ def test_settings_with_a_run_missing_are_not_ranked() -> None:
         " Runs that are not finished: 1 of 6; their settings are not ranked."
     )
     _, rows = confirmation.table()
-    assert rows[2] == ["trial-000", "1", "1.250", "1 of 2 runs", "1 of 2 runs", ""]
-    assert rows[0][-1] == "0.100 [-0.200, 0.400]"
+    assert rows[2] == ["trial-000", "1", "1.250", "1 of 2 runs", "1 of 2 runs", "", ""]
+    assert rows[0][-2:] == ["0.100 [-0.200, 0.400]", ""]
     # Where the file's own runs are missing, there is nothing to compare with.
     trials = settings("trial-001", 2, (0.6, 0.8)), settings("trial-002", 3, (0.1, 0.1))
     alone = found(*trials, settings(OWN, None, (0.5, None)))
     assert "It cannot be compared with the file's own settings" in alone.in_words()
+
+
+def test_the_nearest_image_by_each_runs_features() -> None:
+    own, trial = replace(SAME, nearest=(0.3, 0.5)), settings("trial-000", 1, (0.6, 0.8))
+    heads, rows = found(trial, own, replace(trial, nearest=(0.4, None))).table()
+    assert heads[-1] == "nearest image (features)"
+    assert [row[-1] for row in rows] == ["", "0.400 ±0.141", ""]
 
 
 def test_nothing_is_confirmed_before_two_settings_are_finished() -> None:

@@ -137,10 +137,10 @@ def best_validation(run: Path) -> float:
     return max(float(row["cider"]) for row in rows)
 
 
-def cider_on_test(run: Path) -> float:
+def cider_on_test(run: Path, row: str = "co_attention") -> float:
     scores = json.loads((run / "scored" / "scores.json").read_text())
     assert scores["split"] == "test"
-    return float(scores["rows"]["co_attention"]["cider"])
+    return float(scores["rows"][row]["cider"])
 
 
 def ciders_of_each(run: Path) -> list[float]:
@@ -207,6 +207,9 @@ def test_settings_are_ranked_by_their_mean_on_the_validation_split(done: Confirm
         assert row["seeds"] == [*SEEDS]
         assert row["validation"] == [*map(best_validation, runs[name])]
         assert row["test"] == [*map(cider_on_test, runs[name])]
+        assert row["nearest"] == [
+            cider_on_test(run, "nearest image (features)") for run in runs[name]
+        ]
         assert row["rank"] == {OWN: None, "trial-001": 1, "trial-000": 2}[name]
         if name == OWN:
             assert row["difference"] is None
