@@ -137,8 +137,9 @@ def _predict(parser: _Parser) -> None:
         "images",
         nargs="+",
         metavar="IMAGE",
-        help="image files, and folders to search recursively for images; out=FOLDER for "
-        "predictions.jsonl and the figures (default: predictions); generation keys as key=value",
+        help="image files (A,B: two images of one study, if the run reads several), and folders "
+        "to search recursively for images; out=FOLDER for predictions.jsonl and the figures "
+        "(default: predictions); generation keys as key=value",
     )
 
 

@@ -5,7 +5,7 @@ at once. Predictions are written as they are generated, and scored from the file
 of a few hundred images are in memory at a time.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any
@@ -14,8 +14,8 @@ import numpy as np
 
 from raymed.config import Config
 from raymed.data.batches import TokenisedSplit
-from raymed.data.dataset import PreparedDataset, Split
-from raymed.data.mapped import Column
+from raymed.data.dataset import PreparedDataset
+from raymed.data.studies import Examples, by_example, open_examples
 from raymed.errors import UsageError
 from raymed.generation import Report
 from raymed.metrics.baselines import NONE, BlockMeans, Described, best_constant, nearest
@@ -82,10 +82,11 @@ def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: AnyPa
     dataset = _open_dataset(checkpoint, config)
     record = made_from(checkpoint, config, dataset, split_name)
     refuse_to_overwrite(out, (PREDICTIONS_FILE, SCORES_FILE, PER_REPORT_FILE), record)
-    split = dataset.split(split_name)
+    images_per_study = config.data.images_per_study
+    split = open_examples(dataset, split_name, images_per_study)
     trained_on = overlap(checkpoint, dataset, split_name)
     model = checkpoint.build_model(local_device())
-    without_model = baselines(dataset, split_name, None) | {
+    without_model = baselines(dataset, split_name, None, images_per_study) | {
         FEATURES: _nearest_by_features(model, checkpoint.config, dataset, split_name)
     }
     writes = model.writer is not None
@@ -118,7 +119,7 @@ def evaluate(checkpoint: Checkpoint, config: Config, split_name: str, out: AnyPa
     evaluation = Evaluation(
         **vars(scores),
         split=split_name,
-        images=len(split),
+        images=dataset.info.counts[split_name],
         trained_on=trained_on,
         made_from=record,
     )
@@ -139,56 +140,80 @@ def _open_dataset(checkpoint: Checkpoint, config: Config) -> PreparedDataset:
 
 
 def baselines(
-    dataset: PreparedDataset, split_name: str, images: int | None
+    dataset: PreparedDataset, split_name: str, first: int | None, images_per_study: int = 1
 ) -> dict[str, SplitReports]:
-    """The two baselines that need no model, on the first ``images`` images of a split (None: all).
+    """The two baselines that need no model, on a split's ``first`` examples (None: all).
 
-    The constant report, the best on the training split, is given to every image, with the most
+    The constant report, the best on the training split, is given to every example, with the most
     frequent tags. The nearest training image is found by the images' pixels; see `_of_nearest`.
+
+    Args:
+        dataset: The dataset.
+        split_name: The name of one of its splits.
+        first: How many examples; None: all.
+        images_per_study: Above 1, the examples are studies.
     """
-    train, split = dataset.split("train"), dataset.split(split_name)
-    count = len(split) if images is None else min(images, len(split))
+    train, split = _compared(dataset, split_name, images_per_study)
+    count = len(split) if first is None else min(first, len(split))
     constant = best_constant(train.references)
     row = next(row for row, text in enumerate(train.references) if text == constant)
     fixed, frequent = train.sentences[row], dataset.tags[:RANKED_TAGS]
-    of_each = BlockMeans(train), BlockMeans(split)
+    of_images = BlockMeans(dataset.split("train")), BlockMeans(dataset.split(split_name))
     return {
         CONSTANT: SplitReports(
             Stream(count, lambda: repeat(fixed)), Stream(count, lambda: repeat(frequent))
         ),
-        NEAREST: _of_nearest(dataset, split_name, count, *of_each),
+        NEAREST: _of_nearest((train, split), of_images, count, frequent),
     }
+
+
+def _compared(
+    dataset: PreparedDataset, split_name: str, images_per_study: int
+) -> tuple[Examples, Examples]:
+    """The examples of the training split and of a split; twice the same of the training split."""
+    train = open_examples(dataset, "train", images_per_study)
+    if split_name == "train":
+        return train, train
+    return train, open_examples(dataset, split_name, images_per_study)
 
 
 def _nearest_by_features(
     model: System, config: Config, dataset: PreparedDataset, split_name: str
 ) -> SplitReports:
     """The nearest training image by the features of a model's encoder, for a whole split."""
+    splits = _compared(dataset, split_name, config.data.images_per_study)
     train, split = (pooled_features(model, config, dataset, name) for name in ("train", split_name))
-    return _of_nearest(dataset, split_name, len(split), train, split)
+    return _of_nearest(splits, (train, split), len(splits[1]), dataset.tags[:RANKED_TAGS])
 
 
 def _of_nearest(
-    dataset: PreparedDataset,
-    split_name: str,
+    splits: tuple[Examples, Examples],
+    of_images: tuple[Described, Described],
     count: int,
-    of_train: Described,
-    of_split: Described,
+    frequent: list[str],
 ) -> SplitReports:
-    """The reports of the nearest training images, for the first ``count`` images of a split.
+    """The reports of the nearest training images, for the first ``count`` examples of a split.
 
     Each is given with that image's tags, followed by the most frequent ones. A training image's own
     study does not count as near: it has the report itself, which no image of another split could
-    find where studies are kept together. If there is no other study, the report is empty.
+    find where studies are kept together. If there is no other study, the report is empty. Studies
+    are compared by the means of their images' vectors.
+
+    Args:
+        splits: The examples of the training split, and those of the split.
+        of_images: The vectors of all images of the two.
+        count: How many examples.
+        frequent: The most frequent tags.
     """
-    train, frequent = dataset.split("train"), dataset.tags[:RANKED_TAGS]
+    train, split = splits
     apart = None
-    if split_name == "train":
+    if split is train:
         studies = np.fromiter(map(hash, train.studies), np.int64, len(train))
         apart = studies, studies
+    of_train, of_split = map(by_example, of_images, splits)
     neighbours = nearest(of_train, of_split, count, apart)
 
-    def of_neighbours(column: Column[list[str]]) -> Stream[list[str]]:
+    def of_neighbours(column: Sequence[list[str]]) -> Stream[list[str]]:
         return Stream(
             count, lambda: (column[row] if row != NONE else [] for row in map(int, neighbours))
         )
@@ -200,22 +225,22 @@ def _of_nearest(
 
 
 def baseline_scores(
-    dataset: PreparedDataset, split_name: str, images: int | None
+    dataset: PreparedDataset, split_name: str, first: int | None, images_per_study: int = 1
 ) -> dict[str, Scores]:
-    """Scores of the two baselines, on a split's first ``images`` images (None: all).
+    """Scores of the two baselines; the arguments are those of `baselines`.
 
     Measured is what a sweep can search for.
     """
-    split = dataset.split(split_name)
+    split = open_examples(dataset, split_name, images_per_study)
     metrics = [metric for metric in objective_metrics() if metric.module]
     return {
         name: score_split(_predictions(split, written), metrics).scores
-        for name, written in baselines(dataset, split_name, images).items()
+        for name, written in baselines(dataset, split_name, first, images_per_study).items()
     }
 
 
 def _generate_reports(
-    model: System, checkpoint: Checkpoint, config: Config, split: Split
+    model: System, checkpoint: Checkpoint, config: Config, split: Examples
 ) -> Iterator[Report]:
     """Each image's report as it is generated, with its `RANKED_TAGS` most probable tags."""
     limits = config.generation.max_sentences, config.generation.max_words
@@ -229,7 +254,7 @@ def _generate_reports(
     )
 
 
-def _predictions(split: Split, written: SplitReports) -> Predictions:
+def _predictions(split: Examples, written: SplitReports) -> Predictions:
     """A baseline's predictions, for as many of a split's first images as it has, with the truth."""
     count = len(written.tags)
     return Predictions(
@@ -241,13 +266,13 @@ def _predictions(split: Split, written: SplitReports) -> Predictions:
     )
 
 
-def truth_columns(split: Split) -> list[str]:
+def truth_columns(split: Examples) -> list[str]:
     """The columns of a file of predictions that contain the truth."""
     findings = ["findings"] if any(split.finding_names) else []
     return ["image_id", "study", "reference", "reference_sentences", "tags", *findings]
 
 
-def truth_rows(split: Split) -> Iterator[dict[str, Any]]:
+def truth_rows(split: Examples) -> Iterator[dict[str, Any]]:
     """Their values, image by image."""
     columns = {
         "image_id": split.image_ids,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from raymed.data.dataset import PreparedDataset, Split
+from raymed.data.dataset import PreparedDataset
+from raymed.data.studies import Examples, open_examples
 from raymed.data.text import with_full_stops
 from raymed.errors import UsageError
 from raymed.metrics.normality import describes_normality
@@ -37,7 +38,8 @@ def make_figure(
         runs: Folders of runs or checkpoints; figure 4 takes one.
         data: The prepared dataset; None: the one that the first run was trained on.
         split_name: ``train``, ``val`` or ``test``.
-        names: Ids of images, separated by commas; empty: the split's first images whose reports
+        names: Ids of images, separated by commas, which stand for their studies if the runs read
+            several images of a study; empty: the split's first images, or studies, whose reports
             describe an abnormality.
         out: The folder to write to.
 
@@ -46,8 +48,8 @@ def make_figure(
 
     Raises:
         UsageError: A run, the dataset or an image does not exist, no report describes an
-            abnormality, the runs' images differ in size, ``out`` has such a figure made from
-            something else, or a file cannot be written.
+            abnormality, the runs' images differ in size or in their number per study, ``out`` has
+            such a figure made from something else, or a file cannot be written.
     """
     checkpoints = [Checkpoint.open(run) for run in runs]
     path = data or checkpoints[0].config.data.path
@@ -58,7 +60,7 @@ def make_figure(
                 f"{run}: was trained on images of {checkpoint.image_size} pixels, but those of "
                 f"{path} have {dataset.info.image_size}"
             )
-    split = dataset.split(split_name)
+    split = open_examples(dataset, split_name, _images_per_study(runs, checkpoints))
     rows = _chosen(split, split_name, names)
     if figure == "4" and len(runs) != 1:
         raise UsageError(f"figure 4: takes one run, not {len(runs)}")
@@ -78,8 +80,24 @@ def make_figure(
     return _figure_4(checkpoints[0], split, rows, origin, out)
 
 
-def abnormal_rows(split: Split) -> list[int]:
-    """The images whose reports describe an abnormality, by row.
+def _images_per_study(runs: Sequence[str], checkpoints: Sequence[Checkpoint]) -> int:
+    """How many images the runs read of a study.
+
+    Raises:
+        UsageError: They differ.
+    """
+    numbers = [checkpoint.config.data.images_per_study for checkpoint in checkpoints]
+    for run, number in zip(runs, numbers, strict=True):
+        if number != numbers[0]:
+            raise UsageError(
+                f"{run}: was trained with data.images_per_study={number}, but {runs[0]} with "
+                f"{numbers[0]}: draw a figure of each"
+            )
+    return numbers[0]
+
+
+def abnormal_rows(split: Examples) -> list[int]:
+    """The examples whose reports describe an abnormality, by row.
 
     Some sentence describes no normality, and the image is not tagged `normal`: "bones are intact"
     has no word of normality either.
@@ -92,47 +110,47 @@ def abnormal_rows(split: Split) -> list[int]:
 
 
 def attended_studies(
-    checkpoint: Checkpoint, split: Split, rows: Sequence[int]
+    checkpoint: Checkpoint, split: Examples, rows: Sequence[int]
 ) -> list[AttendedStudy]:
-    """A checkpoint's reports of some images of a split, with its attention and the truth."""
-    pictures = split.pixels(np.array(rows))
+    """A checkpoint's reports of some examples of a split, with its attention and the truth."""
+    pictures = split.pictures(np.array(rows))
     reports = ReportGenerator(checkpoint, checkpoint.config.generation)(pictures)
     return [
         AttendedStudy(
-            split.image_ids[row], picture, one.sentences, one.report.tags, split.sentences[row]
+            split.image_ids[row], images, one.sentences, one.report.tags, split.sentences[row]
         )
-        for row, picture, one in zip(rows, pictures, reports, strict=True)
+        for row, images, one in zip(rows, pictures, reports, strict=True)
     ]
 
 
-def _chosen(split: Split, split_name: str, names: str) -> list[int]:
+def _chosen(split: Examples, split_name: str, names: str) -> list[int]:
     if not names:
         abnormal = abnormal_rows(split)
         if not abnormal:
             raise UsageError(
                 f"images: no report of split {split_name} describes an abnormality; name the "
-                f"images to show, such as images={split.image_ids[0]}"
+                f"images to show, such as images={next(iter(split.numbers()))}"
             )
         return abnormal[:SHOWN]
-    rows = {name: row for row, name in enumerate(split.image_ids)}
+    rows = split.numbers()
     wanted = names.split(",")
     for name in wanted:
         if name not in rows:
             raise UsageError(
                 f"images: no image {name!r} in split {split_name}; its first is "
-                f"{split.image_ids[0]!r}"
+                f"{next(iter(rows))!r}"
             )
     return [rows[name] for name in wanted]
 
 
 def _figure_3(
     checkpoints: Sequence[Checkpoint],
-    split: Split,
+    split: Examples,
     rows: list[int],
     origin: tuple[str, str],
     out: AnyPath,
 ) -> list[AnyPath]:
-    pictures = split.pixels(np.array(rows))
+    pictures = split.pictures(np.array(rows))
     written = {}
     for number, checkpoint in enumerate(checkpoints, start=1):
         name = checkpoint.config.model.system
@@ -142,11 +160,11 @@ def _figure_3(
     studies = [
         ComparedStudy(
             split.image_ids[row],
-            picture,
+            images,
             split.sentences[row],
             {name: reports[index].report.sentences for name, reports in written.items()},
         )
-        for index, (row, picture) in enumerate(zip(rows, pictures, strict=True))
+        for index, (row, images) in enumerate(zip(rows, pictures, strict=True))
     ]
     files = [out / "figure-3.png", out / "figure-3.html"]
     comparison_figure(files[0], studies, origin[0])
@@ -155,15 +173,19 @@ def _figure_3(
 
 
 def _figure_4(
-    checkpoint: Checkpoint, split: Split, rows: list[int], origin: tuple[str, str], out: AnyPath
+    checkpoint: Checkpoint, split: Examples, rows: list[int], origin: tuple[str, str], out: AnyPath
 ) -> list[AnyPath]:
     studies = attended_studies(checkpoint, split, rows)
     # An id may be a path, and several folders may have files of the same name.
-    names = ["-".join(Path(study.name).with_suffix("").parts) for study in studies]
+    # Those of a study's images are separated by commas.
+    ids = [
+        study.name.partition(",")[0] if len(study.images) > 1 else study.name for study in studies
+    ]
+    names = ["-".join(Path(name).with_suffix("").parts) for name in ids]
     files = [out / f"figure-4-{name}.png" for name in names]
     for file, study in zip(files, studies, strict=True):
         truth = with_full_stops(study.truth or ())
-        attention_figure(file, study.image, study.sentences, study.tags, study.name, truth)
+        attention_figure(file, study.images, study.sentences, study.tags, study.name, truth)
     page = out / "figure-4.html"
     attention_page(page, studies, *origin)
     return [*files, page]

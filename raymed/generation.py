@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from raymed.data.vocabulary import Vocabulary
-from raymed.model.encoder import Images
+from raymed.image_tensors import Images
 from raymed.model.system import Context, Decoder, Reading, System
 from raymed.model.tags import SemanticFeatures, ranked_tags
 from raymed.sections import GenerationConfig

@@ -42,7 +42,8 @@ class ImageFiles:
     def __iter__(self) -> Iterator[Path]:
         self.passed_over, self.empty = 0, []
         for path in map(Path, self.given):
-            if not path.is_dir():
+            # Unlike the method of Path, this is False for a name that is too long for a file.
+            if not os.path.isdir(path):
                 yield path
                 continue
             found = 0

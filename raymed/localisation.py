@@ -55,14 +55,15 @@ def measure_attention(
     """Write the reports of a split and save the scores of their attention in ``out``.
 
     Returns:
-        The scores; None if the dataset has no finding of known location.
+        The scores; None if the dataset has no finding of known location, or if the run reads
+        several images of a study, of which a sentence may mean any.
 
     Raises:
         UsageError: ``out`` cannot be written, or has scores made from something else.
     """
     dataset = PreparedDataset.open(config.data.path)
     split = dataset.split(split_name)
-    if not any(split.findings):
+    if config.data.images_per_study > 1 or not any(split.findings):
         return None
     record = made_from(checkpoint, config, dataset, split_name)
     refuse_to_overwrite(out, (ATTENTION_FILE,), record)
@@ -72,7 +73,7 @@ def measure_attention(
     reports = [
         written.sentences
         for rows in track(batches, "writing reports with attention, batches", len(batches))
-        for written in report(split.pixels(rows))
+        for written in report(split.pictures(rows))
     ]
     scores = attention_scores(reports, split.findings)
     try:
@@ -107,7 +108,9 @@ def attention_scores(
                 continue
             right += 1
             if sentence.alpha is not None:
-                on_finding = np.any([covered(one, sentence.alpha.shape) for one in named], axis=0)
+                on_finding = np.any(
+                    [covered(one, sentence.alpha.shape[1:]) for one in named], axis=0
+                )
                 hits.append((sentence.alpha.argmax(), on_finding.flatten()))
             if sentence.tags:
                 tags = [tag for tag, _ in sentence.tags]

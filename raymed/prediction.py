@@ -1,6 +1,7 @@
 """Reports of image files: needs a checkpoint and the images, nothing else."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,13 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from rich.console import Console
 from torch import Tensor
 
 from raymed.config import Config
+from raymed.data.batches import on_device
 from raymed.data.dataset import Split
 from raymed.data.images import ImageError, read_image
+from raymed.data.studies import as_images, examples
 from raymed.data.text import with_full_stops
 from raymed.errors import UsageError
 from raymed.evaluation import RANKED_TAGS
@@ -38,10 +40,10 @@ RECORD_FILE = "made_from.json"
 
 @dataclass(frozen=True)
 class Prediction:
-    """The report of one image.
+    """The report of one image, or of the images of one study.
 
     Attributes:
-        image: The image's name.
+        image: The image's name, or those of the study's images, separated by commas.
         report: The generated report.
         figure: The file with its attention figure.
     """
@@ -67,9 +69,9 @@ def predict(
     out: AnyPath,
     notify: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Prediction]:
-    """Write the report of each image file to ``out``, and draw its attention figure there.
+    """Write the report of each image or study to ``out``, and draw its attention figure there.
 
-    Each report is appended to ``predictions.jsonl`` as it is generated: ``image`` (its path),
+    Each report is appended to ``predictions.jsonl`` as it is generated: ``image`` (as given),
     ``tags`` with their probabilities, ``report``, its ``sentences``, and ``figure``. The checkpoint
     and settings behind them are recorded in ``made_from.json``. Earlier lines of other images by
     the same checkpoint and settings are kept.
@@ -77,8 +79,9 @@ def predict(
     Args:
         checkpoint: The model.
         config: The checkpoint's configuration, with any changes to ``generation``.
-        images: Image files, scaled and padded as in training; and folders, as `ImageFiles` reads
-            them.
+        images: Image files, scaled and padded as in training; of a run that reads several images
+            of a study, those of each study separated by commas; and folders, as `ImageFiles`
+            reads them, each of whose images is a study of its own.
         out: Folder. Figures are ``<image name>-attention.png``, numbered where a name recurs.
         notify: Receives a message with the number of skipped files in the folders, if any.
 
@@ -93,16 +96,17 @@ def predict(
     refuse_to_overwrite(out, marks, record)
     files = ImageFiles(images, out)
     faults: list[str] = []
-    pictures = _read_batches(files, checkpoint.image_size, config.training.batch_size, faults)
-    reports = _reports(ReportGenerator(checkpoint, config.generation), pictures)
+    reader = _Reader(checkpoint, faults)
+    batches = reader.batches(files, config.training.batch_size)
+    reports = _reports(ReportGenerator(checkpoint, config.generation), batches)
     done = 0
     # Nothing is left behind if not even the first report can be generated.
     for first in islice(reports, 1):
         _write_record(out, record)
         with added_lines(out / PREDICTIONS_FILE, ImageFiles(images, out)) as lines:
             draw = _FigureWriter(out, lines.figures)
-            for path, pixels, attended in chain([first], reports):
-                prediction = draw(path.name, pixels, attended)
+            for path, study, attended in chain([first], reports):
+                prediction = draw(study.name, study.pictures, attended)
                 lines.add(_line(path, prediction))
                 done += 1
                 yield prediction
@@ -120,12 +124,16 @@ def predict(
 def predict_rows(
     checkpoint: Checkpoint, config: Config, split: Split, rows: Sequence[int], out: AnyPath
 ) -> Iterator[Prediction]:
-    """The reports and figures of a split's ``rows``; the figures include the true reports."""
+    """The reports and figures of a split's ``rows``; the figures include the true reports.
+
+    The rows are those of images, or of studies if the run reads several images of a study.
+    """
     report, draw = ReportGenerator(checkpoint, config.generation), _FigureWriter(out, ())
-    pictures = split.pixels(np.array(rows))
-    for row, picture, attended in zip(rows, pictures, report(pictures), strict=True):
-        truth = with_full_stops(split.sentences[row])
-        yield draw(split.image_ids[row], picture, attended, truth)
+    chosen = examples(split, report.images_per_study)
+    pictures = chosen.pictures(np.array(rows))
+    for row, images, attended in zip(rows, pictures, report(pictures), strict=True):
+        truth = with_full_stops(chosen.sentences[row])
+        yield draw(chosen.image_ids[row], images, attended, truth)
 
 
 class AttendedReport(NamedTuple):
@@ -143,32 +151,36 @@ class ReportGenerator:
         self.model = checkpoint.build_model(self.device)
         self.vocabulary = checkpoint.vocabulary
         self.settings = settings
+        self.images_per_study = checkpoint.config.data.images_per_study
 
-    def __call__(self, pictures: np.ndarray) -> list[AttendedReport]:
-        """The report of each picture, uint8 [B, H, W]."""
-        images = torch.from_numpy(pictures).to(self.device)
+    def __call__(self, pictures: Sequence[np.ndarray]) -> list[AttendedReport]:
+        """The report of each example, given by the pixels of its I images, uint8 [I, H, W]."""
+        images = on_device(as_images(pictures, self.images_per_study), self.device)
         generated = add_attention(self.model, generate(self.model, images, self.settings))
         return [
             AttendedReport(
-                report, self._attended_sentences(generated.reading, image, report.sentences)
+                report,
+                self._attended_sentences(generated.reading, number, len(images), report.sentences),
             )
-            for image, report in enumerate(generated.reports(self.vocabulary))
+            for number, (images, report) in enumerate(
+                zip(pictures, generated.reports(self.vocabulary), strict=True)
+            )
         ]
 
     def _attended_sentences(
-        self, reading: Reading, image: int, sentences: Sequence[str]
+        self, reading: Reading, number: int, images: int, sentences: Sequence[str]
     ) -> list[AttendedSentence]:
-        alpha = None if reading.alpha is None else reading.alpha[image]
-        beta = None if reading.beta is None else reading.beta[image].tolist()
-        ids = [] if reading.tag_ids is None else reading.tag_ids[image].tolist()
+        alpha = reading.alpha_of(number)
+        beta = None if reading.beta is None else reading.beta[number].tolist()
+        ids = [] if reading.tag_ids is None else reading.tag_ids[number].tolist()
         tags = [self.vocabulary.tags[i] for i in ids]
         return [
             AttendedSentence(
                 text,
-                None if alpha is None else _as_grid(alpha[number]),
-                [] if beta is None else list(zip(tags, beta[number], strict=True)),
+                None if alpha is None else _as_grids(alpha[place], images),
+                [] if beta is None else list(zip(tags, beta[place], strict=True)),
             )
-            for number, text in enumerate(sentences)
+            for place, text in enumerate(sentences)
         ]
 
 
@@ -188,15 +200,17 @@ class _FigureWriter:
     def __call__(
         self,
         name: str,
-        picture: np.ndarray,
+        pictures: np.ndarray,
         attended: AttendedReport,
         truth: str | None = None,
     ) -> Prediction:
         # Ray's workers import this module, and need not load matplotlib at their start.
         from raymed.reports.attention import attention_figure
 
-        figure = self.out / self._unused_name(Path(name).stem)
-        attention_figure(figure, picture, attended.sentences, attended.report.tags, name, truth)
+        # A study's figure has the name of its first image.
+        first = name.partition(",")[0] if len(pictures) > 1 else name
+        figure = self.out / self._unused_name(Path(first).stem)
+        attention_figure(figure, pictures, attended.sentences, attended.report.tags, name, truth)
         return Prediction(name, attended.report, figure)
 
     def _unused_name(self, stem: str) -> str:
@@ -209,42 +223,74 @@ class _FigureWriter:
                 return name
 
 
-def _as_grid(alpha: Tensor) -> np.ndarray:
-    """Attention over regions, [N] -> [h, w]."""
-    side = round(len(alpha) ** 0.5)
-    return alpha.float().reshape(side, side).cpu().numpy()
+def _as_grids(alpha: Tensor, images: int) -> np.ndarray:
+    """Attention over the regions of I images, [I N] -> [I, h, w]."""
+    side = round((len(alpha) / images) ** 0.5)
+    return alpha.float().reshape(images, side, side).cpu().numpy()
 
 
-def _read_batches(
-    files: Iterable[Path], size: int, batch_size: int, faults: list[str]
-) -> Iterator[list[tuple[Path, np.ndarray]]]:
-    """Read images in batches; a message for each that cannot be read is added to ``faults``.
+class _Study(NamedTuple):
+    """The images to write a report of: their names, and their pixels, uint8 [I, size, size]."""
 
-    Yields:
-        Paths and pixels, uint8 [size, size].
+    name: str
+    pictures: np.ndarray
+
+
+class _Reader:
+    """Reads images for a checkpoint's model.
+
+    Args:
+        checkpoint: The checkpoint.
+        faults: Receives a message for each image or study that cannot be read.
     """
-    pictures: list[tuple[Path, np.ndarray]] = []
-    for path in files:
-        try:
-            pictures.append((path, read_image(path, size)))
-        except ImageError as error:
-            problem = "no such image file" if not path.exists() else str(error)
-            faults.append(f"{path}: {problem}; give a PNG, JPEG, TIFF or DICOM image")
-        if len(pictures) == batch_size:
-            yield pictures
-            pictures = []
-    if pictures:
-        yield pictures
+
+    def __init__(self, checkpoint: Checkpoint, faults: list[str]) -> None:
+        self.size = checkpoint.image_size
+        self.most = checkpoint.config.data.images_per_study
+        self.faults = faults
+
+    def batches(
+        self, paths: Iterable[Path], batch_size: int
+    ) -> Iterator[list[tuple[Path, _Study]]]:
+        """What each path names, in batches: an image, or images separated by commas."""
+        batch = []
+        for path in paths:
+            if study := self._read(path):
+                batch.append((path, study))
+            if len(batch) == batch_size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def _read(self, path: Path) -> _Study | None:
+        # A file's own name may contain a comma.
+        files = [path] if os.path.exists(path) else list(map(Path, str(path).split(",")))
+        if len(files) > self.most:
+            self.faults.append(
+                f"{path}: {len(files)} images, but this run reads {self.most} of a study "
+                f"(data.images_per_study={self.most}): give fewer, or train a run that reads more"
+            )
+            return None
+        pictures = []
+        for file in files:
+            try:
+                pictures.append(read_image(file, self.size))
+            except ImageError as error:
+                problem = "no such image file" if not file.exists() else str(error)
+                self.faults.append(f"{file}: {problem}; give a PNG, JPEG, TIFF or DICOM image")
+                return None
+        return _Study(",".join(file.name for file in files), np.stack(pictures))
 
 
 def _reports(
-    report: ReportGenerator, batches: Iterable[list[tuple[Path, np.ndarray]]]
-) -> Iterator[tuple[Path, np.ndarray, AttendedReport]]:
+    report: ReportGenerator, batches: Iterable[list[tuple[Path, _Study]]]
+) -> Iterator[tuple[Path, _Study, AttendedReport]]:
     with Progress("writing reports", None) as progress:
-        for pictures in batches:
-            written = report(np.stack([pixels for _, pixels in pictures]))
-            for (path, pixels), one in zip(pictures, written, strict=True):
-                yield path, pixels, one
+        for batch in batches:
+            written = report([study.pictures for _, study in batch])
+            for (path, study), one in zip(batch, written, strict=True):
+                yield path, study, one
                 progress.advance()
 
 

@@ -77,8 +77,10 @@ class DataConfig(Section):
     features: Annotated[str | None, Decides.NOTHING, IS_PATH] = None
     """A folder or URI that all nodes see, through which they share a frozen encoder's features;
     empty: each node computes them into its own cache."""
+    images_per_study: Annotated[Count, Decides.SCORE] = 1
+    """Above 1, an example is a study, of which up to N images are read together; 1: an image."""
     validation_images: Annotated[Count | None, Decides.SCORE] = None
-    """Score only the first N validation images after each epoch (empty: all of them)."""
+    """Score only the first N validation images (or studies) after each epoch (empty: all)."""
 
 
 class ModelConfig(Section):
@@ -166,7 +168,7 @@ class TrainingConfig(Section):
     or, where scores are equal, training loss; empty: train all epochs. Learning rates always follow
     `epochs`."""
     batch_size: Annotated[Count, Decides.RUN] = 16
-    """Images per optimiser step, summed over all workers."""
+    """Images (or studies) per optimiser step, summed over all workers."""
     learning_rate: Annotated[Rate, Decides.RUN] = 5e-4
     """AdamW's learning rate for everything but the encoder."""
     encoder_learning_rate: Annotated[Rate, Decides.RUN] = 1e-5

@@ -61,7 +61,8 @@ def test_keys_that_may_change_and_keys_that_trials_share() -> None:
     tune = {"tune.free_threshold", "tune.free_top_tags"}
     assert {key for key in of_a_run if key.startswith(("run.", "tune.", "table."))} == tune
     # All trials of a sweep share these; otherwise their scores could not be compared.
-    common = tune | {"training.epochs", "training.patience", "data.validation_images"}
+    common = tune | {"training.epochs", "training.patience"}
+    common |= {"data.validation_images", "data.images_per_study"}
     assert set(keys_that_decide(Decides.SCORE)) == common
 
 

@@ -166,7 +166,12 @@ def test_scores_are_those_of_plain_loops(visual: bool, semantic: bool, seed: int
             pairs = list(zip(attended, beta, strict=True))
             written.append((SENTENCES[number][0], alpha, pairs))
         plain.append(written)
-        reports.append([AttendedSentence(*each) for each in written])
+        reports.append(
+            [
+                AttendedSentence(text, None if alpha is None else alpha[None], pairs)
+                for text, alpha, pairs in written
+            ]
+        )
     # Every finding is somewhere, so that what names it is known to name one.
     everywhere = np.ones((grid[0] * PIXELS, grid[1] * PIXELS), dtype=bool)
     findings.append([Finding(tag, 0, 0, 1, 1) for tag in TAGS])
@@ -180,7 +185,7 @@ def test_scores_are_those_of_plain_loops(visual: bool, semantic: bool, seed: int
 
 
 NODULE = Finding("nodule", 0.0, 0.0, 0.5, 0.5)
-CORNER = np.array([[0.7, 0.1], [0.1, 0.1]])
+CORNER = np.array([[[0.7, 0.1], [0.1, 0.1]]])
 
 
 def test_what_cannot_be_measured_is_none() -> None:
@@ -196,7 +201,7 @@ def test_what_cannot_be_measured_is_none() -> None:
 
 def test_a_finding_of_two_places_counts_at_either() -> None:
     other = Finding("nodule", 0.5, 0.5, 1.0, 1.0)
-    sentence = AttendedSentence("a nodule", CORNER[::-1, ::-1], [("nodule", 0.2), ("mass", 0.8)])
+    sentence = AttendedSentence("a nodule", CORNER[:, ::-1, ::-1], [("nodule", 0.2), ("mass", 0.8)])
     found = attention_scores([[sentence]], [[NODULE, other]])
     assert found == AttentionScores(1, 1.0, 1.0, 0.5, 1.0, 0.0, 0.5)
 

@@ -77,6 +77,20 @@ def test_a_file_that_is_not_an_image_is_named(alone, tmp_path, content):
         list(predict(checkpoint, config, [str(bad)], tmp_path))
 
 
+def test_several_images_of_a_study_are_refused_by_a_run_of_single_ones(alone, film, tmp_path):
+    checkpoint, config = alone
+    study = f"{film[0]},{film[0]}"
+    with pytest.raises(UsageError, match="2 images, but this run reads 1 of a study"):
+        list(predict(checkpoint, config, [study], tmp_path / "out"))
+    # Together longer than the name of a file may be.
+    names = ",".join(["x" * 90] * 3)
+    with pytest.raises(UsageError, match="3 images, but this run reads 1 of a study"):
+        list(predict(checkpoint, config, [names], tmp_path / "out"))
+    own = shutil.copy(film[0], tmp_path / "a,b.png")
+    (found,) = predict(checkpoint, config, [str(own)], tmp_path / "out")
+    assert (found.image, found.figure.name) == ("a,b.png", "a,b-attention.png")
+
+
 def test_a_missing_image_is_named(alone, tmp_path):
     checkpoint, config = alone
     with pytest.raises(UsageError, match=r"gone\.png: no such image file"):

@@ -13,26 +13,24 @@ import torch
 from torch import Tensor
 
 from raymed.data.codes import ImageCodes
-from raymed.data.dataset import Split
 from raymed.data.features import SplitFeatures
+from raymed.data.studies import Examples, StudySplit, load_images
 from raymed.data.vocabulary import Vocabulary
+from raymed.image_tensors import Images, SingleImages, map_tensors
 from raymed.tokens import END, PAD, START, UNKNOWN
 
 IGNORED = -1
 ON_HOST = ("reports", "rows")
 """What of a batch stays in the host's memory."""
 
-Images = Tensor | tuple[Tensor, ...]
-"""Pixels of B images, uint8 greyscale [B, H, W], or features, float16: [B, D, h, w] and, unless the
-encoder's hidden layers are trained, [B, F]."""
-
 
 @dataclass(frozen=True)
 class Batch:
-    """A worker's share of a batch: B images.
+    """A worker's share of a batch: B examples, which are images or, of several images, studies.
 
     Attributes:
-        images: Pixels, or the features of what is frozen of the encoder.
+        images: Pixels, or the features of what is frozen of the encoder; of studies, those of all
+            their images.
         reports: Word ids [B, S, T + 2] for sentences of up to T words: START, words, END, then PAD.
             There is no END in a truncated sentence, and only PAD after a report's last sentence.
             Stays on the host, where a system converts it to passages.
@@ -64,9 +62,7 @@ class Batch:
     def pin_memory(self) -> "Batch":
         """Pin everything but what stays on the host, for asynchronous copies to a GPU."""
         pinned: dict[str, Any] = {
-            name: value.pin_memory()
-            if isinstance(value, Tensor)
-            else tuple(part.pin_memory() for part in value)
+            name: map_tensors(value, Tensor.pin_memory)
             for name, value in vars(self).items()
             if name not in ON_HOST
         }
@@ -74,26 +70,24 @@ class Batch:
 
 
 def on_device(images: Images, device: torch.device) -> Images:
-    """Copy pixels or features to a device."""
-    if isinstance(images, Tensor):
-        return images.to(device, non_blocking=True)
-    return tuple(part.to(device, non_blocking=True) for part in images)
+    """Copy images to a device."""
+    return map_tensors(images, lambda part: part.to(device, non_blocking=True))
 
 
 class TokenisedSplit:
     """A split with its reports as word ids, truncated to what the model learns from.
 
     Args:
-        split: A split of a prepared dataset.
+        split: The examples of a split of a prepared dataset.
         vocabulary: Words and tags.
         max_sentences: Further sentences are dropped; such a report has no stop.
         max_words: Further words of a sentence are dropped, and so is its END.
-        features: Features of its images, which replace the pixels in the batches.
+        features: Features of all images of the split, which replace the pixels in the batches.
     """
 
     def __init__(
         self,
-        split: Split,
+        split: Examples,
         vocabulary: Vocabulary,
         max_sentences: int,
         max_words: int,
@@ -102,6 +96,7 @@ class TokenisedSplit:
         self.split = split
         self.vocabulary = vocabulary
         self.features = features
+        self._by_image = split.by_image if isinstance(split, StudySplit) else split
         self.tag_count = len(vocabulary.tags)
         self._max_sentences, self._max_words = max_sentences, max_words
         words, tags = split.codes.categories
@@ -119,9 +114,13 @@ class TokenisedSplit:
         return self.split.codes.share_beyond(self._max_sentences, self._max_words)
 
     def images(self, rows: np.ndarray) -> Images:
-        """Return the features of ``rows`` [B] if there are any, else the pixels."""
+        """Return the features of the images of ``rows`` [B] if there are any, else the pixels."""
+        return load_images(self.split, rows, self._load)
+
+    def _load(self, rows: np.ndarray) -> SingleImages:
+        """The features or pixels of images, given by their rows in the dataset's split."""
         if self.features is None:
-            return torch.from_numpy(self.split.pixels(rows))
+            return torch.from_numpy(self._by_image.pixels(rows))
         return tuple(torch.from_numpy(part) for part in self.features.rows(rows))
 
     def batch(self, rows: np.ndarray, seeds: np.ndarray, weights: np.ndarray) -> Batch:

@@ -238,6 +238,14 @@ class Split:
         """
         return gather(self._pixels, _BATCH_ROWS, rows)
 
+    def numbers(self) -> dict[str, int]:
+        """The row of each image, by its id."""
+        return {name: row for row, name in enumerate(self.image_ids)}
+
+    def pictures(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The pixels of some images, uint8 [1, size, size] each, as of examples of one image."""
+        return list(self.pixels(rows)[:, None])
+
 
 def _identity(value: Any) -> Any:
     return value

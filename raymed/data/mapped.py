@@ -52,6 +52,38 @@ class Column(Sequence[T]):
         return Column(self._blocks, self._block_rows, lambda value: function(decode(value)))
 
 
+class Computed(Sequence[T]):
+    """A sequence whose entries are computed at each access.
+
+    Args:
+        count: Its length.
+        entry: Computes the entry of an index from 0 to ``count - 1``.
+    """
+
+    def __init__(self, count: int, entry: Callable[[int], T]) -> None:
+        self._count = count
+        self._entry = entry
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        if isinstance(index, slice):
+            return [self._entry(number) for number in range(*index.indices(self._count))]
+        number = index + self._count if index < 0 else index
+        if not 0 <= number < self._count:
+            raise IndexError(f"indices must be from 0 to {self._count - 1}, got {index}")
+        return self._entry(number)
+
+    def map(self, function: Callable[[T], Other]) -> "Computed[Other]":
+        """Return a sequence that applies a function to each entry at each access."""
+        return Computed(self._count, lambda number: function(self._entry(number)))
+
+
 def map_batches(
     path: Path, schema: pa.Schema, lengths: Sequence[int]
 ) -> list[pa.RecordBatch] | None:

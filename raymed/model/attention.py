@@ -27,9 +27,16 @@ class Attention(nn.Module):
         keys: Tensor = self.w(x)
         return keys
 
-    def forward(self, x: Tensor, keys: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """x [B, N, features], keys [B, N, H], h [B, H] -> attended [B, features], alpha [B, N]."""
+    def forward(
+        self, x: Tensor, keys: Tensor, h: Tensor, present: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """x [B, N, features], keys [B, N, H], h [B, H] -> attended [B, features], alpha [B, N].
+
+        alpha is 0 where ``present`` [B, N], if given, is False.
+        """
         scores = self.w_att(torch.tanh(keys + self.w_h(h).unsqueeze(1))).squeeze(2)
+        if present is not None:
+            scores = scores.masked_fill(~present, -torch.inf)
         alpha = at_least_float32(scores).softmax(dim=1)
         return torch.bmm(alpha.to(x.dtype).unsqueeze(1), x).squeeze(1), alpha
 
@@ -59,7 +66,12 @@ class CoAttention(nn.Module):
         )
 
     def forward(
-        self, v: Tensor, a: Tensor | None, keys: tuple[Tensor | None, Tensor | None], h: Tensor
+        self,
+        v: Tensor,
+        a: Tensor | None,
+        keys: tuple[Tensor | None, Tensor | None],
+        h: Tensor,
+        present: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """One step: (ctx [B, H], alpha over regions [B, N], beta over tags [B, M]).
 
@@ -68,10 +80,11 @@ class CoAttention(nn.Module):
             a: Semantic features [B, M, E].
             keys: The result of `keys` for v and a.
             h: The sentence LSTM's previous hidden state [B, H].
+            present: bool [B, N], the regions to attend to; None: all.
         """
         parts, alpha, beta = [], None, None
         if self.visual:
-            attended, alpha = self.visual(v, keys[0], h)
+            attended, alpha = self.visual(v, keys[0], h, present)
             parts.append(attended)
         if self.semantic:
             attended, beta = self.semantic(a, keys[1], h)
@@ -79,17 +92,28 @@ class CoAttention(nn.Module):
         return self.w_fc(torch.cat(parts, dim=1)), alpha, beta
 
 
-def coverage_penalty(attention: Tensor | None, real: Tensor) -> Tensor:
+def mean_region(v: Tensor, present: Tensor | None = None) -> Tensor:
+    """mean_n v_n, [B, N, D] -> [B, D], over the regions that are ``present`` [B, N]; None: all."""
+    if present is None:
+        return v.mean(dim=1)
+    total = (v * present.unsqueeze(2)).sum(dim=1)
+    return total / present.sum(dim=1, keepdim=True).to(v.dtype)
+
+
+def coverage_penalty(
+    attention: Tensor | None, real: Tensor, present: Tensor | None = None
+) -> Tensor:
     """sum_n (1 - sum_s attention_s,n)^2: eq. 9, and eq. 14 of Xu et al. (2015).
 
     Args:
         attention: [B, S, N], at each of S sentences or words; None gives a penalty of 0.
         real: bool [B, S], False beyond the report's end.
+        present: bool [B, N], the regions to sum over; None: all.
 
     Returns:
         [B].
     """
     if attention is None:
         return real.new_zeros(len(real), dtype=torch.get_default_dtype())
-    total = (attention * real.unsqueeze(2)).sum(dim=1)
-    return (1 - total).square().sum(dim=1)
+    uncovered = (1 - (attention * real.unsqueeze(2)).sum(dim=1)).square()
+    return (uncovered if present is None else uncovered * present).sum(dim=1)

@@ -25,11 +25,6 @@ from raymed.model.networks import (
 
 SMALL_WIDTHS = (32, 64, 128)
 
-Features = tuple[Tensor, ...]
-"""What frozen parts of the encoder computed for B images: the feature map [B, D, h, w] and, where
-its hidden layers are frozen too, the last of them [B, F]."""
-Images = Tensor | Features
-"""B images, uint8 [B, H, W]; or their features, computed by what is frozen of the encoder."""
 CONVOLUTIONS = ("convolutions.", "mean", "std")
 """How the names of the convolutional part's weights begin."""
 

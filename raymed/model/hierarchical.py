@@ -10,8 +10,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from raymed.image_tensors import Images
 from raymed.model.attention import CoAttention, coverage_penalty
-from raymed.model.encoder import Encoder, Images
+from raymed.model.encoder import Encoder
 from raymed.model.passages import Passages, select
 from raymed.model.sentence_lstm import SentenceLSTM
 from raymed.model.system import (
@@ -62,7 +63,7 @@ class Hierarchical(System):
         """A function that computes each sentence's context vector, and the tags [B, M] it uses."""
         a, tag_ids = self.semantic_features(encoded.tag_logits) if self.semantic else (None, None)
         keys = self.co_attention.keys(encoded.v, a)
-        return lambda h: self.co_attention(encoded.v, a, keys, h), tag_ids
+        return lambda h: self.co_attention(encoded.v, a, keys, h, encoded.present), tag_ids
 
     def forward(self, images: Images, passages: Passages, seeds: Tensor | None = None) -> Outputs:
         real = passages.real
@@ -73,7 +74,8 @@ class Hierarchical(System):
             reading.tag_logits,
             reading.stop_logits,
             NextWords(decoded.logits, passages.targets, passages.images),
-            coverage_penalty(reading.alpha, real) + coverage_penalty(reading.beta, real),
+            coverage_penalty(reading.alpha, real, reading.present)
+            + coverage_penalty(reading.beta, real),
         )
 
     def read(self, images: Images, sentences: int) -> Reading:
@@ -100,6 +102,7 @@ class Hierarchical(System):
             tag_ids,
             _stacked(alphas),
             _stacked(betas),
+            encoded.present,
         )
 
 

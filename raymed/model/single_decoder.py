@@ -1,11 +1,12 @@
 """Systems with a single decoder: the report is one sequence that contains sentence boundaries."""
 
 from abc import abstractmethod
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from raymed.model.encoder import Images
+from raymed.image_tensors import Images
 from raymed.model.passages import Passages
 from raymed.model.system import (
     Context,
@@ -41,12 +42,18 @@ class SingleDecoder(System):
     def describe(self, encoded: EncodedImages) -> tuple[Context, Tensor | None]:
         """The decoder's context, and the tags [B, M] it attends to, if any."""
 
-    def penalty(self, decoded: DecoderOutputs, real: Tensor) -> Tensor | None:  # noqa: ARG002
+    def penalty(
+        self,
+        decoded: DecoderOutputs,  # noqa: ARG002
+        real: Tensor,  # noqa: ARG002
+        present: Tensor | None,  # noqa: ARG002
+    ) -> Tensor | None:
         """The attention regularisation [B] of the system's paper; None without any.
 
         Args:
             decoded: A teacher-forced pass over B reports.
             real: bool [B, T], False for padding.
+            present: bool [B, N], as in `EncodedImages`.
         """
         return None
 
@@ -61,12 +68,19 @@ class SingleDecoder(System):
         decoded = self.writer(context, passages, passage_seeds(seeds, passages, contexts=1))
         words = NextWords(decoded.logits, passages.targets, passages.images)
         real = passages.ids[:, 1:] != PAD
-        return Outputs(encoded.tag_logits, None, words, self.penalty(decoded, real))
+        return Outputs(
+            encoded.tag_logits, None, words, self.penalty(decoded, real, encoded.present)
+        )
 
     def read(self, images: Images, sentences: int) -> Reading:  # noqa: ARG002
         encoded = self.encode(images, seeds=None)
         context, tag_ids = self.describe(encoded)
-        return Reading(encoded.tag_logits, tuple(x.unsqueeze(1) for x in context), tag_ids=tag_ids)
+        return Reading(
+            encoded.tag_logits,
+            tuple(x.unsqueeze(1) for x in context),
+            tag_ids=tag_ids,
+            present=encoded.present,
+        )
 
     def add_attention(self, reading: Reading, passages: Passages) -> Reading:
         """The mean attention over the words of each sentence."""
@@ -81,9 +95,7 @@ class SingleDecoder(System):
             None if each is None else torch.bmm(member.to(each.dtype), each) / words
             for each in (decoded.alpha, decoded.beta)
         )
-        return Reading(
-            reading.tag_logits, reading.context, None, reading.tag_ids, alpha=alpha, beta=beta
-        )
+        return replace(reading, alpha=alpha, beta=beta)
 
 
 def as_sequences(reports: Tensor) -> Tensor:

@@ -25,11 +25,14 @@ import torch
 from torch import Tensor, nn
 
 from raymed.errors import UsageError
+from raymed.image_tensors import Images, StudyImages
+from raymed.model.attention import mean_region
 from raymed.model.dropout import SeededDropout, uniform_bits
-from raymed.model.encoder import Encoder, Images, regions
+from raymed.model.encoder import Encoder, regions
 from raymed.model.encoder_shapes import widths
 from raymed.model.passages import Passages
 from raymed.model.precision import precision_context
+from raymed.model.side_by_side import SideBySide, seeds_of_images
 from raymed.model.tags import TagClassifier
 from raymed.model.tied import TiedLinear
 from raymed.sections import ModelConfig
@@ -42,18 +45,27 @@ Context = tuple[Tensor, ...]
 
 
 class EncodedImages(NamedTuple):
-    """The output of the encoder and the tag classifier for B images.
+    """The output of the encoder and the tag classifier for B images, or B studies.
+
+    The regions of a study's images are side by side: N is then their number over all I images.
 
     Attributes:
         v: Visual features [B, N, D], of unit root mean square over the training images.
         feature: The overall image feature [B, F]: the encoder's last hidden layer, 4,096 wide in
             VGG-19; likewise, but for dropout.
         tag_logits: [B, L].
+        present: bool [B, N], which regions are of images that a study has; None: all. Those of
+            missing images have v = 0 and must not be attended to.
     """
 
     v: Tensor
     feature: Tensor
     tag_logits: Tensor
+    present: Tensor | None = None
+
+    def mean_region(self) -> Tensor:
+        """mean_n v_n over the regions that are present, [B, D]."""
+        return mean_region(self.v, self.present)
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,7 @@ class Reading:
         tag_ids: [B, M], the tags behind the semantic features, most probable first.
         alpha: [B, S, N], visual attention of each sentence.
         beta: [B, S, M], semantic attention of each sentence.
+        present: bool [B, N], as in `EncodedImages`.
     """
 
     tag_logits: Tensor
@@ -80,6 +93,13 @@ class Reading:
     tag_ids: Tensor | None = None
     alpha: Tensor | None = None
     beta: Tensor | None = None
+    present: Tensor | None = None
+
+    def alpha_of(self, number: int) -> Tensor | None:
+        """The visual attention of one of the B, [S, N], over the regions that are present."""
+        if self.alpha is None or self.present is None:
+            return None if self.alpha is None else self.alpha[number]
+        return self.alpha[number][:, self.present[number]]
 
 
 class NextWords(NamedTuple):
@@ -222,6 +242,8 @@ class System(nn.Module, ABC):
     def __init__(self, config: ModelConfig, tags: int, words: int, encoder: Encoder | None) -> None:  # noqa: ARG002
         super().__init__()
         self.writer = None
+        # Set by `raymed.model.systems.build_system` for a system that reads studies.
+        self.side_by_side: SideBySide | None = None
         self.visual_width, feature_width = widths(config.encoder)
         self.encoder = encoder
         if encoder is not None:
@@ -256,13 +278,23 @@ class System(nn.Module, ABC):
             )
 
     def encode(self, images: Images, seeds: Tensor | None) -> EncodedImages:
-        """Encode images, or take their features; ``seeds`` [B] determine the dropout masks."""
+        """Encode images or studies; ``seeds`` [B] determine the dropout masks."""
         feature_map, hidden = self.features(images, seeds)
-        tag_logits, feature = self.tag_classifier(hidden / self.feature_scale, seeds)
-        return EncodedImages(regions(feature_map) / self.visual_scale, feature, tag_logits)
+        v, hidden = regions(feature_map) / self.visual_scale, hidden / self.feature_scale
+        present = None
+        if isinstance(images, StudyImages):
+            assert self.side_by_side is not None
+            v, hidden, present = self.side_by_side(v, hidden, images)
+        tag_logits, feature = self.tag_classifier(hidden, seeds)
+        return EncodedImages(v, feature, tag_logits, present)
 
     def features(self, images: Images, seeds: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The encoder's feature map [B, D, h, w] and last hidden layer [B, F], of its own scale."""
+        """The encoder's feature map [B, D, h, w] and last hidden layer [B, F], of its own scale.
+
+        Of studies, those of their K images.
+        """
+        if isinstance(images, StudyImages):
+            return self.features(images.images, seeds_of_images(seeds, images))
         if isinstance(images, Tensor):
             assert self.encoder is not None
             feature_map, hidden = self.encoder(images, seeds)
@@ -306,7 +338,7 @@ class System(nn.Module, ABC):
         """A training pass over images and their reports.
 
         Args:
-            images: uint8 [B, H, W], or their features.
+            images: Of B images or studies, pixels or features.
             passages: The result of `passages` for their reports, on the images' device.
             seeds: int64 [B], from which the dropout masks are drawn; None for no dropout.
         """
@@ -316,7 +348,7 @@ class System(nn.Module, ABC):
         """The tags of images, and the contexts of their reports.
 
         Args:
-            images: uint8 [B, H, W], or their features.
+            images: Of B images or studies, pixels or features.
             sentences: S, how many sentences to plan, if the system plans sentences.
         """
 

@@ -12,8 +12,8 @@ class AttendedSentence:
 
     Attributes:
         text: The sentence's words.
-        alpha: Visual attention [h, w] over the regions, summing to 1; None for a system that
-            does not attend to regions.
+        alpha: Visual attention [I, h, w] over the regions of the study's I images, summing to 1;
+            None for a system that does not attend to regions.
         tags: The tags behind the semantic features, each with its attention beta, summing to 1;
             empty for a system that does not attend to tags.
     """
@@ -25,18 +25,18 @@ class AttendedSentence:
 
 @dataclass(frozen=True)
 class AttendedStudy:
-    """An image, its generated report with each sentence's attention, and the ground truth.
+    """A study's images, the report generated from them with its attention, and the ground truth.
 
     Attributes:
-        name: The image's name.
-        image: The image as the model saw it, uint8 [H, W].
+        name: The images' names.
+        images: The I images as the model saw them, uint8 [I, H, W].
         sentences: The generated report's sentences, in order.
         tags: Predicted tags with their probabilities, the likeliest first.
         truth: The sentences of the report written by a person; None if it is not known.
     """
 
     name: str
-    image: np.ndarray
+    images: np.ndarray
     sentences: Sequence[AttendedSentence]
     tags: Sequence[tuple[str, float]]
     truth: Sequence[str] | None

@@ -51,7 +51,7 @@ def attention_page(
 ) -> None:
     """Write one self-contained HTML page with all studies.
 
-    A study's film is in the page once, and each sentence's attention is a small picture that the
+    A study's films are in the page once, and each sentence's attention is a small picture that the
     browser lays over it: some 2 KB a sentence, where a film blended with its attention takes 100.
 
     Args:
@@ -78,7 +78,7 @@ def attention_values(studies: Sequence[AttendedStudy]) -> dict[str, object]:
 
 def attention_figure(
     path: AnyPath,
-    image: np.ndarray,
+    images: np.ndarray,
     sentences: Sequence[AttendedSentence],
     tags: Sequence[tuple[str, float]],
     title: str,
@@ -88,16 +88,16 @@ def attention_figure(
 
     Args:
         path: The PNG file.
-        image: The image as the model saw it, uint8 [H, W].
+        images: The images as the model saw them, uint8 [I, H, W].
         sentences: The report's sentences, in order.
         tags: Predicted tags with their probabilities, the likeliest first.
-        title: The figure's title, such as the image's name.
+        title: The figure's title, such as the images' names.
         truth: The report written by a person, if it is known.
 
     Raises:
         UsageError: The file cannot be written.
     """
-    panels = _panels(sentences, tags)
+    panels = _panels(len(images), sentences, tags)
     columns = min(COLUMNS, len(panels))
     rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
     heights = [max(panel.height for panel in row) + GAP for row in rows]
@@ -115,7 +115,7 @@ def attention_figure(
     top = tall - MARGIN - head
     for row, height in zip(rows, heights, strict=True):
         for column, panel in enumerate(row):
-            _draw(figure, panel, image, MARGIN + column * (PANEL + GAP), top)
+            _draw(figure, panel, images, MARGIN + column * (PANEL + GAP), top)
         top -= height
     if scale:
         _scale(figure, MARGIN, top)
@@ -126,10 +126,10 @@ def attention_figure(
 
 @dataclass(frozen=True)
 class _Panel:
-    """One cell of the grid: a heading, the film if it is shown, and the lines below it."""
+    """One cell of the grid: a heading, so many films below each other, and the lines below them."""
 
     heading: str
-    film: bool
+    films: int
     alpha: np.ndarray | None
     words: list[str]
     facts: list[str]
@@ -137,35 +137,36 @@ class _Panel:
     @property
     def height(self) -> float:
         lines = len(self.words) + len(self.facts)
-        picture = PANEL + SPACE if self.film else 0
-        return line_height(HEADING) + SPACE + picture + lines * line_height(TEXT)
+        pictures = self.films * (PANEL + SPACE)
+        return line_height(HEADING) + SPACE + pictures + lines * line_height(TEXT)
 
 
 def _panels(
-    sentences: Sequence[AttendedSentence], tags: Sequence[tuple[str, float]]
+    images: int, sentences: Sequence[AttendedSentence], tags: Sequence[tuple[str, float]]
 ) -> list[_Panel]:
-    """The image with the predicted tags, then a panel for each sentence."""
-    first = "predicted tags" if tags else "image"
-    panels = [_Panel(first, True, None, [], _listed(tags[:PREDICTED_TAGS]))]
+    """The images with the predicted tags, then a panel for each sentence."""
+    first = "predicted tags" if tags else _heading(images)
+    panels = [_Panel(first, images, None, [], _listed(tags[:PREDICTED_TAGS]))]
     for number, one in enumerate(sentences, start=1):
         words = wrapped(one.text, PANEL, TEXT) if one.text else []
         facts = [] if words else [NO_WORDS]
         facts += [] if one.alpha is None else wrapped(_strength(one.alpha), PANEL, TEXT)
         facts += _listed(_strongest(one))
-        panels.append(_Panel(f"sentence {number}", one.alpha is not None, one.alpha, words, facts))
+        films = 0 if one.alpha is None else images
+        panels.append(_Panel(f"sentence {number}", films, one.alpha, words, facts))
     if not sentences:
-        panels.append(_Panel("report", False, None, [], [NO_SENTENCES]))
+        panels.append(_Panel("report", 0, None, [], [NO_SENTENCES]))
     return panels
 
 
-def _draw(figure: Figure, panel: _Panel, image: np.ndarray, left: float, top: float) -> None:
+def _draw(figure: Figure, panel: _Panel, images: np.ndarray, left: float, top: float) -> None:
     edge = write(figure, [panel.heading], left, top, HEADING, weight="bold") - SPACE
-    if panel.film:
+    for number, image in enumerate(images[: panel.films]):
         axes = film(figure, image, left, edge, PANEL)
         edge -= PANEL + SPACE
         if panel.alpha is not None:
             axes.imshow(
-                panel.alpha,
+                panel.alpha[number],
                 extent=(-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5),
                 interpolation="bilinear",
                 cmap=COLOURS,
@@ -189,9 +190,10 @@ def _shown(study: AttendedStudy) -> dict[str, object]:
     """The values that the template needs of a study."""
     return {
         "name": study.name,
-        "height": study.image.shape[0],
-        "width": study.image.shape[1],
-        "film": data_uri(study.image),
+        "heading": _heading(len(study.images)),
+        "height": study.images.shape[1],
+        "width": study.images.shape[2],
+        "films": list(map(data_uri, study.images)),
         "tags": study.tags[:PREDICTED_TAGS],
         "truth": study.truth,
         "sentences": [
@@ -202,18 +204,23 @@ def _shown(study: AttendedStudy) -> dict[str, object]:
 
 
 def _attention(alpha: np.ndarray | None) -> dict[str, object] | None:
-    """The picture to be laid over the film, with its description in words."""
+    """The pictures to be laid over the films, with their description in words."""
     if alpha is None:
         return None
-    rows, columns = alpha.shape
-    row, column = np.unravel_index(alpha.argmax(), alpha.shape)
+    images, rows, columns = alpha.shape
+    image, row, column = np.unravel_index(alpha.argmax(), alpha.shape)
+    of_image = f"image {image + 1} of {images}, " if images > 1 else ""
     # Browsers smooth a picture of one pixel per region on the screen, but not on paper or in a PDF.
     steps = smooth(alpha, rows * SMOOTHING, columns * SMOOTHING) * (STEPS - 1)
     return {
-        "picture": data_uri(steps.round().astype(np.uint8), colours(STEPS)),
+        "pictures": [data_uri(each, colours(STEPS)) for each in steps.round().astype(np.uint8)],
         "strength": _strength(alpha),
-        "place": f"row {row + 1} of {rows}, column {column + 1} of {columns}",
+        "place": f"{of_image}row {row + 1} of {rows}, column {column + 1} of {columns}",
     }
+
+
+def _heading(images: int) -> str:
+    return "image" if images == 1 else "images"
 
 
 def _strength(alpha: np.ndarray) -> str:

@@ -43,18 +43,18 @@ HEADING, TEXT = 10, 8  # points
 
 @dataclass(frozen=True)
 class ComparedStudy:
-    """An image, its true report, and the report of each system.
+    """A study's images, its true report, and the report of each system.
 
     Attributes:
-        name: The image's name.
-        image: uint8 [H, W].
+        name: The images' names.
+        images: uint8 [I, H, W].
         truth: The sentences of the ground truth, each lower-case words.
         reports: The sentences of each system's report, in the order of the columns; all studies
             of a figure have the same systems.
     """
 
     name: str
-    image: np.ndarray
+    images: np.ndarray
     truth: Sequence[str]
     reports: Mapping[str, Sequence[str]]
 
@@ -88,9 +88,9 @@ def comparison_page(
         studies=[
             {
                 "name": study.name,
-                "height": study.image.shape[0],
-                "width": study.image.shape[1],
-                "film": data_uri(study.image),
+                "height": study.images.shape[1],
+                "width": study.images.shape[2],
+                "films": list(map(data_uri, study.images)),
                 "reports": {TRUTH: study.truth, **study.reports},
             }
             for study in studies
@@ -122,8 +122,12 @@ def comparison_figure(path: AnyPath, studies: Sequence[ComparedStudy], note: str
         for study in studies
     ]
     heights = [
-        max(COLUMN + 0.04 + len(name) * line_height(TEXT), *map(_height, row)) + GAP
-        for name, row in zip(names, cells, strict=True)
+        max(
+            len(study.images) * (COLUMN + 0.04) + len(name) * line_height(TEXT),
+            *map(_height, row),
+        )
+        + GAP
+        for study, name, row in zip(studies, names, cells, strict=True)
     ]
     width = len(heads) * (COLUMN + GAP) - GAP + 2 * MARGIN
     notes = [line for text in (RULE, note) for line in wrapped(text, width - 2 * MARGIN, TEXT)]
@@ -139,8 +143,11 @@ def comparison_figure(path: AnyPath, studies: Sequence[ComparedStudy], note: str
     top = tall - MARGIN - head
     for study, name, row, height in zip(studies, names, cells, heights, strict=True):
         rule(figure, MARGIN, width - MARGIN, top + 0.03, 0.5, FAINT)
-        film(figure, study.image, MARGIN, top - 0.04, COLUMN)
-        write(figure, name, MARGIN, top - 0.08 - COLUMN, TEXT, colour=FAINT)
+        level = top - 0.04
+        for image in study.images:
+            film(figure, image, MARGIN, level, COLUMN)
+            level -= COLUMN + 0.04
+        write(figure, name, MARGIN, level, TEXT, colour=FAINT)
         for left, blocks in zip(lefts[1:], row, strict=True):
             _draw(figure, blocks, left, top)
         top -= height

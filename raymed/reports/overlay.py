@@ -23,28 +23,30 @@ def legend(count: int) -> np.ndarray:
 
 
 def smooth(alpha: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Attention [h, w] over the regions, interpolated over pixels.
+    """Attention [I, h, w] over the regions of I images, interpolated over their pixels.
 
     Returns:
-        float32 [height, width], from 0 to 1, relative to the strongest region.
+        float32 [I, height, width], from 0 to 1, relative to the strongest region of all.
     """
-    relative = Image.fromarray((alpha / alpha.max()).astype(np.float32))
-    return np.asarray(relative.resize((width, height), Image.Resampling.BILINEAR))
+    relative = map(Image.fromarray, (alpha / alpha.max()).astype(np.float32))
+    resized = (each.resize((width, height), Image.Resampling.BILINEAR) for each in relative)
+    return np.stack([np.asarray(each) for each in resized])
 
 
-def attention_strip(image: np.ndarray, alphas: Iterable[np.ndarray]) -> np.ndarray:
-    """The image, then once for each sentence the image under the sentence's attention.
+def attention_strip(images: np.ndarray, alphas: Iterable[np.ndarray]) -> np.ndarray:
+    """The images, then once for each sentence the images under the sentence's attention.
 
     Args:
-        image: uint8 [H, W].
-        alphas: The visual attention [h, w] of each of S sentences.
+        images: A study's images below each other, uint8 [I, H, W].
+        alphas: The visual attention [I, h, w] of each of S sentences.
 
     Returns:
-        uint8 [H, (1 + S) * W, 3].
+        uint8 [I * H, (1 + S) * W, 3].
     """
-    grey = image[:, :, None].repeat(3, axis=2)
-    panels = [COLOURS(smooth(alpha, *image.shape))[:, :, :3] * 255 for alpha in alphas]
-    return np.concatenate([grey, *(_blended(grey, panel) for panel in panels)], axis=1)
+    grey = images[..., None].repeat(3, axis=3)
+    panels = [COLOURS(smooth(alpha, *images.shape[1:]))[..., :3] * 255 for alpha in alphas]
+    strips = np.concatenate([grey, *(_blended(grey, panel) for panel in panels)], axis=2)
+    return np.concatenate(strips)
 
 
 def _blended(grey: np.ndarray | np.floating, colour: np.ndarray) -> np.ndarray:

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from raymed.config import Config
 from raymed.errors import UsageError
+from raymed.image_tensors import Images, StudyImages
 from raymed.model.dropout import RANDOM_BITS, uniform_bits
+from raymed.model.side_by_side import seeds_of_images
 from raymed.sections import AugmentationConfig
 
 WHITE = 255.0
@@ -34,7 +36,24 @@ def check_augmentation(config: Config) -> None:
             )
 
 
-def augment(images: Tensor, seeds: Tensor, config: AugmentationConfig) -> Tensor:
+def augment(images: Images, seeds: Tensor, config: AugmentationConfig) -> Images:
+    """The images with `augment_pixels`, each by its own seed; features are left as they are.
+
+    Args:
+        images: Of B images or studies.
+        seeds: int64 [B].
+        config: The amplitudes.
+    """
+    if isinstance(images, Tensor):
+        return augment_pixels(images, seeds, config)
+    if isinstance(images, StudyImages) and isinstance(images.images, Tensor):
+        of_images = seeds_of_images(seeds, images)
+        assert of_images is not None
+        return images.with_images(augment_pixels(images.images, of_images, config))
+    return images
+
+
+def augment_pixels(images: Tensor, seeds: Tensor, config: AugmentationConfig) -> Tensor:
     """Scale, rotate and shift images, and change their contrast.
 
     With draws u from -1 to 1, an image is scaled about its centre by 1 + u_1 ``scale``, rotated

@@ -161,7 +161,8 @@ class Checkpoint:
             UsageError: The weights are damaged.
         """
         sizes = len(self.vocabulary.tags), len(self.vocabulary)
-        model = build_system(self.config.model, *sizes, encoder=None)
+        images = self.config.data.images_per_study
+        model = build_system(self.config.model, *sizes, encoder=None, images_per_study=images)
         self.load_into(model)
         model.encoder = self.encoder(dropout=0.0)
         return model.move_to(device, self.precision).eval()

@@ -31,8 +31,9 @@ from raymed.config import Config
 from raymed.data.dataset import PreparedDataset, Split
 from raymed.data.features import SplitFeatures
 from raymed.errors import UsageError
+from raymed.image_tensors import Features
 from raymed.locks import byte_lock
-from raymed.model.encoder import CONVOLUTIONS, Encoder, Features
+from raymed.model.encoder import CONVOLUTIONS, Encoder
 from raymed.model.encoder_shapes import grid, widths
 from raymed.model.precision import precision_context
 from raymed.storage import AnyPath, as_path, atomic_path, file_stamp, local_copy, reason

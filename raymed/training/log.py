@@ -43,20 +43,20 @@ HPARAMS = (
 
 @dataclass(frozen=True)
 class Sample:
-    """A validation image's generated report and its ground truth.
+    """A validation example's generated report and its ground truth.
 
     Attributes:
-        name: The image's name.
-        image: uint8 [H, W].
+        name: The name of the image, or of a study's images.
+        images: The I images, uint8 [I, H, W].
         report: The generated report.
-        alpha: Visual attention [S, N] of at least as many sentences as the report has; None for a
+        alpha: Visual attention [S, I N] of at least as many sentences as the report has; None for a
             system that does not attend to regions.
         truth: The sentences of the report written by a person.
         tags: The image's tags.
     """
 
     name: str
-    image: np.ndarray
+    images: np.ndarray
     report: Report
     alpha: np.ndarray | None
     truth: Sequence[str]
@@ -138,8 +138,9 @@ class RunLog:
         from raymed.reports.overlay import attention_strip
 
         of_sentences = sample.alpha[: len(sample.report.sentences)]
-        side = round(of_sentences.shape[1] ** 0.5)
-        strip = attention_strip(sample.image, of_sentences.reshape(-1, side, side))
+        count = len(sample.images)
+        side = round((of_sentences.shape[1] / count) ** 0.5)
+        strip = attention_strip(sample.images, of_sentences.reshape(-1, count, side, side))
         self.board.add_image(f"attention/{sample.name}", strip, step, dataformats="HWC")
 
     def _copy_board(self) -> None:

@@ -168,10 +168,8 @@ class Trainer:
         )
         with closing(prefetch_to_device(batches, run.model, worker.device)) as fetched:
             for batch, passages in fetched:
-                if isinstance(batch.images, Tensor):
-                    images = augment(batch.images, batch.seeds, run.config.augmentation)
-                    batch = replace(batch, images=images)
-                yield TrainingBatch(batch, passages)
+                images = augment(batch.images, batch.seeds, run.config.augmentation)
+                yield TrainingBatch(replace(batch, images=images), passages)
 
     def _abandonable(self) -> AbstractContextManager[None]:
         """Let a step be abandoned where it may take a CPU tens of seconds, as with VGG-19."""

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from raymed.generation import passage_limit, report_lengths
+from raymed.image_tensors import Images
 from raymed.model.dropout import RANDOM_BITS, uniform_bits
-from raymed.model.encoder import Images
 from raymed.model.system import Context, Decoder, System
 from raymed.sections import GenerationConfig
 from raymed.tokens import END, PAD, START

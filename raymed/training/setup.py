@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from raymed.config import Config
 from raymed.data.batches import TokenisedSplit
 from raymed.data.dataset import PreparedDataset, Split
+from raymed.data.studies import Examples, StudySplit, examples
 from raymed.data.vocabulary import Vocabulary
 from raymed.errors import UsageError
 from raymed.model.encoder_shapes import smallest_image
@@ -100,8 +101,13 @@ def set_up(config: Config, folder: AnyPath, worker: Worker, observer: Observer) 
         start.load_into(model)
     limits = config.generation.max_sentences, config.generation.max_words
     training, validation = (
-        TokenisedSplit(splits[name], vocabulary, *limits, frozen.features[name] if frozen else None)
-        for name in ("train", "val")
+        TokenisedSplit(
+            examples(split, config.data.images_per_study),
+            vocabulary,
+            *limits,
+            frozen.features[name] if frozen else None,
+        )
+        for name, split in splits.items()
     )
     if start is None:
         set_scales(model, training, config.training.batch_size, worker, observer.ending)
@@ -109,6 +115,7 @@ def set_up(config: Config, folder: AnyPath, worker: Worker, observer: Observer) 
 
     if worker.rank == 0 and resumed is None:
         _warn_of_truncation(training, config, observer)
+        _warn_of_studies(training.split, observer)
     template = Checkpoint(
         config=config,
         vocabulary=vocabulary,
@@ -263,7 +270,8 @@ def _build_model(
     if encoder is not None and trained == "all" and worker.rank == 0:
         for notice in encoder.notices:
             observer.warn(notice)
-    model = build_system(config.model, len(vocabulary.tags), len(vocabulary), encoder)
+    sizes, images = (len(vocabulary.tags), len(vocabulary)), config.data.images_per_study
+    model = build_system(config.model, *sizes, encoder, images)
     return model.move_to(worker.device, dtype_of(config))
 
 
@@ -299,6 +307,24 @@ def _warn_of_truncation(training: TokenisedSplit, config: Config, observer: Obse
             f"generation.max_sentences={limits.max_sentences} or "
             f"generation.max_words={limits.max_words} and will be neither learned nor generated; "
             "raise these limits to include them"
+        )
+
+
+def _warn_of_studies(training: Examples, observer: Observer) -> None:
+    """Warn of studies that have more images than are read, and where none has several."""
+    if not isinstance(training, StudySplit):
+        return
+    studies, images = training.unread()
+    key = f"data.images_per_study={training.most}"
+    if studies:
+        observer.warn(
+            f"{key}: {studies:,} of {len(training):,} training studies have more images; their "
+            f"first {training.most} are read, the other {images:,} images are not"
+        )
+    if not training.has_several():
+        observer.warn(
+            f"{key}: no training study has more than one image: set it to 1, or prepare the "
+            "dataset again with all views"
         )
 
 

@@ -6,13 +6,14 @@ import numpy as np
 import torch
 
 from raymed.config import Config
-from raymed.data.batches import Images, TokenisedSplit, on_device
+from raymed.data.batches import TokenisedSplit, on_device
 from raymed.generation import Report, add_attention, generate, override_top_tags
+from raymed.image_tensors import Images
 from raymed.model.system import System
 from raymed.training.log import Sample
 
 SAMPLES = 3
-"""Images whose reports are shown after an epoch, the first ones of the validation split."""
+"""Examples whose reports are shown after an epoch, the first ones of the validation split."""
 
 
 def write_reports(
@@ -26,21 +27,22 @@ def write_reports(
 
 
 def sample_reports(model: System, split: TokenisedSplit, config: Config) -> list[Sample]:
-    """The reports of a split's first few images, to be shown beside the ground truth."""
+    """The reports of a split's first few examples, to be shown beside the ground truth."""
     model.eval()
     rows = np.arange(min(SAMPLES, len(split)))
     samples = []
     for batch_rows, images in image_batches(split, rows, config.training.batch_size, model.device):
         with override_top_tags(model, config.model.top_tags):
             generated = add_attention(model, generate(model, images, config.generation))
-        alpha = generated.reading.alpha
         reports = generated.reports(split.vocabulary)
+        pictures = split.split.pictures(np.array(batch_rows))
         for number, (row, report) in enumerate(zip(batch_rows, reports, strict=True)):
+            alpha = generated.reading.alpha_of(number)
             sample = Sample(
                 name=split.split.image_ids[row],
-                image=split.split.pixels(np.array([row]))[0],
+                images=pictures[number],
                 report=report,
-                alpha=None if alpha is None else alpha[number].float().cpu().numpy(),
+                alpha=None if alpha is None else alpha.float().cpu().numpy(),
                 truth=split.split.sentences[row],
                 tags=split.split.tags[row],
             )

@@ -35,6 +35,12 @@ def check_start(config: Config, dataset: PreparedDataset) -> None:
                 f"model.{name}: is {ours}, but training.start_from: {path} has {theirs}: "
                 f"set model.{name}={theirs}, or start from another run"
             )
+    ours, theirs = (each.data.images_per_study for each in (config, start.config))
+    if ours != theirs:
+        raise UsageError(
+            f"data.images_per_study: is {ours}, but training.start_from: {path} has {theirs}: set "
+            f"data.images_per_study={theirs}, or start from another run"
+        )
     vocabulary = Vocabulary.most_frequent(dataset.words, dataset.tags, config.data.vocabulary)
     for kind in ("words", "tags"):
         ours, theirs = (getattr(each, kind) for each in (vocabulary, start.vocabulary))

@@ -18,8 +18,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from raymed.config import Config
-from raymed.data.batches import Images, TokenisedSplit
-from raymed.data.dataset import Split
+from raymed.data.batches import TokenisedSplit
+from raymed.data.studies import Examples
 from raymed.generation import (
     Generated,
     Report,
@@ -27,6 +27,7 @@ from raymed.generation import (
     generate,
     override_top_tags,
 )
+from raymed.image_tensors import Images, SingleImages, StudyImages
 from raymed.metrics.cider import ciders
 from raymed.metrics.scoring import Predictions, score_split
 from raymed.metrics.table import objective_metrics, ranking
@@ -120,7 +121,7 @@ def validate(
 
 
 def validation_size(split: TokenisedSplit, config: Config) -> int:
-    """How many images of a split a run is validated on: the first ``data.validation_images``."""
+    """How many examples of a split a run is validated on: the first ``data.validation_images``."""
     return min(config.data.validation_images or len(split), len(split))
 
 
@@ -133,7 +134,7 @@ def why_cider_is_zero(images: int, split: str) -> str:
     )
 
 
-def _other_objectives(row: Row, split: Split, reports: list[Report], writes: bool) -> Row:
+def _other_objectives(row: Row, split: Examples, reports: list[Report], writes: bool) -> Row:
     """The metrics that a sweep can search for and that the row lacks; of the tags, five are ranked.
 
     Args:
@@ -291,11 +292,17 @@ def _generate(
 
 def _encoded(model: System, images: Images) -> Images:
     """The encoder's features of a batch, so that it is encoded once for all values of M."""
+    if isinstance(images, StudyImages):
+        return images.with_images(_encoded_images(model, images.images))
+    return _encoded_images(model, images)
+
+
+def _encoded_images(model: System, images: SingleImages) -> SingleImages:
     if not isinstance(images, Tensor):
         return images
     assert model.encoder is not None
     with torch.inference_mode(), model.precision_context():
-        features: Images = model.encoder(images)
+        features: SingleImages = model.encoder(images)
     if model.device.type == "cuda":
         # Or the first generation's time would include the encoder's.
         torch.cuda.synchronize()

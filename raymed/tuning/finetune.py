@@ -83,7 +83,8 @@ def fine_tune(
         for trial, run in zip(best, configs, strict=True)
     ]
     console.print(_table(done))
-    for name, baseline in baseline_scores(dataset, "val", base.data.validation_images).items():
+    limits = base.data.validation_images, base.data.images_per_study
+    for name, baseline in baseline_scores(dataset, "val", *limits).items():
         console.print(f"{name}: {summary(baseline)}")
     return done
 

@@ -10,6 +10,7 @@ import optuna
 
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
+from raymed.data.studies import open_examples
 from raymed.errors import UsageError
 from raymed.evaluation import baseline_scores
 from raymed.figures import SHOWN, abnormal_rows, attended_studies
@@ -102,7 +103,8 @@ def _baselines(config: Config) -> dict[str, Scores]:
         dataset = PreparedDataset.open(config.data.path)
     except UsageError:
         return {}
-    return baseline_scores(dataset, SPLIT, config.data.validation_images)
+    data = config.data
+    return baseline_scores(dataset, SPLIT, data.validation_images, data.images_per_study)
 
 
 def _samples(sweep: SweepResults) -> tuple[Sequence[AttendedStudy], str]:
@@ -111,7 +113,8 @@ def _samples(sweep: SweepResults) -> tuple[Sequence[AttendedStudy], str]:
     if checkpoint is None:
         return [], sweep.unreadable or "No trial has a checkpoint yet."
     try:
-        split = PreparedDataset.open(sweep.config.data.path).split(SPLIT)
+        dataset = PreparedDataset.open(sweep.config.data.path)
+        split = open_examples(dataset, SPLIT, checkpoint.config.data.images_per_study)
     except UsageError as error:
         return [], str(error)
     rows = abnormal_rows(split)[:SHOWN]

@@ -134,7 +134,9 @@ def run_sweep(config: Config, console: Console) -> Sweep:
     with sweep.open(config):
         study = claim_study(config, folder, dataset, partial(_print, console))
         _print_state(study, config, console)
-        baselines = baseline_scores(dataset, "val", config.data.validation_images)
+        baselines = baseline_scores(
+            dataset, "val", config.data.validation_images, config.data.images_per_study
+        )
         if trials_left(study, config.tune) or unfinished_runs(_contenders(study, config, folder)):
             silence_tune()
             with connected(config.launch.address):

@@ -20,15 +20,15 @@ from raymed.reports.overlay import OPACITY
 from tests.support.drawn_figures import assert_apart, below
 from tests.support.pages import Page
 
-IMAGE = np.random.default_rng(0).integers(0, 256, (40, 30)).astype(np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (1, 40, 30)).astype(np.uint8)
 TAGS = [("nodule", 0.5), ("$5 _{", 0.3), ("[/bold]", 0.1), ("c", 0.06), ("d", 0.03), ("e", 0.01)]
 BETA = [("low", 0.05), ("high", 0.6), ("middle", 0.25), ("next", 0.1)]
-ALPHA = np.array([[0.1, 0.1, 0.1], [0.1, 0.1, 0.5]])
+ALPHA = np.array([[[0.1, 0.1, 0.1], [0.1, 0.1, 0.5]]])
 
 
 def sentences(count: int) -> list[AttendedSentence]:
     random = np.random.default_rng(1)
-    alphas = random.dirichlet(np.ones(6), count).reshape(count, 2, 3)
+    alphas = random.dirichlet(np.ones(6), count).reshape(count, 1, 2, 3)
     return [
         AttendedSentence(f"sentence of number {number}" if number else "", alpha, BETA)
         for number, alpha in enumerate(alphas)
@@ -46,11 +46,11 @@ def test_a_panel_for_the_image_and_for_each_sentence(
     first, *others, legend = figure.axes
     assert len(others) == count
     assert len(first.images) == 1
-    assert np.array_equal(first.images[0].get_array(), IMAGE)
+    assert np.array_equal(first.images[0].get_array(), IMAGE[0])
     for axes, sentence in zip(others, given, strict=True):
         image, attention = axes.images
-        assert np.array_equal(image.get_array(), IMAGE)
-        assert np.array_equal(attention.get_array(), sentence.alpha)
+        assert np.array_equal(image.get_array(), IMAGE[0])
+        assert np.array_equal(attention.get_array(), sentence.alpha[0])
         # The coarse map covers the image exactly, and the strongest region is the brightest.
         assert list(attention.get_extent()) == [-0.5, 29.5, 39.5, -0.5]
         assert attention.get_clim() == (0, sentence.alpha.max())
@@ -113,6 +113,45 @@ def test_texts_stay_on_the_figure_and_do_not_overlap(tmp_path: Path, drawn: list
         assert_apart(figure)
 
 
+def two_images() -> tuple[np.ndarray, list[AttendedSentence]]:
+    """A study of two images, with three times as much attention on the second."""
+    other = np.random.default_rng(3).integers(0, 256, IMAGE.shape).astype(np.uint8)
+    alpha = np.concatenate([0.25 * ALPHA, 0.75 * ALPHA[:, ::-1]])
+    return np.concatenate([IMAGE, other]), [AttendedSentence("the heart", alpha, BETA)]
+
+
+def test_each_image_of_a_study_has_its_map_on_one_scale(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    images, given = two_images()
+    attention_figure(tmp_path / "f.png", images, given, TAGS, "a.png,b.png")
+    (figure,) = drawn
+    *films, _ = figure.axes
+    assert len(films) == 4, "two without attention, two with it"
+    assert_apart(figure)
+    alpha = given[0].alpha
+    assert alpha is not None
+    for number, (plain, attended) in enumerate(zip(films[:2], films[2:], strict=True)):
+        assert np.array_equal(plain.images[0].get_array(), images[number])
+        image, attention = attended.images
+        assert np.array_equal(image.get_array(), images[number])
+        assert np.array_equal(attention.get_array(), alpha[number])
+        assert attention.get_clim() == (0, 0.375)
+
+    attention_page(tmp_path / "f.html", [AttendedStudy("a,b", images, given, TAGS, None)], "note")
+    page = Page(tmp_path / "f.html")
+    named = [image["aria-label"] for image in page.all("svg")]
+    place = "strongest in image 2 of 2, row 1 of 2, column 3 of 3"
+    assert named == [
+        "Image 1 of a,b",
+        "Image 2 of a,b",
+        f"Visual attention of sentence 1 in image 1: {place}",
+        f"Visual attention of sentence 1 in image 2: {place}",
+    ]
+    ids = [image["id"] for image in page.all("image") if "id" in image]
+    assert [use["href"] for use in page.all("use")] == [f"#{name}" for name in ids]
+
+
 def studies() -> list[AttendedStudy]:
     """One of each kind: all attention and odd texts, none and no truth, an empty report."""
     odd = AttendedSentence("<script>alert(1)</script> & \"a\" 'b'", ALPHA, BETA)
@@ -172,7 +211,7 @@ def test_the_picture_of_attention_is_what_matplotlib_draws(tmp_path: Path) -> No
     # stays.
     rows, columns = pixels.shape[:2]
     at = [(np.arange(n) + 0.5) / n * regions - 0.5 for n, regions in ((rows, 2), (columns, 3))]
-    across = np.array([np.interp(at[1], range(3), row) for row in ALPHA])
+    across = np.array([np.interp(at[1], range(3), row) for row in ALPHA[0]])
     smooth = np.array([np.interp(at[0], range(2), column) for column in across.T]).T
     expected = 255 * colormaps["inferno"](smooth / ALPHA.max())[..., :3]
     assert np.abs(pixels - expected).max() < 6  # of 64 steps
@@ -214,10 +253,10 @@ def test_in_a_browser(tmp_path: Path, evaluate: Callable[..., Any]) -> None:
     with Image.open(shot) as picture:
         seen = np.asarray(picture.convert("RGB")).astype(float)
     left, top, right, bottom = films[1]
-    for row, column in np.ndindex(ALPHA.shape):
+    for row, column in np.ndindex(ALPHA[0].shape):
         x = left + (right - left) * (column + 0.5) / 3
         y = top + (bottom - top) * (row + 0.5) / 2
         # The pixels nearest to a region's centre are a sixteenth of the way to the next region.
-        near = ALPHA[row, column] / ALPHA.max() + np.linspace(-0.1, 0.1, 21)
+        near = ALPHA[0, row, column] / ALPHA.max() + np.linspace(-0.1, 0.1, 21)
         expected = OPACITY * 255 * colormaps["inferno"](near)[:, :3] + (1 - OPACITY) * 128
         assert np.abs(seen[int(y), int(x)] - expected).max(axis=1).min() < 6, (row, column)

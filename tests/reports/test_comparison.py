@@ -16,7 +16,7 @@ from raymed.reports.comparison import ComparedStudy, comparison_figure, comparis
 from tests.support.drawn_figures import assert_apart, below, underlined
 from tests.support.pages import Page
 
-IMAGE = np.random.default_rng(0).integers(0, 256, (40, 40)).astype(np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (1, 40, 40)).astype(np.uint8)
 SYSTEMS = ("cnn_rnn", "lrcn", "soft_att", "att_rk", "none", "semantic", "visual", "co", "a <b> & c")
 SENTENCES = (
     "the heart is enlarged",
@@ -48,7 +48,7 @@ def test_nothing_overlaps(
     (figure,) = drawn
     assert_apart(figure)
     for axes in figure.axes:
-        assert np.array_equal(axes.images[0].get_array(), IMAGE)
+        assert np.array_equal(axes.images[0].get_array(), IMAGE[0])
     with Image.open(tmp_path / "new" / "f.png") as saved:
         assert saved.format == "PNG"
         assert saved.size == (int(figure.bbox.width), int(figure.bbox.height))

@@ -14,7 +14,7 @@ def test_colour_follows_attention(shape: tuple[int, int]) -> None:
     alphas = np.full((3, 3, 3), 0.05)
     for sentence, region in enumerate((0, 4, 8)):
         alphas[sentence].flat[region] = 0.6
-    strip = attention_strip(image, alphas)
+    strip = attention_strip(image[None], alphas[:, None])
     assert strip.shape == (height, 4 * width, 3)
     assert strip.dtype == np.uint8
     first, *panels = strip.reshape(height, 4, width, 3).swapaxes(0, 1)
@@ -31,4 +31,4 @@ def test_colour_follows_attention(shape: tuple[int, int]) -> None:
 
 def test_an_image_without_sentences_is_alone() -> None:
     image = np.arange(6, dtype=np.uint8).reshape(2, 3)
-    assert (attention_strip(image, []) == image[:, :, None]).all()
+    assert (attention_strip(image[None], []) == image[:, :, None]).all()

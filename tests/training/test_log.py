@@ -150,7 +150,7 @@ def test_a_run_leaves_no_thread_behind(tiny: Config, tmp_path: Path) -> None:
 def test_a_report_beside_its_truth() -> None:
     tags = [("a|b", 0.5), ("c", 0.2), ("d", 0.1), ("e", 0.1), ("f", 0.1), ("g", 0.0)]
     report = Report(["no effusion", "", "heart normal"], tags)
-    sample = Sample("x", np.zeros((2, 2), np.uint8), report, None, ["clear lungs"], ["c", "h"])
+    sample = Sample("x", np.zeros((1, 2, 2), np.uint8), report, None, ["clear lungs"], ["c", "h"])
     assert report_and_truth(sample).splitlines() == [
         "| generated | ground truth |",
         "| --- | --- |",

@@ -26,6 +26,7 @@ from raymed.training.worker import Worker
 from tests.support.metric_rows import TIMES
 from tests.support.prepared import prepare_phantom
 from tests.support.recording import Recorder
+from tests.support.study_films import prepare_studies
 
 
 def worker(rank: int, world: int, configs: dict[str, Config], folder: Path) -> None:
@@ -49,7 +50,11 @@ def worker(rank: int, world: int, configs: dict[str, Config], folder: Path) -> N
 
 
 @pytest.fixture(scope="module")
-def configs(tiny: Config, whole: tuple[Path, list[Row]]) -> dict[str, Config]:
+def configs(
+    tiny: Config, whole: tuple[Path, list[Row]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Config]:
+    studies = tmp_path_factory.mktemp("studies") / "prepared"
+    prepare_studies(studies, 20)
     # 24 images: batches of 7, 7, 7, 3; or of 23 and 1, where the second worker has none. Without
     # clipping, because a clipped gradient does not show how it was scaled before.
     uneven = tiny.override({"training.epochs": 2, "training.clip_norm": 1e9})
@@ -65,6 +70,14 @@ def configs(tiny: Config, whole: tuple[Path, list[Row]]) -> dict[str, Config]:
         "self-critical": uneven.override(
             {"training.objective": "cider", "training.start_from": str(whole[0])}
         ),
+        "studies": uneven.override(
+            {
+                "data.path": str(studies),
+                "data.images_per_study": 2,
+                "augmentation.contrast": 0.2,
+                "tune.free_top_tags": True,
+            }
+        ),
         "diverging": uneven.override({"loss.word": 1e308}),
     }
 
@@ -77,7 +90,11 @@ def spawned(configs: dict[str, Config], tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.parametrize(
-    "name", ["uneven", "empty-share", "clipped", "free", "one-image", "frozen", "self-critical"]
+    "name",
+    [
+        *("uneven", "empty-share", "clipped", "free", "one-image", "frozen", "self-critical"),
+        "studies",
+    ],
 )
 def test_two_workers_follow_one(
     configs: dict[str, Config],

@@ -34,9 +34,28 @@ def system_class(name: str) -> type[System]:
     return model
 
 
-def build_system(config: ModelConfig, tags: int, words: int, encoder: Encoder | None) -> System:
-    """The system that ``config.system`` names; the arguments are those of `System`."""
+def build_system(
+    config: ModelConfig,
+    tags: int,
+    words: int,
+    encoder: Encoder | None,
+    images_per_study: int = 1,
+) -> System:
+    """The system that ``config.system`` names; the other arguments are those of `System`.
+
+    Args:
+        config: The model section of the configuration.
+        tags: L.
+        words: V.
+        encoder: The encoder, or None.
+        images_per_study: The most images that are read of a study; 1: the examples are images.
+    """
+    from raymed.model.side_by_side import SideBySide
+
     system = system_class(config.system)(config, tags, words, encoder)
+    if images_per_study > 1:
+        width = system.visual_width if system.visual else None
+        system.side_by_side = SideBySide(images_per_study, width)
     if system.writer is not None:
         system.writer.embedding_dropout.rate = config.embedding_dropout
         system.writer.output_dropout.rate = config.decoder_dropout or 0.0

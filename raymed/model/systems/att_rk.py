@@ -112,7 +112,12 @@ class Model(SingleDecoder):
         a, tag_ids = self.semantic_features(encoded.tag_logits)
         return (encoded.feature, a, *self.writer.keys(a)), tag_ids
 
-    def penalty(self, decoded: DecoderOutputs, real: Tensor) -> Tensor | None:
+    def penalty(
+        self,
+        decoded: DecoderOutputs,
+        real: Tensor,
+        present: Tensor | None,  # noqa: ARG002
+    ) -> Tensor | None:
         assert decoded.beta is not None
         assert decoded.beta_read is not None
         return spread(decoded.beta_read, real) + spread(decoded.beta, real)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from raymed.model.attention import Attention, coverage_penalty
+from raymed.model.attention import Attention, coverage_penalty, mean_region
 from raymed.model.encoder import Encoder
 from raymed.model.passages import Passages, scatter, unroll
 from raymed.model.precision import LSTMCell
@@ -20,7 +20,7 @@ class AttendingLSTM(ReportDecoder):
     c_0 = tanh(f_init,c(mean a)),           h_0 = tanh(f_init,h(mean a))
 
     Eqs. 1 to 7, 13 and section 4.2.1 of Xu et al.; f_att is that of eqs. 2 and 3 of Jing et
-    al. The context is (a [K, N, D], W a [K, N, H]).
+    al. The context is (a [K, N, D], W a [K, N, H]) and, of studies, which regions they have [K, N].
 
     Args:
         words: V.
@@ -53,7 +53,7 @@ class AttendingLSTM(ReportDecoder):
         return DecoderOutputs(self.l_o(outputs), alpha=scatter(alpha, passages))
 
     def initial_state(self, context: Context) -> State:
-        mean = context[0].mean(dim=1)
+        mean = mean_region(context[0], *context[2:])
         return torch.tanh(self.init_h(mean)), torch.tanh(self.init_c(mean))
 
     def step(self, words: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
@@ -64,7 +64,7 @@ class AttendingLSTM(ReportDecoder):
         self, embedded: Tensor, state: State, context: Context
     ) -> tuple[Tensor, Tensor, State]:
         """E y_t-1 [K, E] -> (the input of L_o [K, E], alpha_t [K, N], state)."""
-        attended, alpha = self.attention(*context, state[0])
+        attended, alpha = self.attention(context[0], context[1], state[0], *context[2:])
         z = torch.sigmoid(self.gate(state[0])) * attended
         h, c = self.cell(torch.cat([embedded, z], dim=1), state)
         return embedded + self.l_h(h) + self.l_z(z), alpha, (h, c)
@@ -88,7 +88,10 @@ class Model(SingleDecoder):
         init_glorot(self.writer)
 
     def describe(self, encoded: EncodedImages) -> tuple[Context, Tensor | None]:
-        return (encoded.v, self.writer.attention.keys(encoded.v)), None
+        present = () if encoded.present is None else (encoded.present,)
+        return (encoded.v, self.writer.attention.keys(encoded.v), *present), None
 
-    def penalty(self, decoded: DecoderOutputs, real: Tensor) -> Tensor | None:
-        return coverage_penalty(decoded.alpha, real)
+    def penalty(
+        self, decoded: DecoderOutputs, real: Tensor, present: Tensor | None
+    ) -> Tensor | None:
+        return coverage_penalty(decoded.alpha, real, present)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from raymed.errors import UsageError
+from raymed.image_tensors import Images
 from raymed.model.dropout import SeededDropout, at_site
-from raymed.model.encoder import Encoder, Images
+from raymed.model.encoder import Encoder
 from raymed.model.passages import Passages, select
 from raymed.model.precision import at_least_float32
 from raymed.model.single_decoder import ReportDecoder, SingleDecoder
@@ -52,7 +53,7 @@ class MultiHeadAttention(nn.Module):
         Args:
             x: What attends.
             keys: The result of `keys`.
-            hidden: bool [T, N], True where x must not attend to y.
+            hidden: bool [T, N], or [K, 1, 1, N], True where x must not attend to y.
         """
         q, k, v = (_heads(each) for each in (self.w_q(x), *keys))
         scores = at_least_float32(q @ k.transpose(2, 3)) / math.sqrt(q.shape[3])
@@ -66,6 +67,11 @@ class MultiHeadAttention(nn.Module):
 def _heads(x: Tensor) -> Tensor:
     """[K, T, d] -> [K, h, T, d / h]."""
     return x.unflatten(2, (HEADS, -1)).transpose(1, 2)
+
+
+def _absent(present: Tensor | None = None) -> Tensor | None:
+    """What attention must not attend to, [K, 1, 1, N], of the regions ``present`` [K, N]."""
+    return None if present is None else ~present[:, None, None]
 
 
 def _feed_forward(width: int) -> nn.Module:
@@ -83,10 +89,13 @@ class EncoderLayer(nn.Module):
         self.norm_1, self.norm_2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.dropout = SeededDropout(dropout)
 
-    def forward(self, x: Tensor, seeds: Tensor | None) -> Tensor:
-        """x [B, N, d] -> [B, N, d]; ``seeds`` [B] determine the dropout masks."""
+    def forward(self, x: Tensor, seeds: Tensor | None, present: Tensor | None = None) -> Tensor:
+        """x [B, N, d] -> [B, N, d]; ``seeds`` [B] determine the dropout masks.
+
+        Nothing attends to the regions that are not ``present`` [B, N].
+        """
         normal = self.norm_1(x)
-        attended, _ = self.attention(normal, self.attention.keys(normal))
+        attended, _ = self.attention(normal, self.attention.keys(normal), _absent(present))
         x = x + self.dropout(attended, at_site(seeds, 0))
         changed: Tensor = x + self.dropout(self.feed_forward(self.norm_2(x)), at_site(seeds, 1))
         return changed
@@ -108,11 +117,14 @@ class RegionEncoder(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.dropout = SeededDropout(dropout)
 
-    def forward(self, v: Tensor, seeds: Tensor | None) -> Tensor:
-        """v [B, N, D] -> [B, N, d]; ``seeds`` [B] determine the dropout masks."""
+    def forward(self, v: Tensor, seeds: Tensor | None, present: Tensor | None = None) -> Tensor:
+        """v [B, N, D] -> [B, N, d]; ``seeds`` [B] determine the dropout masks.
+
+        Nothing attends to the regions that are not ``present`` [B, N].
+        """
         x = self.dropout(torch.relu(self.w_v(v)), seeds)
         for number, layer in enumerate(self.layers):
-            x = layer(x, at_site(seeds, 1 + 2 * number))
+            x = layer(x, at_site(seeds, 1 + 2 * number), present)
         encoded: Tensor = self.norm(x)
         return encoded
 
@@ -136,7 +148,8 @@ class DecoderLayer(nn.Module):
         Args:
             x: The words.
             past: Keys and values [K, t, d] of the words before them.
-            regions: Keys and values [K, N, d] of the regions.
+            regions: Keys and values [K, N, d] of the regions and, of studies, which of these they
+                have, [K, N].
             hidden: bool [T, t + T], True for the words that follow.
             seeds: [K], which determine the dropout masks.
         """
@@ -147,7 +160,9 @@ class DecoderLayer(nn.Module):
         )
         attended, _ = self.own(normal, (k, v), hidden)
         x = x + self.dropout(attended, at_site(seeds, 0))
-        attended, weights = self.cross(self.norm_2(x), (regions[0], regions[1]))
+        attended, weights = self.cross(
+            self.norm_2(x), (regions[0], regions[1]), _absent(*regions[2:])
+        )
         x = x + self.dropout(attended, at_site(seeds, 1))
         x = x + self.dropout(self.feed_forward(self.norm_3(x)), at_site(seeds, 2))
         return x, weights.mean(dim=1), (k, v)
@@ -157,8 +172,9 @@ class TransformerDecoder(ReportDecoder):
     """Decodes a report from the encoded regions: p(word) = softmax(W_out norm(x) + b).
 
     The context is the keys and values [K, N, d] of the regions in each layer, the result of
-    `keys`; the state is those of the words so far, [K, t, d], so that none is computed twice.
-    alpha is the last layer's attention to the regions, averaged over its heads.
+    `keys`, and for studies bool [K, N], which regions they have; the state is those of the words
+    so far, [K, t, d], so that none is computed twice. alpha is the last layer's attention to the
+    regions, averaged over its heads.
 
     Args:
         words: V.
@@ -188,7 +204,7 @@ class TransformerDecoder(ReportDecoder):
         return DecoderOutputs(self.w_out(select(x, passages.positions)), alpha=alpha)
 
     def initial_state(self, context: Context) -> State:
-        return tuple(each[:, :0] for each in context)
+        return tuple(each[:, :0] for each in context[: 2 * len(self.layers)])
 
     def step(self, words: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
         x, _, state = self._read(words.unsqueeze(1), state, context, seeds=None)
@@ -203,11 +219,11 @@ class TransformerDecoder(ReportDecoder):
         x = self.dropout(x + sinusoids(before, before + count, x), at_site(seeds, 2))
         hidden = torch.ones(count, before + count, dtype=torch.bool, device=x.device)
         hidden = hidden.triu(before + 1)
-        alpha, states = x, []
+        alpha, states, present = x, [], context[2 * len(self.layers) :]
         for number, layer in enumerate(self.layers):
             own = slice(2 * number, 2 * number + 2)
             x, alpha, now = layer(
-                x, state[own], context[own], hidden, at_site(seeds, 3 + 3 * number)
+                x, state[own], context[own] + present, hidden, at_site(seeds, 3 + 3 * number)
             )
             states += now
         return self.norm(x), alpha, tuple(states)
@@ -240,6 +256,7 @@ class Model(SingleDecoder):
     """
 
     writer: TransformerDecoder
+    visual = True
     reads_out_hidden = False
 
     def __init__(self, config: ModelConfig, tags: int, words: int, encoder: Encoder | None) -> None:
@@ -262,7 +279,9 @@ class Model(SingleDecoder):
     def encode(self, images: Images, seeds: Tensor | None) -> EncodedImages:
         encoded = super().encode(images, seeds)
         # The dropout of the encoder uses the seeds themselves, the tag classifier's the next.
-        return encoded._replace(v=self.region_encoder(encoded.v, at_site(seeds, 3)))
+        v = self.region_encoder(encoded.v, at_site(seeds, 3), encoded.present)
+        return encoded._replace(v=v)
 
     def describe(self, encoded: EncodedImages) -> tuple[Context, Tensor | None]:
-        return self.writer.keys(encoded.v), None
+        present = () if encoded.present is None else (encoded.present,)
+        return (*self.writer.keys(encoded.v), *present), None

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from raymed.model.encoder import Images
+from raymed.image_tensors import Images
 from raymed.model.passages import Passages
 from raymed.model.system import Outputs, Reading, System
 
