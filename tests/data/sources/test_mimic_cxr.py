@@ -157,6 +157,7 @@ def test_reports_and_images_in_other_folders(tmp_path: Path, below: str) -> None
         ("No Finding",),
         "train",
         "PA",
+        record="a1",
     )
 
 
