@@ -1,5 +1,6 @@
 """Memory-mapped Arrow files of the local cache: columns and fixed-size rows."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -11,7 +12,27 @@ T = TypeVar("T", covariant=True)
 Other = TypeVar("Other")
 
 
-class Column(Sequence[T]):
+class _Rows(Sequence[T]):
+    """A sequence that resolves slices and negative indices to single rows."""
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        if isinstance(index, slice):
+            return [self[row] for row in range(*index.indices(len(self)))]
+        row = index + len(self) if index < 0 else index
+        if not 0 <= row < len(self):
+            raise IndexError(f"row numbers must be from 0 to {len(self) - 1}, got {index}")
+        return self._entry(row)
+
+    @abstractmethod
+    def _entry(self, row: int) -> T:
+        """The entry of a row from 0 to ``len(self) - 1``."""
+
+
+class Column(_Rows[T]):
     """A column of a memory-mapped file as a sequence. Entries are decoded at each access.
 
     Args:
@@ -30,16 +51,7 @@ class Column(Sequence[T]):
     def __len__(self) -> int:
         return (len(self._blocks) - 1) * self._block_rows + len(self._blocks[-1])
 
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[T]: ...
-    def __getitem__(self, index: int | slice) -> T | list[T]:
-        if isinstance(index, slice):
-            return [self[row] for row in range(*index.indices(len(self)))]
-        row = index + len(self) if index < 0 else index
-        if not 0 <= row < len(self):
-            raise IndexError(f"row numbers must be from 0 to {len(self) - 1}, got {index}")
+    def _entry(self, row: int) -> T:
         return self._decode(self._blocks[row // self._block_rows][row % self._block_rows].as_py())
 
     def __iter__(self) -> Iterator[T]:
@@ -52,36 +64,27 @@ class Column(Sequence[T]):
         return Column(self._blocks, self._block_rows, lambda value: function(decode(value)))
 
 
-class Computed(Sequence[T]):
+class Computed(_Rows[T]):
     """A sequence whose entries are computed at each access.
 
     Args:
         count: Its length.
-        entry: Computes the entry of an index from 0 to ``count - 1``.
+        compute: Computes the entry of a row from 0 to ``count - 1``.
     """
 
-    def __init__(self, count: int, entry: Callable[[int], T]) -> None:
+    def __init__(self, count: int, compute: Callable[[int], T]) -> None:
         self._count = count
-        self._entry = entry
+        self._compute = compute
 
     def __len__(self) -> int:
         return self._count
 
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[T]: ...
-    def __getitem__(self, index: int | slice) -> T | list[T]:
-        if isinstance(index, slice):
-            return [self._entry(number) for number in range(*index.indices(self._count))]
-        number = index + self._count if index < 0 else index
-        if not 0 <= number < self._count:
-            raise IndexError(f"indices must be from 0 to {self._count - 1}, got {index}")
-        return self._entry(number)
+    def _entry(self, row: int) -> T:
+        return self._compute(row)
 
     def map(self, function: Callable[[T], Other]) -> "Computed[Other]":
         """Return a sequence that applies a function to each entry at each access."""
-        return Computed(self._count, lambda number: function(self._entry(number)))
+        return Computed(self._count, lambda row: function(self._compute(row)))
 
 
 def map_batches(
