@@ -5,6 +5,7 @@ A file holds the whole network, or its convolutions alone; of the latter kind ar
 DenseNet-121 is a torchvision network but for its first layer, which reads one grey channel.
 """
 
+import pickle
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -175,9 +176,16 @@ def _file(name: str, file: str) -> dict[str, Tensor]:
             else:
                 # Without weights_only a file could run code of its own.
                 state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        # Its own text advises to load the file with weights_only=False, which would run the code.
+        raise UsageError(
+            f"model.encoder_weights: {file}: not weights of torchvision's {name}: it has Python "
+            "objects other than tensors, which are never loaded because they can run code. Save "
+            "the network's state_dict() alone, with torch.save or safetensors"
+        ) from None
     # torch and safetensors raise a dozen kinds of errors for a file that is not theirs.
     except Exception as error:
-        why = (str(error) or type(error).__name__).splitlines()[0]
+        why = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
         raise UsageError(
             f"model.encoder_weights: {file}: not weights of torchvision's {name}: it cannot be "
             f"read ({why}). Save the network's state_dict() with torch.save or safetensors, or "
