@@ -105,8 +105,8 @@ def _evaluate(parser: _Parser) -> None:
 
 REFERENCES = (
     "references=DATASET or FILE (default: those in the predictions' file), split=SPLIT of a "
-    "dataset or annotation file (default: test), text=paper or none (how texts are preprocessed), "
-    "and id=, report= and reference=COLUMN of tables"
+    "dataset or annotation file (default: test), text=paper, r2gen or none (how texts are "
+    "preprocessed), and id=, report= and reference=COLUMN of tables"
 )
 REPORTS = (
     "reports by id: JSON, JSONL, CSV, Parquet, a text file with a report to a line, or the folder "

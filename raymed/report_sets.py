@@ -17,24 +17,22 @@ from uuid import uuid4
 import numpy as np
 import pyarrow as pa
 
-from raymed.data.cells import identifier, paragraphs, text
+from raymed.data.cells import identifier, text
 from raymed.data.dataset import PreparedDataset
 from raymed.data.mapped import Column, map_batches
-from raymed.data.r2gen_text import STOP
 from raymed.data.sources.table_files import TableRow, TableRows, is_json_list, read_text, text_lines
 from raymed.data.split import split_named
-from raymed.data.text import preprocess
 from raymed.errors import UsageError
 from raymed.metrics.resampling import study_numbers
 from raymed.predictions_file import PredictionsFile
 from raymed.progress import Progress
+from raymed.report_text import NONE, PAPER, Report, TextRule
 from raymed.storage import as_path, local_copy, reason
 
 ID_COLUMNS = ("image_id", "id", "study_id", "study", "image")
 REPORT_COLUMNS = ("report", "prediction", "hypothesis", "generated", "caption", "text")
 REFERENCE_COLUMNS = ("reference", "ground_truth", "report", "caption", "text")
 STUDY_COLUMNS = ("study", "study_id")
-TEXT_RULES = ("paper", "none")
 SENTENCES = {"report": "sentences", "reference": "reference_sentences"}
 """The columns of sentences in this program's own files."""
 BLOCK = 256
@@ -57,7 +55,7 @@ class Row(NamedTuple):
 
     name: str
     study: str
-    report: str | list[str]
+    report: Report
     tags: list[str] | None = None
     findings: list[str] | None = None
     reference: str | None = None
@@ -101,15 +99,14 @@ class Reading:
     Attributes:
         side: Whether it contains predictions or references.
         folder: An existing folder for the temporary file, which must outlive the reports.
-        rule: How texts are preprocessed: ``paper``, as when a dataset is prepared, which leaves
-            lower-case words as they are; or ``none``, which only separates them by single spaces.
+        rule: How texts are preprocessed. This program's own files already are.
         split: The split whose references are read; None: all.
         columns: The names of a table's columns of ids and reports, by ``id`` and ``report``.
     """
 
     side: Literal["report", "reference"]
     folder: Path
-    rule: str = "paper"
+    rule: TextRule = PAPER
     split: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
 
@@ -126,7 +123,7 @@ def read_reports(where: str, reading: Reading) -> ReportSet:
             if not PredictionsFile.recognises(local):
                 return _spooled(_rows(local, where, reading), where, reading, reading.rule)
             file = PredictionsFile(local)
-            found = _spooled(_own_rows(file, where, reading), where, reading, "none")
+            found = _spooled(_own_rows(file, where, reading), where, reading, NONE)
             return replace(found, has_sentences=SENTENCES[reading.side] in file.columns)
     except OSError as error:
         raise UsageError(f"{where}: cannot be read ({reason(error)})") from error
@@ -228,7 +225,7 @@ def _row(name: str, study: str, report: Any, where: str) -> Row:
     return Row(name, study, [text(item) for item in report] if items is report else text(report))
 
 
-def _spooled(rows: Iterable[Row], where: str, reading: Reading, rule: str) -> ReportSet:
+def _spooled(rows: Iterable[Row], where: str, reading: Reading, rule: TextRule) -> ReportSet:
     """Preprocess reports into a temporary file, which is then mapped into memory."""
     file = reading.folder / f"{uuid4().hex}.arrow"
     lengths: list[int] = []
@@ -241,9 +238,9 @@ def _spooled(rows: Iterable[Row], where: str, reading: Reading, rule: str) -> Re
             Progress(f"reading {where}, reports", None) as progress,
         ):
             while block := list(islice(iterator, BLOCK)):
-                sentences = [sentences_of(row.report, rule) for row in block]
+                sentences = [rule.sentences(row.report) for row in block]
                 has_sentences |= any(
-                    _shows_sentences(row.report, each, rule)
+                    len(each) > 1 or (isinstance(row.report, str) and rule.ends(row.report))
                     for row, each in zip(block, sentences, strict=True)
                 )
                 known |= {n for row in block for n in _OPTIONAL if getattr(row, n) is not None}
@@ -288,34 +285,6 @@ def _write_block(
             f"{folder}: cannot write a temporary file ({reason(error)}); free disk space there, "
             "or set TMPDIR to a folder with free space"
         ) from error
-
-
-def sentences_of(report: str | list[str], rule: str) -> list[str]:
-    """The sentences of a report, which is a text or a list of sentences or paragraphs.
-
-    Args:
-        report: The report.
-        rule: As in `Reading`. By ``none``, a sentence of a text ends with a full stop that is a
-            word of its own, as in R2Gen's texts.
-    """
-    if rule == "paper":
-        return preprocess(paragraphs(report) if isinstance(report, list) else report).sentences
-    if isinstance(report, list):
-        return [" ".join(part.split()) for part in report]
-    sentences: list[list[str]] = [[]]
-    for word in report.split():
-        if sentences[-1][-1:] == [STOP]:
-            sentences.append([])
-        sentences[-1].append(word)
-    return [" ".join(words) for words in sentences]
-
-
-def _shows_sentences(report: str | list[str], sentences: list[str], rule: str) -> bool:
-    """Whether a report has several sentences, or is a text that ends as a sentence does."""
-    if isinstance(report, list) or len(sentences) > 1:
-        return len(sentences) > 1
-    last = report.rstrip()[-1:] if rule == "paper" else (report.split() or [""])[-1]
-    return last == STOP
 
 
 def _refuse_duplicates(reports: ReportSet, where: str) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from raymed.data.dataset import PreparedDataset
+from raymed.data.r2gen_text import RULES, R2GenRules
+from raymed.data.sources.r2gen import rules_of
 from raymed.data.text import with_full_stops
 from raymed.errors import UsageError
 from raymed.evaluation import baseline_columns, baseline_rows, baselines
@@ -26,11 +29,13 @@ from raymed.predictions_file import (
     write_predictions,
 )
 from raymed.provenance import Record, refuse_to_overwrite
-from raymed.report_sets import TEXT_RULES, Reading, ReportSet, of_split, read_reports
+from raymed.report_sets import Reading, ReportSet, chained, of_split, read_reports
+from raymed.report_text import NONE, PAPER, TEXT_RULES, TextRule, r2gen
 from raymed.scores import ExternalScores
 from raymed.storage import AnyPath, as_path, local_copy, reason, user_output
 
 RADEVAL_FILE = "radeval.jsonl"
+_RULES: dict[str, TextRule] = {"paper": PAPER, "none": NONE}
 NO_SENTENCES = (
     "The normality share and measures of findings are missing: the predictions do not show where "
     "sentences end. Give each report with full stops, or as a list of sentences."
@@ -44,7 +49,7 @@ class Request:
     Attributes:
         references: A prepared dataset, or a file of reports; None if the predictions have them.
         split: The split of a dataset or of an annotation file.
-        rule: How texts are preprocessed, as in `raymed.report_sets.Reading`.
+        rule: The name of the rule by which texts are preprocessed; see `raymed.report_text`.
         columns: The names of tables' columns, by ``id``, ``report`` and ``reference``.
 
     Raises:
@@ -59,24 +64,55 @@ class Request:
     def __post_init__(self) -> None:
         if self.rule not in TEXT_RULES:
             raise UsageError(f"text: must be {' or '.join(TEXT_RULES)}, not {self.rule!r}")
+        if self.rule == "r2gen" and self.references is None:
+            raise UsageError(
+                "text=r2gen: give references=FILE, an annotation file, or references=DATASET; what "
+                "an evaluation wrote has its references already, and is scored without text="
+            )
 
     def read_predictions(self, where: str, folder: Path) -> ReportSet:
         """The predictions of a file, with a folder for temporary files."""
-        return read_reports(where, Reading("report", folder, self.rule, None, self.columns))
+        rule = r2gen(self._r2gen_rules()) if self.rule == "r2gen" else _RULES[self.rule]
+        return read_reports(where, Reading("report", folder, rule, None, self.columns))
 
     def read_references(self, where: str, folder: Path) -> ReportSet:
         """The references of a file or of a prepared dataset's split."""
         if is_dataset(where):
-            dataset = PreparedDataset.open(where)
-            if dataset.info.text == "r2gen" and self.rule != "none":
-                raise UsageError(
-                    f"{where}: was prepared with text=r2gen, whose words include full stops and "
-                    f"<unk>, which text={self.rule} would take out of the predictions: set "
-                    "text=none, and give predictions in R2Gen's words"
-                )
-            return of_split(dataset, self.split)
-        reading = Reading("reference", folder, self.rule, self.split, self.columns)
-        return read_reports(where, reading)
+            return of_split(self._dataset(where), self.split)
+        rule = _RULES.get(self.rule)
+        if rule is None:
+            rules = self._r2gen_rules()
+            training = Reading("reference", folder, r2gen(rules), "train", self.columns)
+            reports = read_reports(where, training).sentences
+            words = Counter(word for report in reports for word in chained(report).split())
+            rule = r2gen(rules, rules.known(words))
+        return read_reports(where, Reading("reference", folder, rule, self.split, self.columns))
+
+    def _dataset(self, where: str) -> PreparedDataset:
+        """The prepared dataset with the references, whose text must be that of the rule."""
+        dataset = PreparedDataset.open(where)
+        text = dataset.info.text
+        if self.rule == "r2gen" and text != "r2gen":
+            raise UsageError(
+                f"{where}: was prepared with text={text}: prepare it with text=r2gen, or score "
+                f"with text={text}"
+            )
+        if self.rule == "paper" and text == "r2gen":
+            raise UsageError(
+                f"{where}: was prepared with text=r2gen, whose words include full stops and <unk>, "
+                "which text=paper would take out of the predictions: set text=r2gen"
+            )
+        return dataset
+
+    def _r2gen_rules(self) -> R2GenRules:
+        """R2Gen's rules for the references."""
+        assert self.references is not None
+        if is_dataset(self.references):
+            made = self._dataset(self.references).info.r2gen
+            assert made is not None
+            return RULES[made.dataset]
+        with local_copy(as_path(self.references)) as local:
+            return rules_of(local)
 
 
 def predictions_path(given: str) -> str:

@@ -8,12 +8,17 @@ import pyarrow as pa
 import pytest
 
 from raymed import report_sets
+from raymed.data.r2gen_text import IU_XRAY
 from raymed.errors import UsageError
 from raymed.report_sets import Reading, ReportSet, read_reports
+from raymed.report_text import NONE, PAPER, TextRule, r2gen
 
 
 def read(path: Path, side: Any = "report", **options: Any) -> ReportSet:
     return read_reports(str(path), Reading(side, path.parent, **options))
+
+
+R2GEN = r2gen(IU_XRAY)
 
 
 def written(path: Path, content: Any) -> Path:
@@ -24,22 +29,28 @@ def written(path: Path, content: Any) -> Path:
 @pytest.mark.parametrize(
     ("rule", "report", "sentences", "known"),
     [
-        ("paper", "The heart is normal.", ["the heart is normal"], True),
-        ("paper", "the heart is normal", ["the heart is normal"], False),
-        ("paper", ["The heart", "is normal."], ["the heart", "is normal"], True),
-        ("paper", ["The heart is normal."], ["the heart is normal"], False),
-        ("paper", "", [], False),
-        ("none", "heart  is normal .\nlungs clear .", ["heart is normal .", "lungs clear ."], True),
-        ("none", "heart is normal . lungs", ["heart is normal .", "lungs"], True),
-        ("none", ". heart .", [".", "heart ."], True),
-        ("none", "heart is normal .", ["heart is normal ."], True),
+        (PAPER, "The heart is normal.", ["the heart is normal"], True),
+        (PAPER, "the heart is normal", ["the heart is normal"], False),
+        (PAPER, ["The heart", "is normal."], ["the heart", "is normal"], True),
+        (PAPER, ["The heart is normal."], ["the heart is normal"], False),
+        (PAPER, "", [], False),
+        (NONE, "heart  is normal .\nlungs clear .", ["heart is normal .", "lungs clear ."], True),
+        (NONE, "heart is normal . lungs", ["heart is normal .", "lungs"], True),
+        (NONE, ". heart .", [".", "heart ."], True),
+        (NONE, "heart is normal .", ["heart is normal ."], True),
         # Their words are "normal." and "clear.": where sentences end is not known.
-        ("none", "heart is normal. lungs clear.", ["heart is normal. lungs clear."], False),
-        ("none", ["heart . is", "normal"], ["heart . is", "normal"], True),
-        ("none", "", [""], False),
+        (NONE, "heart is normal. lungs clear.", ["heart is normal. lungs clear."], False),
+        (NONE, ["heart . is", "normal"], ["heart . is", "normal"], True),
+        (NONE, "", [""], False),
+        (R2GEN, "1. Heart normal. 2. Clear (X-ray)", ["heart normal .", "clear x-ray ."], True),
+        # These are R2Gen's words, so the last stop is not missing but was cut.
+        (R2GEN, "heart <unk> . clear", ["heart <unk> .", "clear"], True),
+        (R2GEN, ["Heart normal.", "No effusion."], ["heart normal .", "no effusion ."], True),
     ],
 )
-def test_sentences(tmp_path: Path, rule: str, report: Any, sentences: Any, known: bool) -> None:
+def test_sentences(
+    tmp_path: Path, rule: TextRule, report: Any, sentences: Any, known: bool
+) -> None:
     found = read(written(tmp_path / "t.json", {"a": report}), rule=rule)
     assert (list(found.sentences), found.has_sentences) == ([sentences], known)
 
@@ -95,7 +106,7 @@ def test_lines_of_a_text_file(tmp_path: Path) -> None:
 )
 def test_mistakes_are_named(tmp_path: Path, content: Any, message: str) -> None:
     with pytest.raises(UsageError, match=r"t\.json.*" + message):
-        read(written(tmp_path / "t.json", content), rule="none")
+        read(written(tmp_path / "t.json", content), rule=NONE)
 
 
 def test_a_full_disk_is_not_blamed_on_the_file(
@@ -134,12 +145,12 @@ def test_reports_are_not_held_in_memory(
 ) -> None:
     # Once before, since modules that are loaded then stay in memory.
     rows = [{"id": str(n), "report": "heart lungs " * 100} for n in range(6000)]
-    read(written(tmp_path / f"few.{kind}", dump(rows[:9])), rule="none")
+    read(written(tmp_path / f"few.{kind}", dump(rows[:9])), rule=NONE)
     path = written(tmp_path / f"t.{kind}", dump(rows))
     assert path.stat().st_size > 7_000_000
     del rows
     tracemalloc.start()
-    reports = read(path, rule="none")
+    reports = read(path, rule=NONE)
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(reports) == 6000

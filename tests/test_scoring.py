@@ -16,6 +16,7 @@ from rich.console import Console
 from raymed.cli import main
 from raymed.comparing import compare
 from raymed.data.dataset import PreparedDataset
+from raymed.data.r2gen_text import R2GenText
 from raymed.data.text import preprocess
 from raymed.errors import UsageError
 from raymed.evaluation import evaluate
@@ -23,7 +24,9 @@ from raymed.metrics import meteor
 from raymed.scores import Evaluation
 from raymed.scoring import Request, score
 from raymed.training.checkpoint import Checkpoint
+from tests.support.r2gen_by_hand import references_by_hand, words_by_hand
 
+ANNOTATION = Path(__file__).resolve().parents[1] / "../shared/data/iu_xray/r2gen_annotation.json"
 TEXTS = {
     "a1": "Heart size is normal. No pleural effusion.",
     "a2": "There is a small left effusion.",
@@ -219,7 +222,7 @@ def test_predictions_by_study_are_matched_with_a_studys_first_image(tmp_path: Pa
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (["text=r2"], "text: must be paper or none, not 'r2'"),
+        (["text=r2"], "text: must be paper or r2gen or none, not 'r2'"),
         (["tex=none"], "tex: no such key; score accepts references, split, text"),
         (["references=nowhere.json"], "nowhere.json: cannot be read"),
         ([], "own.json: has no references"),
@@ -335,13 +338,71 @@ def test_references_in_r2gens_words_are_not_compared_with_others(
 ) -> None:
     copy = shutil.copytree(phantom, tmp_path / "data")
     info = json.loads((copy / "dataset.json").read_text())
-    (copy / "dataset.json").write_text(json.dumps({**info, "text": "r2gen"}))
+    made = R2GenText("iu_xray", 3, 59, 20, 0.0, 0.0)
+    (copy / "dataset.json").write_text(json.dumps({**info, "text": "r2gen", "r2gen": vars(made)}))
     split = PreparedDataset.open(copy).split("test")
     own = write(tmp_path / "own.json", dict(zip(split.image_ids, split.references, strict=True)))
-    with pytest.raises(UsageError, match=r"data: was prepared with text=r2gen.*set text=none"):
+    with pytest.raises(UsageError, match=r"data: was prepared with text=r2gen.*set text=r2gen"):
         score(str(own), Request(str(copy)), tmp_path / "out")
+    with pytest.raises(UsageError, match=r"was prepared with text=paper: prepare it with text=r2"):
+        score(str(own), Request(str(phantom), rule="r2gen"), tmp_path / "out")
     found = score(str(own), Request(str(copy), rule="none"), tmp_path / "out")
     assert found.rows["predictions"]["bleu_4"] == pytest.approx(1)
+    score(str(own), Request(str(copy), rule="r2gen"), tmp_path / "r2gen")
+    table = pq.read_table(tmp_path / "r2gen" / "predictions.parquet").to_pydict()
+    assert table["reference"] == table["report"] == list(split.references)
+
+
+def annotated(path: Path, records: dict[str, list[str]]) -> list[str]:
+    """Write an annotation file of IU X-Ray's form; return the ids of its test split."""
+    content = {
+        split: [
+            {"id": f"CXR{n}_IM-{split_number}", "report": text, "image_path": ["0.png"]}
+            for n, text in enumerate(texts)
+        ]
+        for split_number, (split, texts) in enumerate(records.items())
+    }
+    path.write_text(json.dumps(content))
+    return [str(record["id"]) for record in content["test"]]
+
+
+def check_r2gen(annotation: Path, records: dict[str, list[str]], ids: list[str]) -> None:
+    """References are R2Gen's, and reports in its words do not change."""
+    expected = references_by_hand(records, mimic=False)["test"]
+    own = write(annotation.parent / "own.json", dict(zip(ids, expected, strict=True)))
+    request = Request(str(annotation), rule="r2gen")
+    found = score(str(own), request, annotation.parent / "out")
+    table = pq.read_table(annotation.parent / "out" / "predictions.parquet").to_pydict()
+    assert table["reference"] == table["report"] == expected
+    assert found.left_out == ()
+
+
+def test_an_annotation_file_is_scored_as_r2gen_scores_it(tmp_path: Path) -> None:
+    common = "1. The heart is normal. 2. No focal airspace-disease, effusion (1.5 cm)."
+    rare = "Degenerative changes of the spine. The heart is normal."
+    records = {"train": [common] * 3 + [rare], "val": [], "test": [rare, common, common * 9]}
+    ids = annotated(tmp_path / "annotation.json", records)
+    check_r2gen(tmp_path / "annotation.json", records, ids)
+    table = pq.read_table(tmp_path / "out" / "predictions.parquet").to_pydict()
+    unknown = "<unk> <unk> <unk> the <unk> . the heart is normal ."
+    assert table["reference"][0] == unknown
+    raw = write(tmp_path / "raw.json", dict(zip(ids, records["test"], strict=True)))
+    score(str(raw), Request(str(tmp_path / "annotation.json"), rule="r2gen"), tmp_path / "of-raw")
+    table = pq.read_table(tmp_path / "of-raw" / "predictions.parquet").to_pydict()
+    whole = [" ".join(words_by_hand(text, mimic=False)) for text in records["test"]]
+    assert table["report"] == whole
+    with pytest.raises(UsageError, match="text=r2gen: give references=FILE, an annotation file"):
+        Request(None, rule="r2gen")
+
+
+@pytest.mark.skipif(not ANNOTATION.exists(), reason="needs R2Gen's annotation file in ../shared")
+def test_the_real_annotation_file_is_scored_as_r2gen_scores_it(tmp_path: Path) -> None:
+    content = json.loads(ANNOTATION.read_text())
+    named = {split.strip() or "test": records for split, records in content.items()}
+    records = {split: [record["report"] for record in each] for split, each in named.items()}
+    (tmp_path / "annotation.json").symlink_to(ANNOTATION)
+    ids = [record["id"] for record in named["test"]]
+    check_r2gen(tmp_path / "annotation.json", records, ids)
 
 
 def test_full_stops_of_r2gens_texts_end_sentences(tmp_path: Path) -> None:

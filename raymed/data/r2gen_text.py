@@ -9,7 +9,7 @@ are scored like any other.
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,10 @@ class R2GenRules:
         sentences = text.strip().lower().split(". ")
         return [[*sentence.translate(_DELETED).split(), STOP] for sentence in sentences]
 
+    def known(self, counts: Mapping[str, int]) -> frozenset[str]:
+        """Return the words that references keep, by how often the training reports have each."""
+        return frozenset(word for word, count in counts.items() if count >= self.min_count)
+
     def preprocess(self, report: str) -> Text:
         """Return the whole report, with all its words."""
         return Text([" ".join(words) for words in self.words(report)], [])
@@ -67,6 +71,7 @@ class R2GenRules:
 
 IU_XRAY = R2GenRules("iu_xray", min_count=3, max_words=59, halvings=3, joins_lines=False)
 MIMIC_CXR = R2GenRules("mimic_cxr", min_count=10, max_words=99, halvings=8, joins_lines=True)
+RULES = {rules.dataset: rules for rules in (IU_XRAY, MIMIC_CXR)}
 
 
 @dataclass(frozen=True)
@@ -115,16 +120,15 @@ class R2GenRows:
             words = " ".join(rows[number]["sentences"]).split()
             counts.update(words)
             beyond += max(0, len(words) - rules.max_words)
-        known = {word: count for word, count in counts.items() if count >= rules.min_count}
         total = max(1, counts.total())
         self._rows = rows
-        self._known = frozenset(known)
+        self._known = rules.known(counts)
         self.info = R2GenText(
             dataset=rules.dataset,
             min_count=rules.min_count,
             max_words=rules.max_words,
-            vocabulary=len(known),
-            unknown=1 - sum(known.values()) / total,
+            vocabulary=len(self._known),
+            unknown=1 - sum(counts[word] for word in self._known) / total,
             cut=beyond / total,
         )
 
@@ -150,3 +154,10 @@ def limited(sentences: Sequence[str], known: Collection[str], max_words: int) ->
         max_words -= len(words)
         found.append(" ".join(word if word in known else UNKNOWN for word in words))
     return found
+
+
+def has_only_words(text: str) -> bool:
+    """Return whether a text has words alone, as these rules make them and systems write them."""
+    return all(
+        word in (STOP, UNKNOWN) or word == word.lower().translate(_DELETED) for word in text.split()
+    )
