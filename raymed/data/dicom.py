@@ -61,17 +61,17 @@ _ELEMENTS = [
 ]
 # Not the deflated syntax, because pydicom inflates the whole file at once, whatever its size.
 _PLAIN = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
-# On damaged files, GDCM crashes and pylibjpeg's RLE decoder panics; these only raise errors.
+# On damaged files, pylibjpeg's RLE decoder panics; these only raise errors.
 _PLUGINS = {
     **dict.fromkeys((JPEGBaseline8Bit, JPEGExtended12Bit), "pillow"),
-    **dict.fromkeys((JPEGLSLossless, JPEGLSNearLossless), "pyjpegls"),
     **dict.fromkeys(
         (JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K), "pylibjpeg"
     ),
     RLELossless: "pydicom",
 }
 _META_GROUP = 2
-_LOSSLESS_JPEG = (JPEGLossless, JPEGLosslessSV1)
+# GDCM alone reads these on every Python that raymed supports; it crashes on damaged files.
+_IN_SUBPROCESS = (JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless)
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _JP2 = b"\0\0\0\x0cjP  \r\n\x87\n"
@@ -109,7 +109,7 @@ def _read(path: Path) -> Image.Image:
             syntax = _syntax(file)
             # Only names listed in the standard; any other would be text from the file.
             name = syntax.name if syntax and syntax.is_transfer_syntax else name
-            if syntax and syntax not in (*_LOSSLESS_JPEG, *_PLUGINS, *_PLAIN):
+            if syntax and syntax not in (*_IN_SUBPROCESS, *_PLUGINS, *_PLAIN):
                 raise ImageError(f"DICOM transfer syntax is not supported: {name}")
             file.seek(0)
             header = dcmread(
@@ -123,7 +123,7 @@ def _read(path: Path) -> Image.Image:
             frames = int(header.get("NumberOfFrames") or 1)
             frame = frames // 2
             _check_sizes(header, file, syntax, frame, frames)
-            if syntax in _LOSSLESS_JPEG:
+            if syntax in _IN_SUBPROCESS:
                 pixels = decode_in_subprocess(path, frame, options)
             else:
                 plugin = _PLUGINS[syntax] if syntax.is_encapsulated else ""

@@ -1,4 +1,4 @@
-"""Decoding lossless JPEG in a subprocess: only GDCM reads it, but it crashes on damaged files."""
+"""Decoding lossless JPEG and JPEG-LS in a subprocess: GDCM reads them, but crashes on damaged files."""
 
 import atexit
 import functools
@@ -70,7 +70,7 @@ def decode_in_subprocess(path: Path, frame: int, options: dict[str, Any]) -> np.
         atexit.unregister(decoder.kill)
         _decoder.cache_clear()
     if isinstance(result, str):
-        raise ImageError(f"DICOM image cannot be decoded: JPEG lossless: {result}")
+        raise ImageError(f"DICOM image cannot be decoded by GDCM: {result}")
     pixels: np.ndarray = result
     return pixels
 

@@ -215,6 +215,7 @@ def file(name: str) -> Path:
         ("MR_small_RLE.dcm", "MR_small.dcm", 0),
         ("SC_rgb_jpeg_gdcm.dcm", "SC_rgb_rle.dcm", 0),  # JPEG lossless, first-order
         ("SC_rgb_jls_lossy_line.dcm", "SC_rgb_rle.dcm", 2),
+        ("SC_rgb_jls_lossy_sample.dcm", "SC_rgb_rle.dcm", 2),
         ("SC_rgb_jpeg_dcmtk.dcm", "SC_rgb_rle.dcm", 3),  # JPEG baseline
         ("SC_ybr_full_422_uncompressed.dcm", "SC_rgb_rle.dcm", 3),
     ],
@@ -284,6 +285,18 @@ def test_a_box_without_length_is_no_endless_loop(tmp_path: Path) -> None:
         made.PixelData = encapsulate([boxes + last + frame])
         with pytest.raises(ImageError, match=reason):
             read_image(saved(tmp_path / "i", made), 64)
+
+
+def test_a_truncated_jpeg_ls_file_is_refused_and_the_next_one_is_read(tmp_path: Path) -> None:
+    good = file("MR_small_jpeg_ls_lossless.dcm")
+    content = good.read_bytes()
+    first, end = content.index(b"\xff\xd8"), content.rindex(b"\xff\xd9")
+    # Of the compressed image, a tenth, half and all but the last marker.
+    for left in ((end - first) // 10, (end - first) // 2, end - first):
+        (tmp_path / "cut.dcm").write_bytes(content[: first + left])
+        with pytest.raises(ImageError, match="DICOM image cannot be decoded"):
+            read_image(tmp_path / "cut.dcm", 64)
+    assert read_image(good, 64).std() > 30
 
 
 def test_a_decoder_that_crashes_takes_nothing_with_it(tmp_path: Path) -> None:
