@@ -16,7 +16,7 @@ BIN := .venv/bin
 setup: .venv/.ready
 
 demo: setup
-	$(BIN)/raymed demo tune_configs/demo.yaml
+	$(BIN)/raymed demo
 
 # Two files at a time: tests of several processes spend half of their time waiting for them.
 test: setup

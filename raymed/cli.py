@@ -13,9 +13,10 @@ import rich
 from rich.console import Console
 
 from raymed import config as configuration
-from raymed.arguments import build_parser
+from raymed.arguments import parse
 from raymed.data.sources import load_settings, load_source
 from raymed.errors import UsageError
+from raymed.examples import copy_examples, example, what_next
 from raymed.launch.signals import STATUS, Terminated, raise_on_signals
 from raymed.metrics.table import ranked_score
 from raymed.storage import AnyPath, as_path, is_uri
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from raymed.training.checkpoint import Checkpoint
 
 SUBJECTS = {
-    **dict.fromkeys(("train", "tune", "demo"), "file"),
+    **dict.fromkeys(("train", "tune"), "file"),
     **dict.fromkeys(("evaluate", "predict"), "checkpoint"),
     "score": "predictions",
     "compare": "b",
@@ -44,8 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 on success, 1 if `doctor` found an error, 2 for a mistake of the user's, 130 if
         interrupted by Ctrl-C, 143 by SIGTERM.
     """
-    parser = build_parser(COMMANDS)
-    options = parser.parse_args(_settings_last(sys.argv[1:] if arguments is None else arguments))
+    options = parse(COMMANDS, _settings_last(sys.argv[1:] if arguments is None else arguments))
     aftermath = (
         "what was written is intact; run the same command again to resume"
         if options.name in RESUMABLE
@@ -89,10 +89,12 @@ def _config(options: argparse.Namespace, console: Console) -> None:
     console.file.write(_load_optional_file(options).to_yaml(comments=True))
 
 
-def _load_optional_file(options: argparse.Namespace) -> configuration.Config:
+def _load_optional_file(
+    options: argparse.Namespace, default: Path | None = None
+) -> configuration.Config:
     given = [options.file] if options.file else []
     is_setting = bool(given) and _is_setting(given[0])
-    file = None if is_setting or not given else given[0]
+    file = default if is_setting or not given else given[0]
     settings = [*(given if is_setting else []), *options.settings]
     return configuration.load(file, settings)
 
@@ -354,10 +356,15 @@ def _doctor(options: argparse.Namespace, console: Console) -> int:
 
 
 def _demo(options: argparse.Namespace, console: Console) -> None:
-    config = configuration.load(options.file, options.settings)
+    config = _load_optional_file(options, example("tune_configs/demo.yaml"))
     from raymed.demo import run_demo
 
     run_demo(config, console)
+
+
+def _init(options: argparse.Namespace, console: Console) -> None:
+    written = copy_examples(Path(options.folder))
+    _print(console, f"{options.folder}: {len(written)} files\n{what_next(Path(options.folder))}")
 
 
 def _is_out(text: str) -> bool:
@@ -397,4 +404,5 @@ COMMANDS = {
     "figure": _figure,
     "doctor": _doctor,
     "demo": _demo,
+    "init": _init,
 }

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from raymed import yaml12
 from raymed.errors import UsageError
+from raymed.examples import is_example
 from raymed.keys import Decides
 from raymed.sections import (
     AugmentationConfig,
@@ -175,7 +176,9 @@ def _read(path: AnyPath, seen: tuple[AnyPath, ...] = ()) -> dict[str, Any]:
     try:
         tree = yaml12.read(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({reason(error)}); give a YAML file") from None
+        copies = isinstance(error, FileNotFoundError) and is_example(str(path))
+        remedy = "`raymed init .` copies the example files" if copies else "give a YAML file"
+        raise UsageError(f"{path}: cannot be read ({reason(error)}); {remedy}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not valid YAML: {error}") from None
     if tree is None:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -82,6 +83,7 @@ def _print_results(config: Config, sweep: Sweep, page: Path, console: Console) -
         _print(console, sweep.confirmation.in_words())
     folder = _short(config.run.folder)
     best, best_config = _short(sweep.best), _short(sweep.best_config)
+    activate = f" (first: . {_short(Path(sys.prefix) / 'bin' / 'activate')})"
     _print(
         console,
         f"dataset       {_short(config.data.path)}\n"
@@ -91,11 +93,12 @@ def _print_results(config: Config, sweep: Sweep, page: Path, console: Console) -
         f"best run      {best}\n"
         f"test scores   {folder}/test   ({PREDICTIONS_FILE}, scores.json)\n"
         f"figures       {folder}/figures\n"
-        "next, in the environment that make set up (. .venv/bin/activate):\n"
+        f"next{'' if shutil.which('raymed') else activate}:\n"
         f"  tensorboard --logdir {folder}\n"
         f"  raymed train {best_config} run.folder={folder} training.epochs=30\n"
         f"  raymed evaluate {best} split=val\n"
-        "  raymed prepare --help      for your own images and reports; see docs/own-data.md",
+        "  raymed init .              copies example files for real data, sweeps and clusters\n"
+        "  raymed prepare --help      for your own images and reports",
     )
 
 

@@ -1,8 +1,10 @@
 """The command line as users see it: exit codes, messages, no traceback for their mistakes."""
 
+import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import yaml
 from PIL import Image
 
 import raymed
+from raymed import cli
 from raymed.cli import main
 from raymed.notices import NOT_FOR_CLINICAL_USE
 
@@ -169,6 +172,109 @@ def test_a_mistake_prints_one_message_and_exits_with_2(
 ):
     monkeypatch.chdir(tmp_path)
     refused(capsys, main(arguments), *parts)
+
+
+@pytest.mark.parametrize(
+    ("given", "parts"),
+    [
+        (
+            ["train", "--epochs", "3", "a.yaml"],
+            ["--epochs", "settings are written training.epochs=3"],
+        ),
+        (["train", "a.yaml", "--training.epochs=3"], ["written training.epochs=3\n"]),
+        (["--batch-size", "8", "train", "a.yaml"], ["training.batch_size=8\n"]),
+        (["train", "a.yaml", "--seed=4"], ["training.seed=4 or tune.seed=4\n"]),
+        (["train", "a.yaml", "-lerning_rate=1"], ["training.learning_rate=1"]),
+        (["train", "a.yaml", "--resume"], ["--resume", "key=value", "raymed train --help"]),
+        (["evaluate", "run", "--split", "val"], ["settings are written split=val\n"]),
+        (["prepare", "table", "a.csv", "--image-size", "64"], ["written image_size=64\n"]),
+        (["score", "a.json", "--references"], ["written references=...\n"]),
+    ],
+)
+def test_an_option_is_answered_with_the_setting_that_it_was_meant_for(given, parts, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(given)
+    refused(capsys, ended.value.code, *parts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings"),
+    [
+        ("config a.yaml", "loss.tag=1"),
+        ("train a.yaml", "data.path=x training.epochs=2"),
+        ("tune a.yaml", "data.path=x"),
+        ("demo a.yaml", "run.folder=x tune.trials=2"),
+        ("doctor a.yaml", "run.folder=x"),
+        ("finetune run", "top=1"),
+        ("evaluate run", "split=val out=s3://bucket/x?region=y"),
+        ("report sweep", "out=x.html"),
+        ("prepare table a.csv", "out=x split=study"),
+        ("predict run a.png b.png", "out=x generation.beam_width=2"),
+        ("score a.json", "references=x"),
+        ("compare a.json b.json", "references=x text=none"),
+        ("table 1 a.yaml b.yaml", "table.seeds=[1]"),
+        ("figure 3 run other", "split=val out=x"),
+    ],
+)
+def test_settings_may_stand_anywhere(arguments, settings, monkeypatch):
+    seen = []
+    name = arguments.split()[0]
+    monkeypatch.setitem(cli.COMMANDS, name, lambda options, _: seen.append(vars(options)))
+    words, given = arguments.split(), settings.split()
+    for places in itertools.product(range(len(words) + 1), repeat=len(given)):
+        mixed = [[word] for word in words] + [[]]
+        for place, setting in zip(places, given, strict=True):
+            mixed[place].insert(0, setting)
+        assert main(list(itertools.chain(*mixed))) == 0
+    normal = [{k: sorted(v) if isinstance(v, list) else v for k, v in one.items()} for one in seen]
+    assert all(one == normal[0] for one in normal)
+    flat = itertools.chain(*(v if isinstance(v, list) else [v] for v in seen[0].values()))
+    assert {*words, *given} <= {*flat}
+
+
+def test_an_example_that_is_not_there_is_answered_with_init(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("train", "tune", "config"):
+        code = main([name, "tune_configs/iu_xray.yaml"])
+        refused(capsys, code, "tune_configs/iu_xray.yaml: cannot be read", "`raymed init .`")
+    refused(capsys, main(["train", "tune_configs/mine.yaml"]), "give a YAML file")
+    assert main(["init", "."]) == 0
+    capsys.readouterr()
+    assert main(["config", "tune_configs/iu_xray.yaml"]) == 0
+
+
+def test_init_copies_the_examples_and_says_what_to_do_next(tmp_path, capsys, monkeypatch):
+    root = Path(__file__).parents[1]
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "my folder"]) == 0
+    for name in ("tune_configs", "cluster"):
+        copied, shipped = tmp_path / "my folder" / name, root / name
+        files = {path.relative_to(shipped) for path in shipped.rglob("*") if path.is_file()}
+        assert {path.relative_to(copied) for path in copied.rglob("*") if path.is_file()} == files
+        assert all((copied / each).read_bytes() == (shipped / each).read_bytes() for each in files)
+    lines = capsys.readouterr().out.splitlines()
+    commands = [shlex.split(line, comments=True) for line in lines if line.startswith("  ")]
+    assert commands[0] == ["cd", "my folder"]
+    monkeypatch.chdir(tmp_path / "my folder")
+    assert main([*commands[1][1:], "workers=0"]) == 0
+    for words in commands[2:]:
+        files = [word for word in words if word.endswith(".yaml")]
+        assert all(main(["config", file]) == 0 for file in files)
+    capsys.readouterr()
+
+
+def test_init_overwrites_nothing(tmp_path, capsys):
+    mine = tmp_path / "tune_configs" / "own.yaml"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    refused(capsys, main(["init", str(tmp_path)]), f"{mine}: already exists; nothing was copied")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
+    assert mine.read_text() == "mine"
+    (mine.parent / "smoke.yaml").touch()
+    refused(capsys, main(["init", str(tmp_path)]), f"{mine} and 1 more: already exist;")
+    mine.parent.rename(tmp_path / "cluster")
+    (tmp_path / "tune_configs").write_text("a file of that name")
+    refused(capsys, main(["init", str(tmp_path)]), str(tmp_path / "tune_configs"))
 
 
 def test_invalid_yaml_is_reported_with_file_and_line(tmp_path, capsys):
@@ -344,7 +450,7 @@ def test_tables_of_two_files_and_their_figures(trained, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("command", "subject"),
     [
-        *((name, "FILE") for name in ("train", "tune", "demo")),
+        *((name, "FILE") for name in ("train", "tune")),
         ("report", "RUN"),
         ("finetune", "RUN|SWEEP"),
         ("evaluate", "CHECKPOINT"),

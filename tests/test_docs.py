@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from raymed import config as configuration
-from raymed.arguments import COMMANDS, build_parser
+from raymed.arguments import COMMANDS, parse
 from raymed.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -164,7 +164,7 @@ def check(words: list[str]) -> None:
         words = words[2:]
     program, *arguments = words
     if program == "raymed":
-        options = build_parser(dict.fromkeys(COMMANDS, print)).parse_args(arguments)
+        options = parse(dict.fromkeys(COMMANDS, print), arguments)
         if options.name in ("train", "tune"):
             configuration.load(ROOT / options.file, options.settings)
     elif program == "make":

@@ -1,4 +1,4 @@
-"""Decoding lossless JPEG and JPEG-LS in a subprocess: GDCM reads them, but crashes on damaged files."""
+"""Decoding lossless JPEG and JPEG-LS in a subprocess, because GDCM crashes on damaged files."""
 
 import atexit
 import functools
