@@ -148,8 +148,10 @@ def _version(package: str) -> str | None:
 
 
 def _processors() -> Iterator[Check]:
-    usable = len(os.sched_getaffinity(0))
-    yield Check("CPUs", f"{usable} of {os.cpu_count()} available to this process")
+    # macOS does not limit processes to some of the processors.
+    every = os.cpu_count()
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else every
+    yield Check("CPUs", f"{usable} of {every} available to this process")
     threads = _environment(THREAD_VARIABLES)
     problem = (
         "PYTHONDONTWRITEBYTECODE is set, so every Ray process recompiles its imports, which takes "
@@ -160,6 +162,10 @@ def _processors() -> Iterator[Check]:
 
 
 def _memory() -> Iterator[Check]:
+    if sys.platform == "darwin":
+        # Nothing in Python says how much is free there, and Ray does not use /dev/shm.
+        yield Check("memory", _size(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))
+        return
     fields = dict(re.findall(r"(\w+):\s+(\d+) kB", Path("/proc/meminfo").read_text()))
     total, free = (int(fields[key]) * 1024 for key in ("MemTotal", "MemAvailable"))
     text = f"{_size(free)} free of {_size(total)}"

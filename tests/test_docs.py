@@ -41,7 +41,21 @@ SWEEP = {
     "finetune": ["training.epochs=3"],
 }
 """The same for the commands that need Ray."""
-PROGRAMS = {"aws", "export", "gcloud", "git", "kubectl", "mkdir", "mv", "ray", "tar", "tensorboard"}
+PROGRAMS = {
+    "aws",
+    "docker",
+    "export",
+    "gcloud",
+    "git",
+    "kubectl",
+    "mkdir",
+    "mv",
+    "ray",
+    "sbatch",
+    "tar",
+    "tensorboard",
+    "uv",
+}
 """Programs of others in blocks that are not run."""
 REPORTS = ("effusion on the left.", "the lungs are clear. no effusion.", "a nodule is seen.")
 

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,8 +13,8 @@ from raymed.launch.signals import Terminated
 
 PATIENCE_S = 10.0
 """How long to wait for a cluster's answer, in seconds."""
-LONGEST_SOCKET = 107
-"""Greatest length of a Unix socket's path on Linux, in bytes."""
+LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
+"""Greatest length of a Unix socket's path, in bytes."""
 SOCKET = "ray/session_2000-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
 """The longest path of a Ray socket, relative to Ray's temporary folder."""
 
@@ -113,7 +114,8 @@ def check_address(address: str) -> None:
 
 def temporary_folder() -> tuple[str, str]:
     """The environment variable that sets the folder of a local Ray's files, and that folder."""
-    for variable in ("RAY_TMPDIR", "TMPDIR"):
+    # On macOS Ray ignores TMPDIR, whose paths are too long there.
+    for variable in ("RAY_TMPDIR", "TMPDIR")[: 1 if sys.platform == "darwin" else 2]:
         if variable in os.environ:
             return variable, os.environ[variable]
     return "", "/tmp"

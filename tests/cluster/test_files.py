@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from importlib import metadata, resources
@@ -167,8 +169,33 @@ def test_one_ray_version_everywhere(
         for file in [*FOLDER.iterdir()]
         for found in re.findall(r"\bray(?:\[[a-z,]*\])?(?:==|:)(\d+\.\d+\.\d+)", file.read_text())
     ]
-    assert len(versions) >= 3
+    assert len(versions) >= 2
     assert set(versions) == {version}
+
+
+def test_the_image_is_rays_own_of_that_version_and_python_with_the_pinned_packages() -> None:
+    lines = (FOLDER / "Dockerfile").read_text().splitlines()
+    (base,) = [line for line in lines if line.startswith("FROM ")]
+    assert base == f"FROM rayproject/ray:{metadata.version('ray')}-py311-gpu"
+    assert any(f"--requirement /tmp/raymed/{REQUIREMENTS.name}" in line for line in lines)
+    # What is sent to the builder has all that is copied, and nothing else.
+    copied = [line.split()[1] for line in lines if line.startswith("COPY ")]
+    ignored = (FOLDER / "Dockerfile.dockerignore").read_text().split()
+    assert ignored == ["*", *(f"!{name}" for name in copied)]
+    job = yaml.safe_load(RAYJOB.read_text())["spec"]["rayClusterSpec"]
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    for group in (job["headGroupSpec"], *job["workerGroupSpecs"]):
+        (container,) = group["template"]["spec"]["containers"]
+        assert container["image"].endswith(f"/raymed:{version}")
+
+
+def test_hadolint_has_nothing_to_say_about_the_image() -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    assert subprocess.run([hadolint, FOLDER / "Dockerfile"]).returncode == 0
+    wrong = "FROM rayproject/ray\nRUN cd /tmp && pip install torch\n"
+    done = subprocess.run([hadolint, "-"], input=wrong, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "DL3006" in done.stdout
 
 
 def test_nodes_install_what_the_project_needs(

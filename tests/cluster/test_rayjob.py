@@ -16,6 +16,9 @@ from raymed.config import load
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "cluster" / "kuberay-rayjob.yaml"
+DOCKERFILE = ROOT / "cluster" / "Dockerfile"
+HOME = "/home/ray"
+SPECS = ROOT.parent / "shared" / "specs"
 SCHEMA = yaml.safe_load((Path(__file__).parent / "rayjob_schema.yaml").read_text())
 
 
@@ -56,6 +59,50 @@ def against(value: Any, kind: str, place: str) -> Iterator[str]:
 
 def test_kuberay_takes_the_job(job: dict[str, Any]) -> None:
     jsonschema.validate(job, SCHEMA)
+
+
+def strict(schema: Any) -> Any:
+    """An OpenAPI schema of Kubernetes' as a JSON schema that knows no other keys than its own."""
+    if isinstance(schema, list):
+        return [strict(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: strict(value) for key, value in schema.items()}
+    if schema.get("type") == "object" and isinstance(schema.get("properties"), dict):
+        made.setdefault("additionalProperties", False)
+    return made
+
+
+@pytest.fixture(scope="module")
+def published() -> jsonschema.Draft202012Validator:
+    """KubeRay's own schema of a RayJob, as its operator installs it."""
+    file = SPECS / "ray.io_rayjobs.yaml"
+    if not file.is_file():
+        pytest.skip(f"{file}: KubeRay's own schema is not there")
+    definition = yaml.load(file.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    (version,) = [one for one in definition["spec"]["versions"] if one["name"] == "v1"]
+    # Its own check of the schema, as `jsonschema.validate` does, would take 20 seconds.
+    return jsonschema.Draft202012Validator(strict(version["schema"]["openAPIV3Schema"]))
+
+
+def test_the_job_follows_kuberays_own_schema_strictly(
+    job: dict[str, Any], published: jsonschema.Draft202012Validator
+) -> None:
+    published.validate(job)
+    cluster = job["spec"]["rayClusterSpec"]
+    container = cluster["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
+    container["imagePullPolicies"] = "Always"
+    with pytest.raises(jsonschema.ValidationError, match="imagePullPolicies"):
+        published.validate(job)
+
+
+def test_kueue_takes_the_label(
+    job: dict[str, Any], published: jsonschema.Draft202012Validator
+) -> None:
+    (line,) = re.findall(r"^  # (labels: .*)$", FILE.read_text(), re.MULTILINE)
+    job["metadata"] |= yaml.safe_load(line)
+    assert job["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "user-queue"}
+    published.validate(job)
 
 
 @pytest.mark.parametrize(
@@ -99,9 +146,11 @@ def test_kubernetes_refuses_wrong_pods(job: dict[str, Any]) -> None:
 
 
 def test_the_job_is_a_command_of_ours_that_fits_its_workers(job: dict[str, Any]) -> None:
-    python, module, name, command, file, *settings = shlex.split(job["spec"]["entrypoint"])
-    assert (python, module, name, command) == ("python", "-m", "raymed", "train")
-    config = load(ROOT / file, settings)
+    name, command, file, *settings = shlex.split(job["spec"]["entrypoint"])
+    assert (name, command) == ("raymed", "train")
+    # Where the image has the examples.
+    assert f"raymed init {HOME}\n" in DOCKERFILE.read_text()
+    config = load(ROOT / Path(file).relative_to(HOME), settings)
     group = job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
     assert config.launch.cpus_per_worker <= int(limits["cpu"])
@@ -119,5 +168,3 @@ def test_it_asks_for_a_token_and_ends_by_itself(job: dict[str, Any]) -> None:
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     assert job["spec"]["shutdownAfterJobFinishes"] is True
     assert job["spec"]["activeDeadlineSeconds"] > 0
-    environment = yaml.safe_load(job["spec"]["runtimeEnvYAML"])
-    assert any("cluster/requirements.txt" in package for package in environment["pip"])

@@ -12,6 +12,7 @@ import pytest
 from raymed.config import Config
 from raymed.training.checkpoint import Checkpoint, latest
 from raymed.training.log import METRICS_FILE, read_metrics
+from tests.support.linux import needs_proc
 
 START_S = 300.0
 
@@ -29,6 +30,7 @@ def processes_of(ray_files: Path) -> list[str]:
     return found
 
 
+@needs_proc
 @pytest.mark.ray
 @pytest.mark.slow
 def test_ctrl_c_ends_training_and_its_ray_and_the_run_goes_on_later(

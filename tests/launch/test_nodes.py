@@ -22,6 +22,7 @@ from raymed.config import Config
 from raymed.training.loop import train
 from raymed.training.worker import Worker
 from tests.support.faults import processes
+from tests.support.linux import needs_proc
 from tests.support.long_runs import (
     ENDLESS_S,
     EPOCHS,
@@ -97,6 +98,7 @@ def train_in_pair(rank: int, config: Config, folder: Path) -> None:
     dist.destroy_process_group()
 
 
+@needs_proc
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(3 * ENDLESS_S)

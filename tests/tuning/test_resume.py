@@ -21,13 +21,14 @@ from raymed.tuning.space import propose
 from raymed.tuning.study import build_sampler, open_study
 from raymed.tuning.sweep import run_sweep
 from tests.support.faults import epochs_of, killing_actors
+from tests.support.linux import needs_proc
 from tests.support.metric_rows import untimed
 
 TRIALS, EPOCHS = 4, 6
 SEED = 20261124
 COMMAND = "import sys; from raymed.cli import main; sys.exit(main(sys.argv[1:]))"
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, needs_proc]
 
 
 @pytest.fixture

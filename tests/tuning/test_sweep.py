@@ -26,6 +26,7 @@ from raymed.tuning.space import propose
 from raymed.tuning.study import build_sampler
 from raymed.tuning.sweep import Sweep, run_sweep
 from tests.support.faults import killing_actors
+from tests.support.linux import needs_proc
 
 TRIALS, EPOCHS, SEED = 5, 12, 80
 GOOD, BAD, DIVERGING = 0.01, 1e-6, 1e30
@@ -130,7 +131,7 @@ def proposals(config: Config) -> list[dict[str, object]]:
     return asked
 
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, needs_proc]
 
 
 def test_the_seed_decides_what_is_proposed(seen: Seen) -> None:
