@@ -18,6 +18,8 @@ import yaml
 from packaging.requirements import Requirement
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from raymed import config as configuration
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "cluster"
 LAUNCHED = ("aws", "gcp", "onprem")
@@ -141,6 +143,16 @@ def test_the_head_is_on_demand_and_idle_spot_workers_stop(name: str) -> None:
         assert nodes["gpu"]["scheduling"]["provisioningModel"] == "SPOT"
         assert "scheduling" not in nodes["head"]
     assert not {"aws_access_key_id", "gcp_credentials"} & set(config["provider"])
+
+
+@pytest.mark.parametrize("name", ["aws", "gcp"])
+def test_as_many_trials_as_the_file_says_share_a_node(name: str) -> None:
+    text = re.sub(r"\s+#?\s*", " ", (FOLDER / f"{name}.yaml").read_text())
+    (words,) = re.findall(r"Four trials of a sweep .*? (launch\S+) and (launch\S+)\. ", text)
+    launch = configuration.load(ROOT / "tune_configs" / "iu_xray_joint.yaml", words).launch
+    node = load(name)["available_node_types"]["gpu"]["resources"]
+    assert launch.gpus_per_worker is not None
+    assert node["GPU"] / launch.gpus_per_worker == node["CPU"] / launch.cpus_per_worker == 4
 
 
 @pytest.mark.parametrize("name", LAUNCHED)
