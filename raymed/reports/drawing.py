@@ -58,8 +58,7 @@ def as_picture(figure: Figure) -> Image.Image:
     """The figure as `save` writes it, in memory."""
     content = BytesIO()
     figure.savefig(content, format="png")
-    # The background is white, so nothing is transparent.
-    return Image.open(content).convert("RGB")
+    return Image.open(content)
 
 
 def frame(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:

@@ -87,7 +87,7 @@ def test_the_figure_is_the_one_that_the_command_writes(
     (written,) = predict(checkpoint, checkpoint.config, [file], tmp_path)
     with Image.open(written.figure) as expected:
         found = model.predict(file).draw()
-        assert np.array_equal(np.asarray(found), np.asarray(expected.convert("RGB")))
+        assert np.array_equal(np.asarray(found), np.asarray(expected))
     with_truth = model.predict(file).draw(truth="no effusion.")
     assert with_truth.height > found.height
     assert written.draw().size == found.size
