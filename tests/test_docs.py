@@ -187,7 +187,7 @@ def test_the_library_page_runs(folder: Path, capsys: pytest.CaptureFixture[str])
         exec(compile(block, "docs/library.md", "exec"), names)
     for function in set(raymed.__all__) & {"prepare", "train", "tune", "evaluate", "load"}:
         assert any(f"raymed.{function}(" in block for block in blocks), function
-    assert names["info"].counts == {"train": 6, "val": 2, "test": 1}
+    assert names["info"].counts == {"train": 7, "val": 1, "test": 1}
     assert len(names["run"].dataframe()) == 2
     assert len(names["sweep"].dataframe()) == 2
     assert names["evaluation"].split == "val"
