@@ -113,9 +113,9 @@ def _prepare(options: argparse.Namespace, console: Console) -> None:
             f"prepare {source.name}: expected {'one' if source.path else 'no'} path, found "
             f"{len(paths)} ({' '.join(paths) or 'none'})"
         )
-    from raymed.launch.prepare import run_prepare
+    from raymed.library.commands import prepare
 
-    run_prepare(source.name, paths[0] if paths else None, settings, console)
+    prepare(source.name, *paths, console=console, **settings.model_dump(exclude_unset=True))
 
 
 def _quoted(path: AnyPath) -> str:
@@ -125,22 +125,21 @@ def _quoted(path: AnyPath) -> str:
 
 def _train(options: argparse.Namespace, console: Console) -> None:
     config = configuration.load(options.file, options.settings)
-    from raymed.launch.run import run_training
+    from raymed.library.commands import train
 
-    checkpoint = run_training(config, console)
-    score = ranked_score(checkpoint.history[-1])
+    run = train(config, console=console)
     _print(
         console,
-        f"best: epoch {checkpoint.epoch}, validation {score}: {checkpoint.path}\n"
-        f"next: raymed evaluate {_quoted(checkpoint.path.parent.parent)} split=test",
+        f"best: epoch {run.best.epoch}, validation {run.score}: {run.best.path}\n"
+        f"next: raymed evaluate {_quoted(run.folder)} split=test",
     )
 
 
 def _tune(options: argparse.Namespace, console: Console) -> None:
     config = configuration.load(options.file, options.settings)
-    from raymed.tuning.sweep import run_sweep
+    from raymed.library.commands import tune
 
-    sweep = run_sweep(config, console)
+    sweep = tune(config, console=console)
     _print(
         console,
         f"leaderboard: {sweep.leaderboard}\nbest configuration: {sweep.best_config}\n"
@@ -207,24 +206,10 @@ def _finetune_run(
 
 def _evaluate(options: argparse.Namespace, console: Console) -> None:
     own, others = _split_settings(options.settings, "split", "out")
-    from raymed.evaluation import evaluate
-    from raymed.predictions_file import PREDICTIONS_FILE, SCORES_FILE
-    from raymed.verdict import verdict
+    from raymed.library.commands import evaluate
 
-    checkpoint = _open_checkpoint(options.checkpoint)
-    allowed = ("split", "out", "data.path", "generation.")
-    config = configuration.apply_settings(checkpoint.config, others, allowed)
-    split = own.get("split", "test")
-    out = as_path(own.get("out") or as_path(options.checkpoint) / split)
-    evaluation = evaluate(checkpoint, config, split, out)
-    console.print(evaluation.table())
-    for note in evaluation.notes():
-        _print(console, note)
-    _print(
-        console,
-        f"predictions: {out / PREDICTIONS_FILE}\nscores: {out / SCORES_FILE}\n"
-        f"{verdict(evaluation.rows)}",
-    )
+    split, out = own.get("split", "test"), own.get("out") or None
+    evaluate(options.checkpoint, split, others, out=out, console=console)
 
 
 def _score(options: argparse.Namespace, console: Console) -> None:

@@ -20,7 +20,7 @@ _NAMES = {
     "model.system": [*SYSTEMS],
     "model.encoder": [*DEPTHS],
     "split": ["train", "val", "test"],
-    "text": ["paper", "none"],
+    "text": ["paper", "r2gen", "none"],
     "objective": ["likelihood", "cider"],
 }
 """The values of keys that no type limits."""

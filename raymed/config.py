@@ -5,7 +5,7 @@ nearest valid name.
 """
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
@@ -29,6 +29,7 @@ from raymed.sections import (
     TrainingConfig,
     TuneConfig,
 )
+from raymed.setting_values import GivenSettings, read_value, setting_values
 from raymed.storage import AnyPath, as_path, reason
 
 Settings = TypeVar("Settings", bound=PrepareConfig)
@@ -105,31 +106,39 @@ SEARCH_DEFAULTS: dict[str, Any] = {
 """Resets what to search and how, in the configuration of a single trial's run."""
 
 
-def load(path: str | AnyPath | None, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file (None: the defaults) and apply ``key=value`` overrides.
+def load(source: str | AnyPath | Mapping[str, Any] | None, overrides: GivenSettings = ()) -> Config:
+    """Read a configuration, and apply overrides to it.
 
     A file may include others with ``base:``, one path or a list, relative to itself. Later files
     take precedence over earlier ones, and the file's own keys over all of them.
 
+    Args:
+        source: A YAML file, what one could contain as a mapping, or None: the defaults.
+        overrides: ``key=value`` texts, or a mapping.
+
     Raises:
         UsageError: The file cannot be read, or a key or value is not valid.
     """
-    origin = str(path) if path is not None else "defaults"
-    tree = _read(as_path(path)) if path is not None else {}
-    for text in overrides:
-        key, value = _key_value(text, origin)
+    origin, tree = "defaults", dict[str, Any]()
+    if isinstance(source, Mapping):
+        origin = "config"
+        for key, value in setting_values(source, origin).items():
+            _put(tree, key, value, origin)
+    elif source is not None:
+        origin, tree = str(source), _read(as_path(source))
+    for key, value in setting_values(overrides, origin).items():
         _put(tree, key, value, origin)
     return _validated(tree, origin)
 
 
-def apply_settings(config: Config, overrides: Sequence[str], allowed: tuple[str, ...]) -> Config:
-    """Apply ``key=value`` settings to a checkpoint's configuration, for keys that may change.
+def apply_settings(config: Config, overrides: GivenSettings, allowed: tuple[str, ...]) -> Config:
+    """Apply settings to a checkpoint's configuration, for keys that may change.
 
     Raises:
         UsageError: A key matches none of ``allowed`` (full keys, or section names ending in a dot),
             or its value is not valid.
     """
-    values = dict(_key_value(text, "settings") for text in overrides)
+    values = setting_values(overrides, "settings")
     for key in values:
         if not key.startswith(allowed):
             names = " and ".join(f"{name}*" if name.endswith(".") else name for name in allowed)
@@ -137,30 +146,28 @@ def apply_settings(config: Config, overrides: Sequence[str], allowed: tuple[str,
     return config.override(values, "settings")
 
 
-def load_prepare(overrides: Sequence[str], settings: type[Settings]) -> Settings:
-    """Parse the settings of `raymed prepare` from ``key=value`` arguments.
+def load_prepare(overrides: GivenSettings, settings: type[Settings]) -> Settings:
+    """Parse the settings of `raymed prepare` from ``key=value`` arguments, or from a mapping.
 
     Args:
+        overrides: The settings.
         settings: The settings class of the source.
 
     Raises:
         UsageError: One or more keys or values are not valid; the message lists them all.
     """
     fields = settings.model_fields
-    texts = [name for name, field in fields.items() if field.annotation in (str, str | None)]
     mappings = {
         name: get_args(get_args(field.annotation)[0])
         for name, field in fields.items()
         if get_origin(field.annotation) is dict
     }
+    if not isinstance(overrides, Mapping):
+        texts = [name for name, field in fields.items() if field.annotation in (str, str | None)]
+        overrides = dict(_prepare_value(text, texts, mappings) for text in overrides)
     tree: dict[str, Any] = {}
-    for override in overrides:
-        key, _, value = override.partition("=")
-        in_mapping = key.partition(".")[0] in mappings and not value.startswith("[")
-        # Parsed as YAML, a comma or a folder called 2024 would not stay text.
-        is_text = key in texts or in_mapping
-        parsed = (value or None) if is_text else _key_value(override, "prepare")[1]
-        _put(tree, key, parsed, "prepare")
+    for key, value in setting_values(overrides, "prepare").items():
+        _put(tree, key, value, "prepare")
     try:
         return settings.model_validate(tree)
     except ValidationError as error:
@@ -168,6 +175,15 @@ def load_prepare(overrides: Sequence[str], settings: type[Settings]) -> Settings
         known += [f"{name}.{key}" for name, keys in mappings.items() for key in keys]
         faults = [_fault(dict(item), known) for item in error.errors()]
         raise UsageError(_listed("prepare", faults)) from None
+
+
+def _prepare_value(text: str, texts: Sequence[str], mappings: Collection[str]) -> tuple[str, Any]:
+    """A setting's key and value; the value of a key of ``texts`` or of a mapping stays text."""
+    key, _, value = text.partition("=")
+    in_mapping = key.partition(".")[0] in mappings and not value.startswith("[")
+    # Parsed as YAML, a comma or a folder called 2024 would not stay text.
+    is_text = key in texts or in_mapping
+    return key, (value or None) if is_text else read_value(key, value)
 
 
 def _read(path: AnyPath, seen: tuple[AnyPath, ...] = ()) -> dict[str, Any]:
@@ -204,16 +220,6 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         nested = isinstance(value, dict) and isinstance(both.get(key), dict) and "." not in key
         both[key] = _merged(both[key], value) if nested else value
     return both
-
-
-def _key_value(text: str, origin: str) -> tuple[str, Any]:
-    key, separator, value = text.partition("=")
-    if not separator or not key:
-        raise UsageError(f"{origin}: '{text}' is not of the form key=value")
-    try:
-        return key, yaml12.read(value)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{key}: '{value}' cannot be read as a YAML value: {error}") from None
 
 
 def _put(tree: dict[str, Any], dotted: str, value: Any, origin: str) -> None:

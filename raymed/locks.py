@@ -5,6 +5,7 @@ object store has none: there the holder of a folder writes a heartbeat to a lock
 names itself as the owner.
 """
 
+import ctypes
 import fcntl
 import os
 import signal
@@ -143,19 +144,29 @@ def _store_lock(folder: RemotePath) -> Iterator[None]:
     lock = _LockFile(folder)
     lock.acquire()
     released = Event()
-    main = threading.get_ident()
-    heartbeat = Thread(
-        target=lock.keep, args=(released, lambda: signal.pthread_kill(main, LOCK_LOST)), daemon=True
-    )
+    holder = threading.get_ident()
+    in_main_thread = threading.current_thread() is threading.main_thread()
+
+    def on_loss() -> None:
+        if in_main_thread:
+            signal.pthread_kill(holder, LOCK_LOST)
+        else:
+            # Python handles signals in the main thread, which knows nothing of this lock.
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(holder), ctypes.py_object(KeyboardInterrupt)
+            )
+
+    heartbeat = Thread(target=lock.keep, args=(released, on_loss), daemon=True)
     try:
-        before = signal.signal(LOCK_LOST, _interrupt)
+        before = signal.signal(LOCK_LOST, _interrupt) if in_main_thread else None
         try:
             heartbeat.start()
             yield
         finally:
             released.set()
             heartbeat.join()
-            signal.signal(LOCK_LOST, before)
+            if in_main_thread:
+                signal.signal(LOCK_LOST, before)
     finally:
         if lock.lost:
             raise _taken_over(folder, lock.holder()) from None

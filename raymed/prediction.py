@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
@@ -38,22 +39,60 @@ PREDICTIONS_FILE = "predictions.jsonl"
 RECORD_FILE = "made_from.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """The report of one image, or of the images of one study.
 
     Attributes:
         image: The image's name, or those of the study's images, separated by commas.
-        report: The generated report.
-        figure: The file with its attention figure.
+        report: The generated report: its ``text``, its ``sentences``, and all ``tags`` with their
+            probabilities, most probable first.
+        pictures: The images as the model saw them, uint8 [I, size, size].
+        sentences: The report's sentences, each with its ``text``, its visual attention ``alpha``
+            and the ``tags`` attended to, where the system has these.
     """
 
     image: str
     report: Report
+    pictures: np.ndarray
+    sentences: list[AttendedSentence]
+
+    def __str__(self) -> str:
+        return self.report.text
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.image!r}: {self.report.text!r})"
+
+    def draw(self, truth: str | None = None) -> Image.Image:
+        """The attention figure: the images, each sentence and where the model looked.
+
+        Args:
+            truth: The report written by a person, if it is known.
+
+        Returns:
+            A picture that notebooks show, and that ``.save("figure.png")`` writes.
+        """
+        # Ray's workers import this module, and need not load matplotlib at their start.
+        from raymed.reports.attention import draw_attention
+        from raymed.reports.drawing import as_picture
+
+        return as_picture(
+            draw_attention(self.pictures, self.sentences, self.report.tags, self.image, truth)
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class DrawnPrediction(Prediction):
+    """A prediction whose attention figure was written.
+
+    Attributes:
+        figure: The file with the figure.
+    """
+
     figure: AnyPath
 
 
-def print_prediction(prediction: Prediction, console: Console) -> None:
+def print_prediction(prediction: DrawnPrediction, console: Console) -> None:
     """Print the five most probable tags and the report, one sentence per line."""
     tags = ", ".join(f"{tag} {share:.2f}" for tag, share in prediction.report.tags[:5])
     console.print(prediction.image, style="bold", highlight=False, markup=False, soft_wrap=True)
@@ -68,7 +107,7 @@ def predict(
     images: Sequence[str],
     out: AnyPath,
     notify: Callable[[str], None] = lambda _: None,
-) -> Iterator[Prediction]:
+) -> Iterator[DrawnPrediction]:
     """Write the report of each image or study to ``out``, and draw its attention figure there.
 
     Each report is appended to ``predictions.jsonl`` as it is generated: ``image`` (as given),
@@ -123,7 +162,7 @@ def predict(
 
 def predict_rows(
     checkpoint: Checkpoint, config: Config, split: Split, rows: Sequence[int], out: AnyPath
-) -> Iterator[Prediction]:
+) -> Iterator[DrawnPrediction]:
     """The reports and figures of a split's ``rows``; the figures include the true reports.
 
     The rows are those of images, or of studies if the run reads several images of a study.
@@ -203,15 +242,15 @@ class _FigureWriter:
         pictures: np.ndarray,
         attended: AttendedReport,
         truth: str | None = None,
-    ) -> Prediction:
-        # Ray's workers import this module, and need not load matplotlib at their start.
+    ) -> DrawnPrediction:
+        # As in `Prediction.draw`.
         from raymed.reports.attention import attention_figure
 
         # A study's figure has the name of its first image.
         first = name.partition(",")[0] if len(pictures) > 1 else name
         figure = self.out / self._unused_name(Path(first).stem)
         attention_figure(figure, pictures, attended.sentences, attended.report.tags, name, truth)
-        return Prediction(name, attended.report, figure)
+        return DrawnPrediction(name, attended.report, pictures, attended.sentences, figure)
 
     def _unused_name(self, stem: str) -> str:
         while True:
@@ -299,7 +338,7 @@ def _write_record(out: AnyPath, record: Record) -> None:
         file.write_text(json.dumps({KEY: record}, indent=1), encoding="utf-8")
 
 
-def _line(path: Path, prediction: Prediction) -> dict[str, Any]:
+def _line(path: Path, prediction: DrawnPrediction) -> dict[str, Any]:
     report = prediction.report
     return {
         "image": str(path),

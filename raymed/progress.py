@@ -28,6 +28,7 @@ Item = TypeVar("Item")
 Sink = Callable[[str, int, int | None], None]
 
 _sink: ContextVar[Sink | None] = ContextVar("sink", default=None)
+_console: ContextVar[Console | None] = ContextVar("console", default=None)
 
 
 class Throttle:
@@ -50,14 +51,14 @@ class Progress:
     Args:
         what: What is being done, as a phrase such as ``writing reports``.
         total: The number of items; None while unknown.
-        console: Where to print; rich's own by default.
+        console: Where to print; by default that of `show_progress_on`, or else rich's own.
     """
 
     def __init__(self, what: str, total: int | None, console: Console | None = None) -> None:
         self.what = what
         self.done = 0
         self.total = total
-        self._console = console or rich.get_console()
+        self._console = console or _console.get() or rich.get_console()
         self._bar: Bar | None = None
         self._pulse = Throttle()
         self._finished = Event()
@@ -137,6 +138,16 @@ def report_progress_to(sink: Sink) -> Iterator[None]:
         yield
     finally:
         _sink.reset(token)
+
+
+@contextmanager
+def show_progress_on(console: Console) -> Iterator[None]:
+    """Print all progress inside the block on ``console`` where no other one is given."""
+    token = _console.set(console)
+    try:
+        yield
+    finally:
+        _console.reset(token)
 
 
 def format_progress(what: str, done: int, total: int | None) -> str:

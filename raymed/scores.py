@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -17,6 +17,12 @@ from raymed.provenance import Record
 from raymed.storage import AnyPath, atomic_write_text, reason
 from raymed.training.trained_on import Overlap
 from raymed.training.validation import why_cider_is_zero
+
+if TYPE_CHECKING:
+    import pandas
+
+TRUTH = "truth"
+"""The name of the references' own scores, where these are measured."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,24 @@ class ReportScores:
         except OSError as error:
             raise UsageError(f"{file}: cannot be written ({reason(error)})") from error
 
+    def dataframe(self) -> "pandas.DataFrame":
+        """The scores as pandas has them, a row for each system or baseline and metric.
+
+        The columns are ``system``, ``metric``, ``score``, and ``low`` and ``high``: the ends of the
+        bootstrap interval, NaN where there is none.
+        """
+        import pandas
+
+        metrics = [metric.key for metric in filter(self._is_shown, scored_metrics())]
+        rows = [
+            (name, key, scores[key], *self.intervals[name].get(key, (None, None)))
+            for name, scores in self.rows.items()
+            for key in metrics
+        ]
+        rows += [(TRUTH, key, value, None, None) for key, value in self._truth.items()]
+        frame = pandas.DataFrame(rows, columns=["system", "metric", "score", "low", "high"])
+        return frame.astype(dict.fromkeys(("score", "low", "high"), float))
+
     def table(self) -> Table:
         """The scores for the terminal, a metric to a line, beside the ground truth's own."""
         table = Table(
@@ -77,16 +101,21 @@ class ReportScores:
             box=SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
         )
-        for head in ("", *self.rows, "truth"):
+        for head in ("", *self.rows, TRUTH):
             # Four columns of intervals fit a terminal of 80 characters, their heads in lines.
             lines = head.replace(" ", "\n")
             table.add_column(lines, justify="right" if head else "left", no_wrap=True)
-        truth = {"normality": self.truth_normality, "distinct": self.truth_distinct}
+        truth = self._truth
         for metric in filter(self._is_shown, scored_metrics()):
             values = [self._cell(metric, name) for name in self.rows]
             of_truth = metric.format(truth[metric.key]) if metric.key in truth else ""
             table.add_row(metric.label, *values, of_truth)
         return table
+
+    @property
+    def _truth(self) -> dict[str, float | None]:
+        """What is measured of the references themselves."""
+        return {"normality": self.truth_normality, "distinct": self.truth_distinct}
 
     def _is_shown(self, metric: Metric) -> bool:
         measured = any(row[metric.key] is not None for row in self.rows.values())

@@ -5,11 +5,12 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from PIL import Image
 
+import raymed
 from raymed import config as configuration
 from raymed.arguments import COMMANDS, parse
 from raymed.cli import main
@@ -187,6 +188,28 @@ def check(words: list[str]) -> None:
         assert (ROOT / arguments[1].replace(".", "/")).with_suffix(".py").is_file()
     else:
         assert program in PROGRAMS, program
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray")
+def test_the_library_page_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert folder == Path.cwd()
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/library.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, "docs/library.md", "exec"), names)
+    for function in set(raymed.__all__) & {"prepare", "train", "tune", "evaluate", "load"}:
+        assert any(f"raymed.{function}(" in block for block in blocks), function
+    assert names["info"].counts == {"train": 7, "val": 1, "test": 1}
+    assert len(names["run"].dataframe()) == 2
+    assert len(names["sweep"].dataframe()) == 2
+    assert names["evaluation"].split == "val"
+    first, second, _ = names["several"]
+    assert first.report.sentences == second.report.sentences == names["scaled"].report.sentences
+    with Image.open("figure.png") as figure:
+        assert min(figure.size) > 300
+    assert capsys.readouterr().out.count("film-0") >= 9
 
 
 def test_yaml_in_a_page_is_a_valid_configuration(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def read_image(image: ImageInput, size: int) -> np.ndarray:
         if image.shape == (size, size):
             return image
         return _fit(Image.fromarray(image), size)
-    try:
+    with _decoding():
         start = _start(image)
         if start[DICOM_MARK] == b"DICM" or _BARE_DICOM.match(start):
             # Imported here because pydicom is slow to import, and only DICOM needs it.
@@ -61,7 +61,28 @@ def read_image(image: ImageInput, size: int) -> np.ndarray:
         with Image.open(source, formats=_FORMATS) as opened:
             refuse_bomb(opened.width, opened.height)
             ImageOps.exif_transpose(opened, in_place=True)
-            return _fit(_greyscale(opened), size)
+            return _fit(_greyscale(opened, _is_white_zero(opened)), size)
+
+
+def read_pillow_image(image: Image.Image, size: int) -> np.ndarray:
+    """Return an image that Pillow has opened or made, as `read_image` returns an image file.
+
+    The image itself is not changed.
+
+    Raises:
+        ImageError: It is truncated, damaged or too large.
+    """
+    with _decoding():
+        refuse_bomb(image.width, image.height)
+        upright = ImageOps.exif_transpose(image)
+        return _fit(_greyscale(upright, _is_white_zero(image)), size)
+
+
+@contextmanager
+def _decoding() -> Iterator[None]:
+    """Raise any error of decoding an image inside the block as an ImageError."""
+    try:
+        yield
     except ImageError:
         raise
     except FileNotFoundError as error:
@@ -95,10 +116,15 @@ def _as_file(image: Path | bytes) -> Iterator[Path]:
         yield Path(file.name)
 
 
-def _greyscale(image: Image.Image) -> Image.Image:
+def _is_white_zero(image: Image.Image) -> bool:
+    """Whether this is a TIFF image whose value 0 is white."""
+    return bool(getattr(image, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO)
+
+
+def _greyscale(image: Image.Image, white_zero: bool) -> Image.Image:
     """Convert a decoded image to mode L."""
     if image.mode[0] in "IF":
-        return _full_range(image)
+        return _full_range(image, white_zero)
     if image.mode in ("1", "L"):
         return image.convert("L")
     if image.has_transparency_data:
@@ -108,7 +134,7 @@ def _greyscale(image: Image.Image) -> Image.Image:
     return image.convert("RGB").convert("L")
 
 
-def _full_range(image: Image.Image) -> Image.Image:
+def _full_range(image: Image.Image, white_zero: bool) -> Image.Image:
     """Convert a 16-bit, integer or floating-point image to mode L, scaled by its range."""
     values = np.asarray(image, dtype=np.float64)
     if not np.isfinite(values).all():
@@ -118,7 +144,7 @@ def _full_range(image: Image.Image) -> Image.Image:
         return Image.new("L", image.size)
     scaled = (values - low) / (high - low)
     # Pillow itself inverts white-is-zero TIFFs of 8 bits, but not deeper ones.
-    if getattr(image, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO:
+    if white_zero:
         scaled = 1 - scaled
     return Image.fromarray(np.rint(scaled * 255).astype(np.uint8))
 

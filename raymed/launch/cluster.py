@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from raymed.errors import UsageError
-from raymed.launch.signals import Terminated
+from raymed.launch.signals import Terminated, in_main_thread, restored_handlers
 
 PATIENCE_S = 10.0
 """How long to wait for a cluster's answer, in seconds."""
@@ -22,6 +22,8 @@ SOCKET = "ray/session_2000-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
 @contextmanager
 def connected(address: str | None) -> Iterator[None]:
     """Be connected to Ray inside the block; a Ray that was started for it is shut down after it.
+
+    A process that is connected to a Ray of its own uses that one, which stays as it is.
 
     Args:
         address: Address of a running cluster; None means RAY_ADDRESS or, without that, a Ray
@@ -42,14 +44,26 @@ def connected(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
     import ray
 
-    quiet()
-    if ray.is_initialized():
-        yield
-        return
-    target = address or os.environ.get("RAY_ADDRESS") or "local"
-    check_address(target)
-    if target == "local":
-        check_socket_paths()
+    with quiet_ray():
+        if ray.is_initialized():
+            with _ray_address(ray.get_runtime_context().gcs_address):
+                yield
+            return
+        target = address or os.environ.get("RAY_ADDRESS") or "local"
+        check_address(target)
+        if target == "local":
+            check_socket_paths()
+        with restored_handlers(signal.SIGTERM), _ray_address(_start(target)):
+            try:
+                yield
+            finally:
+                ray.shutdown()
+
+
+def _start(target: str) -> str:
+    """Connect to a cluster, or start Ray on this machine; returns its address."""
+    import ray
+
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         # Without an explicit request for the dashboard, Ray tolerates one that is late or broken.
@@ -67,29 +81,53 @@ def connected(address: str | None) -> Iterator[None]:
             raise _unreachable(target, error) from None
         raise
     # Ray has installed a handler of its own, which raises SystemExit.
-    if callable(on_sigterm):
+    if in_main_thread() and callable(on_sigterm):
         signal.signal(signal.SIGTERM, on_sigterm)
+    found: str = context.address_info["gcs_address"]
+    return found
+
+
+@contextmanager
+def _ray_address(address: str) -> Iterator[None]:
+    """Set RAY_ADDRESS inside the block.
+
+    With several Ray instances on a machine, code without an explicit address picks a wrong one.
+    """
     before = os.environ.get("RAY_ADDRESS")
-    # With several Ray instances on a machine, code without an explicit address picks a wrong one.
-    os.environ["RAY_ADDRESS"] = context.address_info["gcs_address"]
+    os.environ["RAY_ADDRESS"] = address
     try:
         yield
     finally:
-        ray.shutdown()
         if before is None:
-            del os.environ["RAY_ADDRESS"]
+            os.environ.pop("RAY_ADDRESS", None)
         else:
             os.environ["RAY_ADDRESS"] = before
 
 
-def quiet() -> None:
-    """Silence Ray's notices, which would mix with our own lines, but not its warnings."""
-    for name in ("ray", "ray.train", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # It warns that a Ray started locally requires a token, which is as it should be.
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-    # It complains at length about a late dashboard, which is not needed.
-    logging.getLogger("ray._private.services").setLevel(logging.CRITICAL)
+@contextmanager
+def quiet_ray() -> Iterator[None]:
+    """Silence Ray's notices inside the block: they would mix with our own lines.
+
+    Its warnings stay, but for these.
+    """
+    levels = {
+        **dict.fromkeys(("ray", "ray.train", "ray.tune"), logging.WARNING),
+        # It warns that a Ray started locally requires a token, which is as it should be.
+        "ray._private.authentication": logging.ERROR,
+        # It complains at length about a late dashboard, which is not needed.
+        "ray._private.services": logging.CRITICAL,
+    }
+    if not in_main_thread():
+        # It warns that it cannot install a signal handler in a thread.
+        levels["ray._private.worker"] = logging.ERROR
+    before = {name: logging.getLogger(name).level for name in levels}
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def check_address(address: str) -> None:

@@ -15,7 +15,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from raymed.config import Config
 from raymed.launch.monitor import Update
 from raymed.launch.printer import Printer, status_line
-from raymed.launch.signals import defer_sigterm, install_sigterm_handler, sigterm_received
+from raymed.launch.signals import (
+    defer_sigterm,
+    install_sigterm_handler,
+    restored_handlers,
+    sigterm_received,
+)
 from raymed.progress import format_progress
 from raymed.training.observer import Status
 
@@ -31,21 +36,20 @@ def display_progress(monitor: ActorHandle, config: Config, console: Console) -> 
     they have trained a step there is nothing to write, and they are stopped as by Ctrl-C.
     """
     display = _Display(monitor, config, console)
-    before = signal.getsignal(signal.SIGTERM)
-    install_sigterm_handler()
     thread = Thread(target=display.follow, daemon=True)
-    with display.bar, defer_sigterm():
-        thread.start()
-        try:
-            yield
-        finally:
-            display.over.set()
-            thread.join()
-            signal.signal(signal.SIGTERM, before)
+    with restored_handlers(signal.SIGTERM):
+        install_sigterm_handler()
+        with display.bar, defer_sigterm():
+            thread.start()
+            try:
+                yield
+            finally:
+                display.over.set()
+                thread.join()
 
 
 class _Display:
-    """Polls the monitor in a thread of its own; made in the main thread."""
+    """Polls the monitor in a thread of its own; made in the thread that trains."""
 
     def __init__(self, monitor: ActorHandle, config: Config, console: Console) -> None:
         self.monitor = monitor

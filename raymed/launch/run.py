@@ -6,13 +6,14 @@ from rich.console import Console
 
 from raymed.absolute_paths import with_absolute_paths
 from raymed.config import Config
-from raymed.launch.cluster import connected, quiet
+from raymed.launch.cluster import connected, quiet_ray
 from raymed.launch.printer import Printer
 from raymed.launch.signals import (
     Terminated,
     defer_sigterm,
     defer_sigterm_from_now,
     install_sigterm_handler,
+    restored_handlers,
     sigterm_received,
 )
 from raymed.run_folder import RunFolder
@@ -56,15 +57,11 @@ def run_training(config: Config, console: Console) -> Checkpoint:
 
 def _train_in_this_process(config: Config, folder: AnyPath, console: Console) -> None:
     """Train in the calling thread, for debuggers: no Ray, no live progress bar, no other thread."""
-    quiet()
     printer = _DeferringPrinter(config, console)
-    before = signal.getsignal(signal.SIGTERM)
-    install_sigterm_handler()
-    try:
+    with quiet_ray(), restored_handlers(signal.SIGTERM):
+        install_sigterm_handler()
         with defer_sigterm(from_start=False):
             train(config, folder, Worker(local_device()), printer)
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class _DeferringPrinter(Printer):
@@ -78,6 +75,8 @@ class _DeferringPrinter(Printer):
 
 def _train_on_ray(config: Config, folder: AnyPath, console: Console) -> None:
     # Importing Ray Train loads torch.distributed: seconds that a mere check need not spend.
+    import ray
+
     from raymed.launch.display import display_progress
     from raymed.launch.monitor import start_monitor
     from raymed.launch.trainer import check_room, describe_workers, fit
@@ -91,6 +90,9 @@ def _train_on_ray(config: Config, folder: AnyPath, console: Console) -> None:
     except KeyboardInterrupt:
         if not sigterm_received():
             raise
+    finally:
+        # A notebook keeps an error's frames, and with them the actor's handle.
+        ray.kill(monitor)
     if sigterm_received():
         raise Interrupted
 

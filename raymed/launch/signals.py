@@ -5,6 +5,7 @@ defers SIGTERM instead: it writes a checkpoint and then ends by itself.
 """
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event
@@ -17,15 +18,45 @@ _deferring = Event()
 _received = Event()
 
 
-class Terminated(BaseException):
+class Terminated(SystemExit):
     """SIGTERM was received; what was running is being shut down.
 
-    Like `KeyboardInterrupt` it is no `Exception`, so handlers of errors let it pass.
+    Like `KeyboardInterrupt` it is no `Exception`, so handlers of errors let it pass. A program that
+    does not catch it exits with `STATUS`.
     """
+
+    def __init__(self) -> None:
+        super().__init__(STATUS)
+
+
+def in_main_thread() -> bool:
+    """Whether this is the thread in which Python installs and runs signal handlers."""
+    return threading.current_thread() is threading.main_thread()
+
+
+@contextmanager
+def restored_handlers(*numbers: int) -> Iterator[None]:
+    """Restore the handlers of these signals after the block.
+
+    In a thread other than the main one nothing can install a handler, so nothing is to be restored.
+    """
+    before = {number: signal.getsignal(number) for number in numbers} if in_main_thread() else {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            # Without a handler that Python knows of, there is none that it could install again.
+            if handler is not None:
+                signal.signal(number, handler)
 
 
 def install_sigterm_handler() -> None:
-    """Let `defer_sigterm` take effect in this process; to be called in the main thread."""
+    """Let `defer_sigterm` take effect in this process.
+
+    Outside the main thread this does nothing: the process then ends on SIGTERM as it would anyway.
+    """
+    if not in_main_thread():
+        return
     before = signal.getsignal(signal.SIGTERM)
 
     def handle(number: int, frame: FrameType | None) -> None:

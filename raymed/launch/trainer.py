@@ -20,7 +20,12 @@ from raymed.config import Config
 from raymed.errors import UsageError
 from raymed.launch.autoscaling import wait_for_nodes
 from raymed.launch.monitor import WorkerObserver
-from raymed.launch.signals import defer_sigterm, install_sigterm_handler
+from raymed.launch.signals import (
+    Terminated,
+    defer_sigterm,
+    install_sigterm_handler,
+    restored_handlers,
+)
 from raymed.storage import AnyPath, as_path
 from raymed.training.errors import Interrupted, TrainingFailed
 from raymed.training.loop import train
@@ -117,16 +122,16 @@ def fit(config: Config, folder: AnyPath, monitor: ActorHandle) -> None:
         "folder": str(folder.absolute()),
         "monitor": monitor,
     }
-    before = signal.getsignal(signal.SIGINT)
     try:
-        failure = run_workers(train_worker, job, config, config.launch.max_failures)
+        with restored_handlers(signal.SIGINT):
+            failure = run_workers(train_worker, job, config, config.launch.max_failures)
     except WorkerGroupError as error:
         raise _usage_error(error) from error
+    except Terminated:
+        raise
     except SystemExit:
         # Ray raises it on Ctrl-C, once it has stopped the workers.
         raise KeyboardInterrupt from None
-    finally:
-        signal.signal(signal.SIGINT, before)
     if failure is not None:
         raise TrainingFailed(failure)
 

@@ -84,18 +84,29 @@ def attention_figure(
     title: str,
     truth: str | None = None,
 ) -> None:
-    """Draw one study's figure and save it as PNG.
+    """Draw one study's figure and save it as PNG; the arguments are those of `draw_attention`.
+
+    Raises:
+        UsageError: The file cannot be written.
+    """
+    save(draw_attention(images, sentences, tags, title, truth), path)
+
+
+def draw_attention(
+    images: np.ndarray,
+    sentences: Sequence[AttendedSentence],
+    tags: Sequence[tuple[str, float]],
+    title: str,
+    truth: str | None = None,
+) -> Figure:
+    """Draw one study's figure.
 
     Args:
-        path: The PNG file.
         images: The images as the model saw them, uint8 [I, H, W].
         sentences: The report's sentences, in order.
         tags: Predicted tags with their probabilities, the likeliest first.
         title: The figure's title, such as the images' names.
         truth: The report written by a person, if it is known.
-
-    Raises:
-        UsageError: The file cannot be written.
     """
     panels = _panels(len(images), sentences, tags)
     columns = min(COLUMNS, len(panels))
@@ -121,7 +132,7 @@ def attention_figure(
         _scale(figure, MARGIN, top)
     top = write(figure, known, MARGIN, top - scale, TRUTH, style="italic")
     write(figure, foot, MARGIN, top, FOOTER, colour=FAINT)
-    save(figure, path)
+    return figure
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ ships with matplotlib, so what is measured here is what is drawn, on any machine
 
 import unicodedata
 from functools import lru_cache
+from io import BytesIO
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
+from PIL import Image
 
 from raymed.notices import NOT_FOR_CLINICAL_USE
 from raymed.storage import AnyPath, user_output
@@ -50,6 +52,13 @@ def save(figure: Figure, path: AnyPath) -> None:
     """
     with user_output(path) as partial:
         figure.savefig(partial, format="png")
+
+
+def as_picture(figure: Figure) -> Image.Image:
+    """The figure as `save` writes it, in memory."""
+    content = BytesIO()
+    figure.savefig(content, format="png")
+    return Image.open(content)
 
 
 def frame(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:

@@ -19,6 +19,7 @@ from raymed.storage.remote import RemotePath, Unreachable, reason
 
 __all__ = [
     "AnyPath",
+    "GivenPath",
     "RemotePath",
     "Unreachable",
     "as_path",
@@ -37,12 +38,15 @@ __all__ = [
 ]
 
 AnyPath = Path | RemotePath
+GivenPath = str | os.PathLike[str] | RemotePath
+"""A path as a caller may give it."""
 
 
-def as_path(where: str | AnyPath) -> AnyPath:
-    """The path that a text names: a local one, or a URI."""
+def as_path(where: GivenPath) -> AnyPath:
+    """The path that a text or a path-like object names: a local one, or a URI."""
     if isinstance(where, Path | RemotePath):
         return where
+    where = os.fspath(where)
     if where.startswith("file://"):
         return Path(where.removeprefix("file://"))
     return RemotePath(where) if is_uri(where) else Path(where)

@@ -9,6 +9,7 @@ same command resumes it, whatever was killed.
 from dataclasses import dataclass
 from functools import partial
 from textwrap import wrap
+from typing import TYPE_CHECKING
 
 import optuna
 from ray.exceptions import RayActorError
@@ -29,7 +30,7 @@ from raymed.model.systems import system_class
 from raymed.reports.confirmation import Confirmation
 from raymed.reports.sweep_results import TrialResult
 from raymed.run_folder import SweepFolder
-from raymed.storage import AnyPath, user_output
+from raymed.storage import AnyPath, local_copy, user_output
 from raymed.training.setup import check, check_model
 from raymed.tuning.confirm import (
     CONFIRMED_FILE,
@@ -64,6 +65,9 @@ from raymed.tuning.study import (
     trials_wanted,
 )
 from raymed.tuning.tuner import run_tuner, silence_tune
+
+if TYPE_CHECKING:
+    import pandas
 
 BEST_FILE = "best.yaml"
 COMMENT_WIDTH = 98
@@ -100,6 +104,13 @@ class Sweep:
     def leaderboard(self) -> AnyPath:
         """The leaderboard's file."""
         return self.folder / LEADERBOARD_FILE
+
+    def dataframe(self) -> "pandas.DataFrame":
+        """The leaderboard, a row for each trial, best first."""
+        import pandas
+
+        with local_copy(self.leaderboard) as file:
+            return pandas.read_parquet(file)
 
     @property
     def best_config(self) -> AnyPath:

@@ -14,6 +14,7 @@ DRAWING = ("matplotlib", "jinja2", "plotly", "scipy")
         # What the workers of a run, and those of a sweep or a table, unpickle their function from.
         ("raymed.launch.trainer", DRAWING),
         ("raymed.launch.groups", DRAWING),
+        ("raymed", ("torch", "ray", "numpy", "pydantic", "rich", *DRAWING)),
         ("raymed.cli, raymed.config", ("torch", "ray", "numpy", *DRAWING)),
     ],
 )

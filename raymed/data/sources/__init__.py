@@ -5,13 +5,14 @@ The command line reads the names, so a source is imported only when it is used.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from raymed.config import load_prepare
 from raymed.errors import UsageError
 from raymed.sections import PrepareConfig
+from raymed.setting_values import GivenSettings
 
 if TYPE_CHECKING:
     from raymed.data.sources.source import Source
@@ -43,13 +44,14 @@ def sources_accepting(setting: str) -> list[str]:
     return [name for name, source in all_sources().items() if source.accepts_setting(setting)]
 
 
-def load_settings(source: str, overrides: Sequence[str]) -> PrepareConfig:
-    """Parse the settings of `raymed prepare` for a source from ``key=value`` arguments.
+def load_settings(source: str, overrides: GivenSettings) -> PrepareConfig:
+    """Parse the settings of `raymed prepare` for a source, ``key=value`` texts or a mapping.
 
     Raises:
         UsageError: A key does not exist or belongs to another source, or a value is not valid.
     """
-    check_settings(source, {text.partition("=")[0].partition(".")[0] for text in overrides})
+    keys = [text.partition("=")[0] for text in overrides]
+    check_settings(source, {key.partition(".")[0] for key in keys})
     return load_prepare(overrides, load_source(source).settings)
 
 
