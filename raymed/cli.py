@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SUBJECTS = {
     **dict.fromkeys(("train", "tune", "demo"), "file"),
-    **dict.fromkeys(("evaluate", "predict"), "checkpoint"),
+    **dict.fromkeys(("evaluate", "predict", "export"), "checkpoint"),
     "score": "predictions",
     "compare": "b",
     "report": "run",
@@ -207,6 +207,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
     own, others = _split_settings(options.settings, "split", "out")
     from raymed.evaluation import evaluate
     from raymed.predictions_file import PREDICTIONS_FILE, SCORES_FILE
+    from raymed.reports.model_card import refresh_model_card
     from raymed.verdict import verdict
 
     checkpoint = _open_checkpoint(options.checkpoint)
@@ -223,6 +224,9 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
         f"predictions: {out / PREDICTIONS_FILE}\nscores: {out / SCORES_FILE}\n"
         f"{verdict(evaluation.rows)}",
     )
+    card = refresh_model_card(checkpoint, evaluation.as_json(), partial(_print, console))
+    if card:
+        _print(console, f"model card: {card}")
 
 
 def _score(options: argparse.Namespace, console: Console) -> None:
@@ -288,6 +292,18 @@ def _predict(options: argparse.Namespace, console: Console) -> None:
     for prediction in predict(checkpoint, config, images, out, partial(_print, console)):
         print_prediction(prediction, console)
     _print(console, f"predictions: {out / PREDICTIONS_FILE}")
+
+
+def _export(options: argparse.Namespace, console: Console) -> None:
+    own, others = _split_settings(options.settings, "out")
+    if "out" not in own:
+        raise UsageError("export: out=FOLDER is missing; give the folder to write the programs to")
+    from raymed.export import export
+
+    checkpoint = _open_checkpoint(options.checkpoint)
+    config = configuration.apply_settings(checkpoint.config, others, ("out", "generation."))
+    export(checkpoint, config, as_path(own["out"]))
+    _print(console, f"exported: {own['out']}\nhow to read it: docs/export.md")
 
 
 def _split_settings(settings: Sequence[str], *keys: str) -> tuple[dict[str, str], list[str]]:
@@ -393,6 +409,7 @@ COMMANDS = {
     "score": _score,
     "compare": _compare,
     "predict": _predict,
+    "export": _export,
     "table": _table,
     "figure": _figure,
     "doctor": _doctor,
