@@ -89,8 +89,8 @@ def model_card(checkpoint: Checkpoint, scores: Sequence[Mapping[str, Any]] = ())
 
     Args:
         checkpoint: The checkpoint.
-        scores: The content of ``scores.json`` of an evaluation that is not in the run's folder,
-            where all others are found.
+        scores: The content of ``scores.json`` of evaluations of this checkpoint that may not lie in
+            the run's folder, where all others are found.
     """
     config, info = checkpoint.config, _dataset_info(checkpoint)
     found = [_Scores(each).values() for each in _matching(checkpoint, scores)]
@@ -112,7 +112,7 @@ def model_card(checkpoint: Checkpoint, scores: Sequence[Mapping[str, Any]] = ())
     return templates.get_template(TEMPLATE).render(
         metadata=yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True),
         not_for_clinical_use=NOT_FOR_CLINICAL_USE,
-        name=_run_of(checkpoint).name,
+        name=config.run.name,
         raymed=version("raymed"),
         checkpoint=checkpoint,
         config=config,
@@ -185,7 +185,11 @@ def _matching(
     scores = [*further, *_stored(folder / SCORES_FILE for folder in folders)]
     if not scores:
         return []
-    weights = made_from(checkpoint, checkpoint.config, None, None)["checkpoint"]["weights"]
+    # The further ones are of this checkpoint: its weights need not be read for their hash.
+    own = (
+        further[0]["made_from"] if further else made_from(checkpoint, checkpoint.config, None, None)
+    )
+    weights = own["checkpoint"]["weights"]
     found: dict[str, Mapping[str, Any]] = {}
     for each in scores:
         record = each["made_from"]
