@@ -20,6 +20,7 @@ from raymed.export import export, read_program, step_program
 from raymed.launch.run import run_training
 from raymed.model.system import System
 from raymed.prediction import ReportGenerator, predict
+from raymed.tokens import START
 from raymed.training.checkpoint import MODEL_FILE, Checkpoint
 from tests.support.tiny_systems import IMAGES, build_tiny
 
@@ -61,28 +62,36 @@ def films(phantom, tmp_path_factory) -> list[str]:
     return files
 
 
-def set_wide_weights(checkpoint: Checkpoint) -> None:
-    """Replace all weights but the encoder's by such that reports of different images differ."""
+def set_wide_weights(checkpoint: Checkpoint, scale: float, start: float) -> None:
+    """Replace all weights but the encoder's by such that reports of different images differ.
+
+    Args:
+        checkpoint: The checkpoint, which is changed.
+        scale: Weights have a standard deviation of scale / sqrt(inputs).
+        start: Added to the logit of START, so that reports of a single passage have sentences.
+    """
     file, generator = checkpoint.path / MODEL_FILE, torch.Generator().manual_seed(3)
     weights = safetensors.torch.load_file(file)
     for name, weight in weights.items():
-        if not name.startswith("encoder.") and weight.ndim:
-            std = 1.5 / weight.shape[-1] ** 0.5
-            weights[name] = std * torch.randn(weight.shape, generator=generator)
+        if not name.startswith("encoder.") and "norm" not in name and weight.ndim:
+            drawn = torch.randn(weight.shape, generator=generator)
+            weights[name] = drawn * scale / weight.shape[-1] ** 0.5
+        if name in ("writer.l_o.bias", "writer.w_out.bias"):
+            weights[name][START] += start
     safetensors.torch.save_file(weights, file)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("system", "settings"),
+    ("system", "settings", "scale", "start"),
     [
-        ("co_attention", {}),
-        ("soft_att", {}),
-        ("transformer", {"model.tie_embeddings": True, "model.hidden_size": 64}),
+        ("co_attention", {}, 1.5, 0),
+        ("soft_att", {"model.hidden_size": 64, "model.embedding_size": 64}, 3, 4),
+        ("transformer", {"model.hidden_size": 64}, 3, 0),
     ],
 )
 def test_a_process_without_raymed_writes_the_reports_of_predict(
-    system, settings, tiny, films, tmp_path
+    system, settings, scale, start, tiny, films, tmp_path
 ):
     run = {
         "run.folder": str(tmp_path),
@@ -92,7 +101,7 @@ def test_a_process_without_raymed_writes_the_reports_of_predict(
         "generation.max_words": 6,
     }
     checkpoint = run_training(tiny.override(run | settings), Console(quiet=True))
-    set_wide_weights(checkpoint)
+    set_wide_weights(checkpoint, scale, start)
     assert main(["export", str(tmp_path / "run"), f"out={tmp_path / 'exported'}"]) == 0
     found = read_without_raymed(tmp_path / "exported", films)
     # As `predict` does, which also draws a figure of each.
