@@ -245,6 +245,11 @@ def _predict(parser: _Parser) -> None:
     parser.keys = _generation_keys("out")
 
 
+def _export(parser: _Parser) -> None:
+    parser.add_argument("checkpoint", metavar="RUN", help=CHECKPOINT)
+    _add_settings(parser, "out=FOLDER (required), and generation keys")
+
+
 def _table(parser: _Parser) -> None:
     parser.add_argument("table", choices=("1", "2", "3", "attention"), help="which table")
     parser.add_argument(
@@ -298,6 +303,7 @@ COMMANDS: dict[str, tuple[str, Callable[[_Parser], None]]] = {
     "score": ("score the reports of any system against references", _score),
     "compare": ("test whether two systems' reports differ in their scores", _compare),
     "predict": ("write reports for image files, with an attention figure for each", _predict),
+    "export": ("write a run as torch.export programs, which run without raymed", _export),
     "table": ("train the runs that one of the paper's tables needs, and print the table", _table),
     "figure": ("draw figure 3 (several runs) or figure 4 (one run) as PNG and HTML", _figure),
     "doctor": ("check this machine's software, devices, Ray and disk space", _doctor),

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SUBJECTS = {
     **dict.fromkeys(("train", "tune"), "file"),
-    **dict.fromkeys(("evaluate", "predict"), "checkpoint"),
+    **dict.fromkeys(("evaluate", "predict", "export"), "checkpoint"),
     "score": "predictions",
     "compare": "b",
     "report": "run",
@@ -277,6 +277,18 @@ def _predict(options: argparse.Namespace, console: Console) -> None:
     _print(console, f"predictions: {out / PREDICTIONS_FILE}")
 
 
+def _export(options: argparse.Namespace, console: Console) -> None:
+    own, others = _split_settings(options.settings, "out")
+    if "out" not in own:
+        raise UsageError("export: out=FOLDER is missing; give the folder to write the programs to")
+    from raymed.export import export
+
+    checkpoint = _open_checkpoint(options.checkpoint)
+    config = configuration.apply_settings(checkpoint.config, others, ("out", "generation."))
+    export(checkpoint, config, as_path(own["out"]))
+    _print(console, f"exported: {own['out']}\nhow to read it: docs/export.md")
+
+
 def _split_settings(settings: Sequence[str], *keys: str) -> tuple[dict[str, str], list[str]]:
     """Split ``key=value`` settings into the command's own (the last of each key) and the others."""
     own: dict[str, str] = {}
@@ -385,6 +397,7 @@ COMMANDS = {
     "score": _score,
     "compare": _compare,
     "predict": _predict,
+    "export": _export,
     "table": _table,
     "figure": _figure,
     "doctor": _doctor,

@@ -1,6 +1,7 @@
 """The folders that raymed trains in: what belongs there, who may write, what a resume may change.
 
-    RUN/      config.yaml, metrics.csv, checkpoints/, tensorboard/, scored/
+    RUN/      config.yaml, metrics.csv, checkpoints/, tensorboard/, scored/,
+              MODEL_CARD.md
     SWEEP/    sweep.yaml, optuna.journal, leaderboard.parquet, confirmed.parquet, best.yaml,
               trials/TRIAL/ (a run each), fine-tuned/TRIAL/ (a run each),
               confirm/TRIAL-seed-N/ and confirm/own-seed-N/ (a run each)

@@ -32,6 +32,7 @@ SMALLER = {
     "score": [],
     "compare": [],
     "predict": [],
+    "export": [],
     "figure": ["split=train"],
 }
 """Settings that each command is run with here, after the documented ones."""
@@ -184,6 +185,8 @@ def check(words: list[str]) -> None:
             configuration.load(ROOT / options.file, options.settings)
     elif program == "make":
         assert re.search(rf"^{arguments[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    elif program == "python" and arguments[0].endswith(".py"):
+        assert (ROOT / arguments[0]).is_file()
     elif program == "python":
         assert (ROOT / arguments[1].replace(".", "/")).with_suffix(".py").is_file()
     else:

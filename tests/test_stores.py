@@ -24,9 +24,11 @@ from raymed.cli import main
 from raymed.config import Config
 from raymed.data.dataset import PreparedDataset
 from raymed.errors import UsageError
+from raymed.export import EXPORT_FILE, READ, STEP, VOCABULARY_FILE
 from raymed.launch.run import run_training
 from raymed.locks import LOCK_FILE, folder_lock
 from raymed.predictions_file import PREDICTIONS_FILE, SCORES_FILE
+from raymed.reports.model_card import CARD_FILE
 from raymed.run_folder import RunFolder
 from raymed.storage import (
     AnyPath,
@@ -226,6 +228,12 @@ def test_a_run_in_a_store_equals_one_on_disk(
     assert scores["rows"]["co_attention"]["cider"] is not None
     with local_copy(folder / "test" / PREDICTIONS_FILE) as file:
         assert len(pq.read_table(file)) == 3
+    assert "### test split" in (folder / CARD_FILE).read_text(encoding="utf-8")
+    assert main(["export", str(folder), f"out={folder / 'exported'}"]) == 0
+    exported = {file.name for file in (folder / "exported").iterdir()}
+    assert exported == {READ, STEP, VOCABULARY_FILE, EXPORT_FILE, CARD_FILE}
+    with local_copy(folder / "exported" / STEP) as file:
+        torch.export.load(file)
     assert main(["figure", "4", str(folder), f"out={folder / 'figures'}"]) == 0
     assert {file.name.rpartition(".")[2] for file in (folder / "figures").iterdir()} == {
         "png",

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import ray
@@ -19,6 +20,7 @@ from raymed.launch.queue import Job
 from raymed.launch.trainer import check_room
 from raymed.predictions_file import SCORES_FILE
 from raymed.progress import Progress
+from raymed.reports.model_card import write_model_card
 from raymed.run_folder import RunFolder
 from raymed.storage import AnyPath, as_path
 
@@ -178,6 +180,8 @@ def _report(
                     result = f"failed: {job.failure}" if job.failure else outcome(run)
                     if job.failure:
                         failures.append(f"  {name}: {result}")
+                    else:
+                        write_model_card(run.path, partial(_say, console))
                     _say(console, f"{time.monotonic() - began:4.0f} s  {name}: {result}")
             progress.update(ended, ", ".join(running.values()) or "runs")
     return failures

@@ -1,6 +1,7 @@
 """One training run from start to finish: in this process, or followed while Ray trains it."""
 
 import signal
+from functools import partial
 
 from rich.console import Console
 
@@ -16,6 +17,7 @@ from raymed.launch.signals import (
     restored_handlers,
     sigterm_received,
 )
+from raymed.reports.model_card import write_model_card
 from raymed.run_folder import RunFolder
 from raymed.storage import AnyPath
 from raymed.training.checkpoint import Checkpoint
@@ -52,6 +54,7 @@ def run_training(config: Config, console: Console) -> Checkpoint:
                     _train_on_ray(config, folder.path, console)
         except Interrupted:
             raise Terminated from None
+        write_model_card(folder.path, partial(_say, console))
     return folder.best_checkpoint()
 
 

@@ -6,6 +6,7 @@ Ray.
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -146,6 +147,7 @@ def evaluate(
     """
     from raymed.evaluation import evaluate as evaluate_checkpoint
     from raymed.predictions_file import PREDICTIONS_FILE, SCORES_FILE
+    from raymed.reports.model_card import refresh_model_card
     from raymed.training.checkpoint import Checkpoint
     from raymed.verdict import verdict
 
@@ -155,6 +157,7 @@ def evaluate(
         config = configuration.apply_settings(checkpoint.config, settings, allowed)
         folder = as_path(run) / split if out is None else as_path(out)
         found = evaluate_checkpoint(checkpoint, config, split, folder)
+        say = partial(chosen.print, highlight=False, markup=False, soft_wrap=True)
         chosen.print(found.table())
         for line in (
             *found.notes(),
@@ -162,7 +165,9 @@ def evaluate(
             f"scores: {folder / SCORES_FILE}",
             verdict(found.rows),
         ):
-            chosen.print(line, highlight=False, markup=False, soft_wrap=True)
+            say(line)
+        if card := refresh_model_card(checkpoint, found.as_json(), say):
+            say(f"model card: {card}")
         return found
 
 

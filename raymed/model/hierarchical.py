@@ -85,7 +85,7 @@ class Hierarchical(System):
         """Tags, and the topics, stops and attention of ``sentences`` sentences (eqs. 1 to 6)."""
         encoded = self.encode(images, seeds)
         attend, tag_ids = self.attention(encoded)
-        states = [self.sentence_lstm.initial_state(len(encoded.v))]
+        states = [self.sentence_lstm.initial_state(encoded.v.shape[0])]
         contexts, alphas, betas = [], [], []
         for _ in range(sentences):
             ctx, alpha, beta = attend(states[-1][0])

@@ -28,6 +28,7 @@ from raymed.metrics.scoring import Scores
 from raymed.metrics.table import METRICS, ranking_of
 from raymed.model.systems import system_class
 from raymed.reports.confirmation import Confirmation
+from raymed.reports.model_card import write_model_card
 from raymed.reports.sweep_results import TrialResult
 from raymed.run_folder import SweepFolder
 from raymed.storage import AnyPath, local_copy, user_output
@@ -160,7 +161,9 @@ def run_sweep(config: Config, console: Console) -> Sweep:
         _print(console, confirmation.in_words())
     elif config.tune.confirm and not trials_left(study, config.tune):
         _print(console, NO_CONTENDER)
-    return Sweep(folder, results, baselines, confirmation)
+    found = Sweep(folder, results, baselines, confirmation)
+    write_model_card(found.best, partial(_print, console))
+    return found
 
 
 def _run_phases(

@@ -42,7 +42,7 @@ class FactoredLSTM(ReportDecoder):
         return DecoderOutputs(self.w_out(outputs))
 
     def initial_state(self, context: Context) -> State:
-        zeros = self.w_out.weight.new_zeros(len(context[0]), self.lstm_1.hidden_size)
+        zeros = self.w_out.weight.new_zeros(context[0].shape[0], self.lstm_1.hidden_size)
         return zeros, zeros, zeros, zeros
 
     def step(self, words: Tensor, state: State, context: Context) -> tuple[Tensor, State]:
