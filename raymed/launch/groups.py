@@ -46,17 +46,19 @@ class QueueLost(Exception):
 
 
 @contextmanager
-def worker_groups(config: Config, groups: int, jobs: int) -> Iterator[ActorHandle]:
+def worker_groups(config: Config, groups: int, jobs: int, name: str) -> Iterator[ActorHandle]:
     """Start worker groups, and shut them down at the end; yields the queue they take jobs from.
 
     Args:
         config: The configuration, which each job's values override.
         groups: Number of groups.
         jobs: Number of jobs that there will be.
+        name: The name of what they train, such as a sweep's: their Ray Train runs are called
+            ``NAME-group-0`` and so on.
     """
-    queue = pinned_to_this_node(ray.remote(JobQueue)).remote(groups)
+    queue = pinned_to_this_node(ray.remote(JobQueue), f"{name}-queue").remote(groups)
     threads = [
-        Thread(target=_run_group, args=(config, queue, group, jobs), daemon=True)
+        Thread(target=_run_group, args=(config, queue, group, jobs, name), daemon=True)
         for group in range(groups)
     ]
     for thread in threads:
@@ -77,7 +79,7 @@ def worker_groups(config: Config, groups: int, jobs: int) -> Iterator[ActorHandl
         ray.kill(queue)
 
 
-def _run_group(config: Config, queue: ActorHandle, group: int, jobs: int) -> None:
+def _run_group(config: Config, queue: ActorHandle, group: int, jobs: int, name: str) -> None:
     """Run one group until the queue is closed; Ray Train restarts dead workers."""
     settings = {
         "config": config.model_dump(mode="json", by_alias=True),
@@ -86,7 +88,7 @@ def _run_group(config: Config, queue: ActorHandle, group: int, jobs: int) -> Non
     }
     try:
         # The queue limits the attempts per job, so this many failures are within bounds.
-        run_workers(serve, settings, config, max_failures=ATTEMPTS * jobs)
+        run_workers(serve, settings, config, ATTEMPTS * jobs, name=f"{name}-group-{group}")
     # Any error at all: if the queue did not learn of it, the trials would wait forever.
     except Exception as error:
         reason = " ".join(str(error).split())

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 import ray
 from ray import ObjectRef
@@ -68,16 +69,23 @@ class RunMonitor:
         return self.stopping.is_set()
 
 
-def start_monitor() -> ActorHandle:
-    """Start the actor on this node: the workers' nodes may disappear at any time."""
-    return pinned_to_this_node(ray.remote(RunMonitor)).remote()
+def start_monitor(run: str) -> ActorHandle:
+    """Start a run's actor on this node: the workers' nodes may disappear at any time."""
+    return pinned_to_this_node(ray.remote(RunMonitor), f"{run}-monitor").remote()
 
 
-def pinned_to_this_node(actor: Any) -> Any:
-    """An actor class whose actors start on the node of the calling process."""
+def pinned_to_this_node(actor: Any, name: str) -> Any:
+    """An actor class whose actor starts on the node of the calling process.
+
+    Args:
+        actor: The class.
+        name: The actor's name in Ray, to which a few random digits are added: an actor that is
+            being removed still occupies its name.
+    """
+    name = f"{name}-{uuid4().hex[:6]}"
     node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     # Many calls may be waiting at a time, and they must not block others.
-    return actor.options(num_cpus=0, max_concurrency=1000, scheduling_strategy=node)
+    return actor.options(name=name, num_cpus=0, max_concurrency=1000, scheduling_strategy=node)
 
 
 class WorkerObserver:

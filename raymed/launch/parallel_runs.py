@@ -86,6 +86,7 @@ def train_in_parallel(
     split: str | None,
     outcome: Callable[[RunFolder], str],
     console: Console,
+    name: str,
 ) -> None:
     """Train runs that are not finished yet, as many at a time as there is room for.
 
@@ -96,6 +97,7 @@ def train_in_parallel(
         split: The split to score each run on when it is finished, if any.
         outcome: Describes a finished run.
         console: Gets a line for each run that ends.
+        name: The name of the runs together, which Ray shows.
 
     Raises:
         UsageError: There is no room, runs failed, or the queue died; the others stay finished.
@@ -109,7 +111,7 @@ def train_in_parallel(
             "worker(s) each",
         )
         try:
-            with worker_groups(base, groups, jobs=len(runs)) as queue:
+            with worker_groups(base, groups, jobs=len(runs), name=name) as queue:
                 failures = run_jobs(queue, runs, base, split, outcome, console)
         except RayActorError as error:
             raise UsageError(

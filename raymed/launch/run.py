@@ -86,7 +86,7 @@ def _train_on_ray(config: Config, folder: AnyPath, console: Console) -> None:
 
     check_room(config)
     _say(console, describe_workers(config))
-    monitor = start_monitor()
+    monitor = start_monitor(config.run.name)
     try:
         with display_progress(monitor, config, console):
             fit(config, folder, monitor)

@@ -4,7 +4,6 @@ import signal
 import tempfile
 from collections.abc import Callable
 from typing import Any
-from uuid import uuid4
 
 import ray
 import ray.train
@@ -27,8 +26,10 @@ from raymed.launch.signals import (
     restored_handlers,
 )
 from raymed.storage import AnyPath, as_path
+from raymed.training.checkpoint_paths import CHECKPOINT_PATH, checkpoint_name, checkpoints_of
 from raymed.training.errors import Interrupted, TrainingFailed
 from raymed.training.loop import train
+from raymed.training.observer import Row
 from raymed.training.worker import Worker
 
 RESIZE_S = 10.0
@@ -81,6 +82,28 @@ def this_worker(config: Config) -> Worker:
     return Worker(ray.train.torch.get_device(), context.get_world_rank(), context.get_world_size())
 
 
+class TrainObserver(WorkerObserver):
+    """A worker's observer that also reports each epoch's metrics to Ray Train.
+
+    Ray Train waits until all workers have reported an epoch. It gets no checkpoint, which it would
+    copy to a storage of its own, but the path of ours, which is being written at that time.
+
+    Args:
+        monitor: The `RunMonitor` actor.
+        first: Whether this is the run's first worker.
+        folder: The run's folder.
+    """
+
+    def __init__(self, monitor: ActorHandle, first: bool, folder: AnyPath) -> None:
+        super().__init__(monitor, first)
+        self.folder = folder
+
+    def epoch(self, row: Row) -> None:
+        super().epoch(row)
+        path = checkpoints_of(self.folder) / checkpoint_name(int(row["epoch"]))
+        ray.train.report({**row, CHECKPOINT_PATH: str(path)})
+
+
 def train_worker(job: dict[str, Any]) -> str | None:
     """What each Ray Train worker runs: the training loop.
 
@@ -92,10 +115,11 @@ def train_worker(job: dict[str, Any]) -> str | None:
     """
     config = Config.model_validate(job["config"])
     worker = this_worker(config)
-    observer = WorkerObserver(job["monitor"], worker.rank == 0)
+    folder = as_path(job["folder"])
+    observer = TrainObserver(job["monitor"], worker.rank == 0, folder)
     try:
         with defer_sigterm():
-            train(config, as_path(job["folder"]), worker, observer)
+            train(config, folder, worker, observer)
     except Interrupted:
         requested = [observer.stop_requested()]
         if worker.world > 1:
@@ -124,7 +148,9 @@ def fit(config: Config, folder: AnyPath, monitor: ActorHandle) -> None:
     }
     try:
         with restored_handlers(signal.SIGINT):
-            failure = run_workers(train_worker, job, config, config.launch.max_failures)
+            failure = run_workers(
+                train_worker, job, config, config.launch.max_failures, name=config.run.name
+            )
     except WorkerGroupError as error:
         raise _usage_error(error) from error
     except Terminated:
@@ -141,17 +167,19 @@ def run_workers(
     settings: dict[str, Any],
     config: Config,
     max_failures: int,
+    name: str,
 ) -> Any:
     """Run a function on Ray Train workers, and return the first worker's result.
 
-    Each call is a Ray Train run with a new name, whose state is kept in a temporary folder: nothing
-    of it is needed afterwards.
+    The state of Ray Train's run is kept in a temporary folder, a new one for each call: nothing of
+    it is needed afterwards, and a run of the same name in the same folder would be taken for done.
 
     Args:
         function: What each worker runs, given ``settings``.
         settings: Plain values and actor handles.
         config: Sets the number of workers and what they reserve.
         max_failures: How often the workers are restarted, preemptions not counted.
+        name: The name of the Ray Train run, as its dashboard shows it.
 
     Raises:
         WorkerGroupError: They failed more often than that.
@@ -164,7 +192,7 @@ def run_workers(
                 torch_config=_SigtermConfig(timeout_s=WAIT_S),
                 scaling_config=scaling(config),
                 run_config=RunConfig(
-                    name=uuid4().hex,
+                    name=name,
                     storage_path=folder,
                     failure_config=FailureConfig(max_failures=max_failures),
                 ),

@@ -102,6 +102,7 @@ def _finish(runs: Sequence[Run], config: Config, table: TableFolder, console: Co
             SPLIT,
             lambda folder: _outcome(own[folder]),
             console,
+            name=config.run.name,
         )
 
 

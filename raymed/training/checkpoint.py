@@ -41,6 +41,7 @@ from raymed.storage import (
     reason,
     remove_tree,
 )
+from raymed.training.checkpoint_paths import checkpoints_of
 from raymed.training.observer import Row, best_epoch
 from raymed.training.precision import dtype_of
 
@@ -303,16 +304,6 @@ class Checkpoint:
                 else:
                     (other / INFO_FILE).unlink(missing_ok=True)
                     remove_tree(other)
-
-
-def checkpoints_of(run_folder: AnyPath) -> AnyPath:
-    """The folder of a run's checkpoints."""
-    return run_folder / "checkpoints"
-
-
-def checkpoint_name(epoch: int, step: int | None = None) -> str:
-    """The folder name of a checkpoint after an epoch, or after a step of it, both from 1."""
-    return f"epoch-{epoch:04d}" + ("" if step is None else f"-step-{step:06d}")
 
 
 def whole_checkpoints(run_folder: AnyPath) -> list[AnyPath]:

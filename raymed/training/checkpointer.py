@@ -7,7 +7,8 @@ from typing import NoReturn, Self
 import torch.distributed as dist
 
 from raymed.training.background import BackgroundSaver
-from raymed.training.checkpoint import Checkpoint, EpochProgress, Snapshot, checkpoint_name
+from raymed.training.checkpoint import Checkpoint, EpochProgress, Snapshot
+from raymed.training.checkpoint_paths import checkpoint_name
 from raymed.training.errors import Interrupted, TrainingFailed
 from raymed.training.log import RunLog, Sample
 from raymed.training.observer import Observer, Row

@@ -24,13 +24,8 @@ from raymed.model.system import System
 from raymed.model.systems import build_system, system_class
 from raymed.storage import AnyPath
 from raymed.training.augment import check_augmentation
-from raymed.training.checkpoint import (
-    ENCODER_FILE,
-    TRAINED_ON_FILE,
-    Checkpoint,
-    checkpoints_of,
-    latest,
-)
+from raymed.training.checkpoint import ENCODER_FILE, TRAINED_ON_FILE, Checkpoint, latest
+from raymed.training.checkpoint_paths import checkpoints_of
 from raymed.training.features import FrozenEncoder, freeze_encoder
 from raymed.training.objective import Likelihood, Objective
 from raymed.training.observer import Observer

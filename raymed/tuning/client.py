@@ -12,7 +12,8 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
 from raymed.launch.queue import Job
-from raymed.storage import AnyPath
+from raymed.storage import AnyPath, as_path
+from raymed.training.checkpoint_paths import best_checkpoint_path
 from raymed.training.observer import Row
 from raymed.tuning.trial import Outcome, Proposal
 
@@ -39,7 +40,8 @@ def run_trial(
                 break
             rows.append(row)
             if len(rows) > decided:
-                tune.report(Outcome.of(rows).to_result(objectives))
+                path = best_checkpoint_path(as_path(job.folder), rows)
+                tune.report(Outcome.of(rows).to_result(objectives, str(path)))
         final = Outcome.of(rows, failure=failure)
     except RayActorError:
         final = Outcome.of(rows, queue_lost=True)

@@ -14,7 +14,7 @@ from raymed.launch.parallel_runs import require_worker_groups, train_in_parallel
 from raymed.launch.second_stage import second_stage
 from raymed.locks import folder_lock
 from raymed.metrics.table import ranked_score, summary
-from raymed.run_folder import RunFolder, SweepFolder
+from raymed.run_folder import FINE_TUNED, RunFolder, SweepFolder
 from raymed.storage import AnyPath
 from raymed.training.observer import is_finished
 from raymed.training.setup import check
@@ -77,7 +77,10 @@ def fine_tune(
             if last is None or not is_finished(last.history, config.training):
                 unfinished[run] = config
         if unfinished:
-            train_in_parallel(unfinished, base, sweep.fine_tuned, None, _outcome, console)
+            name = f"{sweep.path.absolute().name}-{FINE_TUNED}"
+            train_in_parallel(
+                unfinished, base, sweep.fine_tuned, None, _outcome, console, name=name
+            )
     done = [
         FineTuned(trial, run.path, run.best_checkpoint().history[-1]["score"])
         for trial, run in zip(best, configs, strict=True)

@@ -6,12 +6,14 @@ All that is known of a sweep lies in its folder: the study, and each trial's che
 same command resumes it, whatever was killed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import optuna
+from ray import tune
 from ray.exceptions import RayActorError
 from rich.console import Console
 
@@ -94,12 +96,14 @@ class Sweep:
         results: The trials, best first.
         baselines: Scores of the baselines by name.
         confirmation: What `tune.confirm` found; None without it, or before the search has ended.
+        grid: Tune's results of the trials trained by this call; None if all were already done.
     """
 
     folder: AnyPath
     results: list[TrialResult]
     baselines: dict[str, Scores]
     confirmation: Confirmation | None = None
+    grid: tune.ResultGrid | None = None
 
     @property
     def leaderboard(self) -> AnyPath:
@@ -129,8 +133,14 @@ class Sweep:
         return folder.trial(self.results[0].trial).path
 
 
-def run_sweep(config: Config, console: Console) -> Sweep:
+def run_sweep(config: Config, console: Console, callbacks: Sequence[tune.Callback] = ()) -> Sweep:
     """Run or resume a sweep and its confirmation, and write their results to its folder.
+
+    Args:
+        config: The sweep's configuration.
+        console: Where to print.
+        callbacks: Callbacks for Ray Tune, such as Ray's own for MLflow, W&B and Comet. In a resumed
+            sweep they see the trials that are left, and of a resumed trial the epochs that are.
 
     Raises:
         UsageError: The space is empty, the folder is another sweep's or in use, a trial would not
@@ -143,6 +153,7 @@ def run_sweep(config: Config, console: Console) -> Sweep:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sweep.refuse_changed(config)
     refuse_foreign_study(config, folder)
+    grid = None
     with sweep.open(config):
         study = claim_study(config, folder, dataset, partial(_print, console))
         _print_state(study, config, console)
@@ -152,7 +163,7 @@ def run_sweep(config: Config, console: Console) -> Sweep:
         if trials_left(study, config.tune) or unfinished_runs(_contenders(study, config, folder)):
             silence_tune()
             with connected(config.launch.address):
-                _run_phases(study, config, dataset, folder, console)
+                grid = _run_phases(study, config, dataset, folder, console, callbacks)
         results, confirmation = _write_results(study, config, folder)
     _print_remainder(study, config, console)
     console.print(leaderboard_table(results, baselines))
@@ -161,18 +172,26 @@ def run_sweep(config: Config, console: Console) -> Sweep:
         _print(console, confirmation.in_words())
     elif config.tune.confirm and not trials_left(study, config.tune):
         _print(console, NO_CONTENDER)
-    found = Sweep(folder, results, baselines, confirmation)
+    found = Sweep(folder, results, baselines, confirmation, grid)
     write_model_card(found.best, partial(_print, console))
     return found
 
 
 def _run_phases(
-    study: optuna.Study, config: Config, dataset: PreparedDataset, folder: AnyPath, console: Console
-) -> None:
+    study: optuna.Study,
+    config: Config,
+    dataset: PreparedDataset,
+    folder: AnyPath,
+    console: Console,
+    callbacks: Sequence[tune.Callback],
+) -> tune.ResultGrid | None:
     """Search and confirm; if the queue of trials dies, start another one and resume them."""
+    grid = None
     for _ in range(MAX_QUEUE_STARTS):
-        if not _search_and_confirm(study, config, dataset, folder, console):
-            return
+        died, found = _search_and_confirm(study, config, dataset, folder, console, callbacks)
+        grid = found or grid
+        if not died:
+            return grid
         console.print("the queue of trials died; resuming them from their last checkpoints")
     raise UsageError(
         f"{folder}: the queue of trials died {MAX_QUEUE_STARTS} times, perhaps for lack of memory; "
@@ -181,22 +200,33 @@ def _run_phases(
 
 
 def _search_and_confirm(
-    study: optuna.Study, config: Config, dataset: PreparedDataset, folder: AnyPath, console: Console
-) -> bool:
-    """Run what is left of both phases on the same worker groups; returns whether the queue died."""
+    study: optuna.Study,
+    config: Config,
+    dataset: PreparedDataset,
+    folder: AnyPath,
+    console: Console,
+    callbacks: Sequence[tune.Callback],
+) -> tuple[bool, tune.ResultGrid | None]:
+    """Run what is left of both phases on the same worker groups.
+
+    Returns:
+        Whether the queue died; and Tune's results, if there were trials left.
+    """
     room = check_room(config, config.tune.groups or 1)
     left = trials_left(study, config.tune)
     runs = count_runs(config) if left else len(unfinished_runs(_contenders(study, config, folder)))
     groups = min(room, config.tune.groups or room, max(left, runs))
     workers = f"worker groups: {groups}, of {config.launch.workers} worker(s) each"
-    with worker_groups(config, groups, jobs=left + runs) as queue:
+    grid = None
+    with worker_groups(config, groups, jobs=left + runs, name=config.run.name) as queue:
         if left:
             _print(console, f"search: {left} trials over {', '.join(config.tune.space)}; {workers}")
             done = ranked_trials(study, config, folder)
             with SweepProgress(config, console, queue, done) as progress:
-                run_tuner(study, config, folder, min(groups, left), queue, progress)
+                limit = min(groups, left)
+                grid = run_tuner(study, config, folder, limit, queue, progress, callbacks)
             if progress.queue_lost or trials_left(study, config.tune):
-                return progress.queue_lost
+                return progress.queue_lost, grid
             # What the search has found stands, whatever becomes of the confirmation.
             _write_results(study, config, folder)
         if wanted := _contenders(study, config, folder):
@@ -206,8 +236,8 @@ def _search_and_confirm(
             try:
                 run_confirmation(wanted, config, dataset, queue, first, console)
             except RayActorError:
-                return True
-    return False
+                return True, grid
+    return False, grid
 
 
 def _contenders(study: optuna.Study, config: Config, folder: AnyPath) -> list[Contender]:

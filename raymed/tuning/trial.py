@@ -1,7 +1,8 @@
 """A trial's proposal and its outcome, and how they travel through Ray Tune.
 
 Tune wants a dictionary for a trial's settings and another for each of its results. The types here
-convert themselves; all other code handles the types only.
+convert themselves; all other code handles the types only. The dictionaries hold plain values, which
+Ray's own callbacks can log.
 """
 
 import math
@@ -9,13 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from ray.tune.result import TRAINING_ITERATION
+
 from raymed.sections import TrainingConfig
+from raymed.training.checkpoint_paths import CHECKPOINT_PATH
 from raymed.training.observer import Row, best_so_far, is_finished
 from raymed.tuning.space import Values
 
 EPOCH = "epoch"
 OBJECTIVE = "objective"
 """Keys of a result that Tune's schedulers and its search algorithm read."""
+TRIAL, DECIDED = "trial", "decided"
+"""Keys of a Tune trial's settings beside the searched ones, which contain a dot."""
 
 
 def trial_name(number: int) -> str:
@@ -45,13 +51,13 @@ class Proposal:
 
     def to_config(self) -> dict[str, Any]:
         """The settings of a Tune trial."""
-        return {"proposal": self}
+        return {**self.values, TRIAL: self.number, DECIDED: self.decided}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """The proposal in a Tune trial's settings."""
-        proposal: Self = config["proposal"]
-        return proposal
+        values = {key: value for key, value in config.items() if key not in (TRIAL, DECIDED)}
+        return cls(config[TRIAL], values, config[DECIDED])
 
 
 @dataclass(frozen=True)
@@ -91,19 +97,30 @@ class Outcome:
         """Whether this reports an epoch's metrics, and neither a failure nor a lost queue."""
         return not self.failure and not self.queue_lost
 
-    def to_result(self, objectives: Mapping[str, str]) -> dict[str, Any]:
+    def to_result(self, objectives: Mapping[str, str], checkpoint_path: str = "") -> dict[str, Any]:
         """A Tune result.
 
         Args:
             objectives: ``max`` or ``min`` by metric; Tune compares trials by the first one.
+            checkpoint_path: The checkpoint of the best epoch so far; empty if there is none.
         """
         metric, mode = next(iter(objectives.items()))
         # Before the first epoch: Tune refuses a result without its metric.
         worst = -math.inf if mode == "max" else math.inf
-        return {"outcome": self, EPOCH: self.epoch, OBJECTIVE: self.best.get(metric, worst)}
+        result = {
+            **self.last,
+            EPOCH: self.epoch,
+            OBJECTIVE: self.best.get(metric, worst),
+            # Of a resumed trial, Tune by itself would count the epochs of this start only.
+            TRAINING_ITERATION: self.epoch,
+            "last": self.last,
+            "best": self.best,
+            "failure": self.failure,
+            "queue_lost": self.queue_lost,
+        }
+        return result | ({CHECKPOINT_PATH: checkpoint_path} if checkpoint_path else {})
 
     @classmethod
     def from_result(cls, result: Mapping[str, Any]) -> Self:
         """The outcome in a Tune result."""
-        outcome: Self = result["outcome"]
-        return outcome
+        return cls(result["last"], result["best"], result["failure"], result["queue_lost"])

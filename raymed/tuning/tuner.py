@@ -4,7 +4,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -44,7 +44,8 @@ def run_tuner(
     groups: int,
     queue: ActorHandle,
     progress: SweepProgress,
-) -> None:
+    callbacks: Sequence[tune.Callback],
+) -> tune.ResultGrid:
     """Run the trials that are left, until all have ended or the queue is lost.
 
     Args:
@@ -54,6 +55,10 @@ def run_tuner(
         groups: Number of worker groups, and so of trials at a time.
         queue: The queue that the worker groups take jobs from.
         progress: Shows the trials' progress.
+        callbacks: More callbacks for Tune.
+
+    Returns:
+        Tune's results of these trials. The folder of its own files, which they name, is gone.
 
     Raises:
         UsageError: The disk that holds Tune's own state is full.
@@ -63,16 +68,16 @@ def run_tuner(
             _trainable(config, folder, queue),
             tune_config=_tune_config(study, config, folder, groups),
             run_config=tune.RunConfig(
-                name="tune",
+                name=config.run.name,
                 storage_path=state,
                 verbose=0,
-                callbacks=[progress],
+                callbacks=[progress, *callbacks],
                 stop=_StopWhenLost(progress),
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
             ),
         )
         try:
-            tuner.fit()
+            return tuner.fit()
         except Exception as error:
             # Tune meets a full disk in many places, each of which fails in its own way.
             if shutil.disk_usage(state).free < DISK_FULL:
@@ -129,6 +134,7 @@ def _tune_config(
         num_samples=trials_left(study, config.tune),
         max_concurrent_trials=groups,
         reuse_actors=True,
+        trial_name_creator=lambda trial: Proposal.from_config(trial.config).name,
         trial_dirname_creator=lambda trial: Proposal.from_config(trial.config).name,
     )
 

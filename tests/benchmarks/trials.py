@@ -115,7 +115,7 @@ def inside(config: Config, folder: Path) -> list[float]:
 
 def nested_trial(proposal: dict[str, Any], config: Config, folder: Path) -> None:
     run = folder / str(proposal.pop("number"))
-    fit(config.override({**proposal, **SEARCH_DEFAULTS}), run, start_monitor())
+    fit(config.override({**proposal, **SEARCH_DEFAULTS}), run, start_monitor("benchmark"))
     tune.report({"score": read_metrics(run / METRICS_FILE)[-1]["best_score"]})
 
 

@@ -91,7 +91,7 @@ found = []
 ours = trainer._SigtermConfig
 with patch.object(trainer, "_SigtermConfig", lambda **options: ours("gloo", **options)):
     def run():
-        found.append(trainer.run_workers(work, {"meeting": meeting}, config, 0))
+        found.append(trainer.run_workers(work, {"meeting": meeting}, config, 0, "meeting"))
     threads = [threading.Thread(target=run) for _ in range(trainer.check_room(config))]
     for thread in threads: thread.start()
     for thread in threads: thread.join()

@@ -111,7 +111,7 @@ def test_a_group_is_preempted_idle_and_in_training_without_a_failure(
     config = undisturbed.override({"launch.workers": 1})
     folder = Path(config.run.folder)
     strikes = to_come(folder, {2: signal.SIGTERM})
-    with worker_groups(config, 1, jobs=1) as queue:
+    with worker_groups(config, 1, jobs=1, name="preempted") as queue:
         ray_.get(queue.was_asked.remote(1))
         os.kill(int((folder / PID).read_text()), signal.SIGTERM)
         ray_.get(queue.submit.remote(Job(0, str(folder / "job"), {}), free=True))

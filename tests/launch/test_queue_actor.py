@@ -56,7 +56,7 @@ class Asker:
 
 @pytest.fixture
 def queue(ray: None) -> Iterator[ActorHandle]:  # noqa: ARG001
-    queue = pinned_to_this_node(ray_.remote(Watched)).remote(1)
+    queue = pinned_to_this_node(ray_.remote(Watched), "watched").remote(1)
     yield queue
     ray_.kill(queue)
 
@@ -123,11 +123,11 @@ def test_a_queue_that_takes_no_further_call_is_left_all_the_same(
     monkeypatch.setattr(
         groups,
         "pinned_to_this_node",
-        lambda actor: actor.options(num_cpus=0, max_concurrency=10),
+        lambda actor, _: actor.options(num_cpus=0, max_concurrency=10),
     )
     left = Event()
 
-    def group(_config: Config, queue: ActorHandle, number: int, _jobs: int) -> None:
+    def group(_config: Config, queue: ActorHandle, number: int, _jobs: int, _name: str) -> None:
         with suppress(RayActorError):
             ray_.get(queue.next_job.remote(number))
         left.set()
@@ -135,7 +135,7 @@ def test_a_queue_that_takes_no_further_call_is_left_all_the_same(
     monkeypatch.setattr(groups, "_run_group", group)
 
     def leave() -> None:
-        with worker_groups(tiny, 1, 1) as queue:
+        with worker_groups(tiny, 1, 1, "left") as queue:
             for _ in range(10):
                 queue.wait_for_ever.remote()
 

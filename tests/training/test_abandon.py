@@ -8,7 +8,8 @@ from torch import Tensor
 
 from raymed.config import Config
 from raymed.training import abandon
-from raymed.training.checkpoint import checkpoints_of, latest
+from raymed.training.checkpoint import latest
+from raymed.training.checkpoint_paths import checkpoints_of
 from raymed.training.errors import Interrupted
 from raymed.training.loop import train
 from raymed.training.observer import Row, Status

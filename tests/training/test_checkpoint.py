@@ -24,11 +24,10 @@ from raymed.training.checkpoint import (
     EpochProgress,
     Snapshot,
     best_epoch,
-    checkpoint_name,
-    checkpoints_of,
     latest,
     whole_checkpoints,
 )
+from raymed.training.checkpoint_paths import checkpoint_name, checkpoints_of
 from raymed.training.optimizer import build_optimizer
 
 VOCABULARY = Vocabulary(tuple("abcde"), ("heart", "lung", "rib"))

@@ -23,7 +23,8 @@ from raymed.model.encoder import build_encoder
 from raymed.model.systems import build_system
 from raymed.sections import TrainingConfig
 from raymed.training import loop
-from raymed.training.checkpoint import MODEL_FILE, Checkpoint, checkpoints_of, latest
+from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest
+from raymed.training.checkpoint_paths import checkpoints_of
 from raymed.training.errors import Interrupted, TrainingFailed
 from raymed.training.log import METRICS_FILE, read_metrics
 from raymed.training.loop import train

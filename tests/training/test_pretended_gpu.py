@@ -22,7 +22,8 @@ from raymed.prediction import predict_rows
 from raymed.predictions_file import PREDICTIONS_FILE
 from raymed.sections import AugmentationConfig, GenerationConfig, ModelConfig
 from raymed.training.augment import augment
-from raymed.training.checkpoint import Checkpoint, Snapshot, checkpoint_name, checkpoints_of
+from raymed.training.checkpoint import Checkpoint, Snapshot
+from raymed.training.checkpoint_paths import checkpoint_name, checkpoints_of
 from raymed.training.loss import LossTerms, loss_terms
 from raymed.training.prefetch import TrainingBatch
 from raymed.training.self_critical import SelfCritical

@@ -21,7 +21,8 @@ from raymed.launch.run import run_training
 from raymed.metrics.cider import cider
 from raymed.model.encoder import build_encoder
 from raymed.training import features
-from raymed.training.checkpoint import ENCODER_FILE, MODEL_FILE, Checkpoint, checkpoints_of, latest
+from raymed.training.checkpoint import ENCODER_FILE, MODEL_FILE, Checkpoint, latest
+from raymed.training.checkpoint_paths import checkpoints_of
 from raymed.training.loop import train
 from raymed.training.observer import Row
 from raymed.training.setup import check, check_image_size

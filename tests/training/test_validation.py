@@ -17,7 +17,8 @@ from raymed.metrics.cider import cider
 from raymed.model.system import System
 from raymed.model.systems import build_system
 from raymed.training import validation
-from raymed.training.checkpoint import MODEL_FILE, Checkpoint, checkpoints_of, latest
+from raymed.training.checkpoint import MODEL_FILE, Checkpoint, latest
+from raymed.training.checkpoint_paths import checkpoints_of
 from raymed.training.loop import train
 from raymed.training.observer import Row
 from raymed.training.validation import THRESHOLDS, TOP_TAGS, Validation, validate

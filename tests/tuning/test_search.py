@@ -114,6 +114,8 @@ def test_before_the_first_epoch_a_result_is_the_worst(mode: str, worst: float) -
     result = outcome.to_result({"score": mode})
     assert (result["epoch"], result[OBJECTIVE]) == (0, worst)
     assert Outcome.from_result(result) == outcome
+    trained = Outcome.of(rows(0.5, 0.25), queue_lost=True)
+    assert Outcome.from_result(trained.to_result({"score": mode}, "a/b")) == trained
 
 
 def test_several_objectives_are_those_of_the_best_epoch(tmp_path: Path) -> None:
