@@ -5,7 +5,7 @@ Ray.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +100,7 @@ def tune(
     config: GivenConfig,
     settings: GivenSettings = (),
     *,
+    callbacks: Sequence[Any] = (),
     console: Console | None = None,
     quiet: bool = False,
 ) -> "Sweep":
@@ -108,6 +109,7 @@ def tune(
     Args:
         config: As for `train`, with ``tune.space``.
         settings: As for `train`.
+        callbacks: Instances of `ray.tune.Callback`, such as Ray's ``MLflowLoggerCallback``.
         console: Where to print; None: standard output.
         quiet: Print nothing.
 
@@ -119,7 +121,7 @@ def tune(
     from raymed.tuning.sweep import run_sweep
 
     with session(console, quiet) as chosen:
-        return run_sweep(resolved, chosen)
+        return run_sweep(resolved, chosen, callbacks)
 
 
 def evaluate(

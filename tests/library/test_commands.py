@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from ray.tune import Callback
 from rich.console import Console
 
 import raymed
@@ -242,6 +243,16 @@ def test_an_interrupt_leaves_no_model_in_memory(tiny: Config, tmp_path: Path) ->
     assert len(raymed.train(tiny, {"run.folder": tmp_path}, quiet=True).dataframe()) == 3
 
 
+class Counter(Callback):
+    """Counts the trials that end."""
+
+    def __init__(self) -> None:
+        self.ended = 0
+
+    def on_trial_complete(self, **_: Any) -> None:
+        self.ended += 1
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray")
@@ -254,7 +265,9 @@ def test_a_sweep_as_a_dataframe(
         "training.epochs": 1,
         "tune": {"trials": 2, "space": {"loss.tag": {"uniform": [1, 2]}}},
     }
-    sweep = raymed.tune(tiny, settings, quiet=True)
+    counter = Counter()
+    sweep = raymed.tune(tiny, settings, callbacks=[counter], quiet=True)
+    assert counter.ended == len(sweep.grid) == 2
     assert isinstance(sweep, raymed.Sweep)
     frame = sweep.dataframe()
     assert frame["trial"].tolist() == [result.trial for result in sweep.results]
