@@ -1,6 +1,8 @@
 """What is installed from a wheel works by itself: without the checkout, in an empty folder."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -8,9 +10,17 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 import raymed
+from raymed.config import load
+from raymed.demo import SHOWN
+from raymed.metrics.table import scored_metrics
+from raymed.notices import NOT_FOR_CLINICAL_USE
+from raymed.predictions_file import BASELINES
+from raymed.training.checkpoint import Checkpoint
 
 ROOT = Path(__file__).parents[1]
 SMALL_DEMO = """
@@ -21,10 +31,9 @@ demo.STUDIES, demo.IMAGE_SIZE = 40, 32
 sys.exit(cli.main(["demo", *sys.argv[1:]]))
 """
 SETTINGS = [
-    *("model.hidden_size=8", "model.embedding_size=8", "model.top_tags=2", "training.epochs=1"),
-    *("tune.trials=2", "tune.startup_trials=1", "tune.grace_epochs=1", "tune.confirm="),
+    *("model.hidden_size=16", "model.embedding_size=16", "training.epochs=2", "tune.trials=3"),
+    *("tune.confirm.top=1", "tune.confirm.seeds=2"),
 ]
-
 
 SHARED = (
     "OMP_NUM_THREADS",
@@ -57,6 +66,8 @@ def test_a_wheel_has_the_examples_and_every_module(wheel: Path) -> None:
     files = [
         *(ROOT / "raymed").rglob("*.py"),
         *(ROOT / "raymed").rglob("*.html"),
+        *(ROOT / "raymed").rglob("*.md"),
+        ROOT / "raymed" / "py.typed",
         *(path for path in (ROOT / "tune_configs").rglob("*") if path.is_file()),
         *(path for path in (ROOT / "cluster").rglob("*") if path.is_file()),
     ]
@@ -96,6 +107,7 @@ def test_a_wheel_runs_the_demo_in_an_empty_folder(
         "PATH": f"{installed}:/usr/bin:/bin",
         "HOME": str(home),
         "RAY_TMPDIR": str(ray_files),
+        "COLUMNS": "100",
         **{key: value for key, value in os.environ.items() if key in SHARED},
     }
 
@@ -116,11 +128,49 @@ def test_a_wheel_runs_the_demo_in_an_empty_folder(
     )
     assert (missing.returncode, "`raymed init .`" in missing.stderr) == (2, True)
     assert list(folder.iterdir()) == []
-    out = run(installed / "python", "-c", SMALL_DEMO, *SETTINGS)
-    assert "done in " in out
+    text = run(installed / "python", "-c", SMALL_DEMO, *SETTINGS)
     assert [path.name for path in folder.iterdir()] == ["runs"]
-    for name in ("phantom", "train", "sweep/report.html", "sweep/best.yaml", "test/scores.json"):
-        assert (folder / "runs" / "demo" / name).exists(), name
-    assert "  raymed init . " in out
+    check_demo(text, folder)
     run(installed / "raymed", "init", ".")
     assert "iu-xray" in run(installed / "raymed", "config", "tune_configs/iu_xray.yaml")
+
+
+def check_demo(text: str, folder: Path) -> None:
+    """What a demo that ran in a folder printed and wrote."""
+    steps = ["prepare", "train", "tune", "evaluate", "predict", "done in"]
+    places = [re.search(rf"─ .*{step}", text) for step in steps]
+    assert all(places), text
+    assert [place.start() for place in places if place] == sorted(
+        place.start() for place in places if place
+    )
+    assert re.search(r"^CIDEr [\d.]+(: beats| does not beat) the ", text, re.MULTILINE)
+    demo = folder / "runs" / "demo"
+    figures = list((demo / "figures").iterdir())
+    assert text.count(NOT_FOR_CLINICAL_USE) == len(figures)
+    # All paths are relative to the working directory, and exist.
+    end = text[text.index("done in") :]
+    assert str(folder) not in end
+    listed = re.findall(r"^\S.*?  +(runs/demo\S*)", end, re.MULTILINE)
+    assert "over 2 seeds, " in end
+    assert "he file's own settings" in end
+    assert "  raymed init . " in end
+    assert pq.read_table(demo / "sweep" / "confirmed.parquet").num_rows == 2
+    assert "runs/demo/sweep/report.html" in listed
+    assert len(listed) == 7
+    for path in listed:
+        assert (folder / path).exists(), path
+    assert Checkpoint.open(demo / "train").config.launch.workers == 2
+    assert pq.read_table(demo / "sweep" / "leaderboard.parquet").num_rows == 3
+    best = re.search(r"^best run +(\S+)", end, re.MULTILINE)
+    assert best
+    assert Path(best[1]).match("demo/sweep/confirm/*-seed-1"), "the confirmed settings, not a trial"
+    confirmed = load(demo / "sweep" / "best.yaml")
+    assert load(folder / best[1] / "config.yaml").loss == confirmed.loss
+    rows = json.loads((demo / "test" / "scores.json").read_text())["rows"]
+    assert set(rows) == {"co_attention", *BASELINES}
+    assert rows["co_attention"].keys() == {metric.key for metric in scored_metrics()}
+    assert 1 <= len(figures) <= SHOWN
+    for figure in figures:
+        with Image.open(figure) as picture:
+            assert picture.format == "PNG"
+    assert confirmed.data.path == str(demo / "phantom")
