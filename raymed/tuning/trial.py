@@ -113,8 +113,9 @@ class Outcome:
             OBJECTIVE: self.best.get(metric, worst),
             # Of a resumed trial, Tune by itself would count the epochs of this start only.
             TRAINING_ITERATION: self.epoch,
-            "last": self.last,
-            "best": self.best,
+            # Tune hands nested dictionaries to its search algorithm in this flat form.
+            **{f"last/{key}": value for key, value in self.last.items()},
+            **{f"best/{key}": value for key, value in self.best.items()},
             "failure": self.failure,
             "queue_lost": self.queue_lost,
         }
@@ -123,4 +124,8 @@ class Outcome:
     @classmethod
     def from_result(cls, result: Mapping[str, Any]) -> Self:
         """The outcome in a Tune result."""
-        return cls(result["last"], result["best"], result["failure"], result["queue_lost"])
+        last, best = (
+            {key.removeprefix(kind): value for key, value in result.items() if key.startswith(kind)}
+            for kind in ("last/", "best/")
+        )
+        return cls(last, best, result["failure"], result["queue_lost"])
