@@ -161,15 +161,17 @@ def evaluate(
         found = evaluate_checkpoint(checkpoint, config, split, folder)
         say = partial(chosen.print, highlight=False, markup=False, soft_wrap=True)
         chosen.print(found.table())
-        for line in (
-            *found.notes(),
-            f"predictions: {folder / PREDICTIONS_FILE}",
-            f"scores: {folder / SCORES_FILE}",
-            verdict(found.rows),
-        ):
+        for line in found.notes():
             say(line)
-        if card := refresh_model_card(checkpoint, found.as_json(), say):
-            say(f"model card: {card}")
+        card = refresh_model_card(checkpoint, found.as_json(), say)
+        for label, file in (
+            ("predictions", folder / PREDICTIONS_FILE),
+            ("scores", folder / SCORES_FILE),
+            ("model card", card),
+        ):
+            if file is not None:
+                say(f"{label}: {file}")
+        say(verdict(found.rows))
         return found
 
 

@@ -14,10 +14,9 @@ from rich.console import Console
 from raymed.config import Config
 from raymed.launch import groups, trainer
 from raymed.launch.groups import JobObserver, serve, worker_groups
-from raymed.launch.monitor import WorkerObserver
 from raymed.launch.queue import Job
 from raymed.launch.run import run_training
-from raymed.launch.trainer import train_worker
+from raymed.launch.trainer import TrainObserver, train_worker
 from raymed.training.observer import Status
 from tests.launch.test_queue_actor import Watched
 from tests.support.long_runs import assert_the_same, long_run
@@ -45,7 +44,7 @@ def strike(status: Status) -> None:
         os.kill(os.getpid(), number)
 
 
-class StruckWorker(WorkerObserver):
+class StruckWorker(TrainObserver):
     def progress(self, status: Status) -> None:
         super().progress(status)
         strike(status)
@@ -59,7 +58,7 @@ class StruckJob(JobObserver):
 
 def struck_worker(job: dict[str, Any]) -> str | None:
     os.environ["STRIKES"] = str(Path(job["folder"]).parent / "strikes")
-    trainer.WorkerObserver = StruckWorker  # type: ignore[misc]
+    trainer.TrainObserver = StruckWorker  # type: ignore[misc]
     return train_worker(job)
 
 
