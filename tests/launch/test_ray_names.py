@@ -4,16 +4,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from ray import train, tune
 from rich.console import Console
 
+import raymed
 from raymed.config import Config
 from raymed.launch import trainer
 from raymed.launch.run import run_training
 from raymed.training.checkpoint import Checkpoint
 from raymed.tuning.sweep import Sweep, run_sweep
 from tests.support.metric_rows import rows_of, untimed
+from tests.support.threads import in_thread
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -87,7 +90,10 @@ def swept(
         }
     )
     kept = Kept()
-    return config, run_sweep(config, Console(quiet=True), callbacks=[kept]), kept
+    # No signal handler can be installed in a thread.
+    sweep = in_thread(lambda: raymed.tune(config, callbacks=[kept], quiet=True))
+    assert isinstance(sweep, Sweep)
+    return config, sweep, kept
 
 
 def test_tunes_callbacks_see_settings_metrics_and_checkpoints(
@@ -118,3 +124,11 @@ def test_the_result_grid_is_tunes(swept: tuple[Config, Sweep, Kept]) -> None:
     assert best.metrics["objective"] == sweep.results[0].score
     # All trials are done: Tune does not run.
     assert run_sweep(config, Console(quiet=True)).grid is None
+
+
+def test_a_sweep_is_a_dataframe(swept: tuple[Config, Sweep, Kept]) -> None:
+    _, sweep, _ = swept
+    frame, table = sweep.dataframe(), pq.read_table(sweep.leaderboard)
+    assert frame["trial"].tolist() == [result.trial for result in sweep.results]
+    assert frame.columns.tolist() == table.column_names
+    assert frame["cider"].tolist() == table["cider"].to_pylist()

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,26 +22,8 @@ from raymed.locks import LOCK_FILE, folder_lock
 from raymed.storage import atomic_write_text
 from raymed.training.checkpoint import Checkpoint
 from raymed.training.log import METRICS_FILE, read_metrics
-from raymed.tuning.sweep import Sweep, run_sweep
 from tests.support.object_stores import S3, serving_s3
-
-
-def in_thread(work: Callable[[], object]) -> object:
-    """What a function returns, or raises, in a thread of its own."""
-    found: list[object] = []
-
-    def run() -> None:
-        try:
-            found.append(work())
-        except BaseException as error:
-            found.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if isinstance(found[0], BaseException):
-        raise found[0]
-    return found[0]
+from tests.support.threads import in_thread
 
 
 def handlers() -> list[object]:
@@ -60,22 +42,6 @@ def test_training_in_a_thread(
     assert isinstance(done, Checkpoint)
     assert done.epoch == 1
     assert handlers() == before
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray")
-def test_a_sweep_in_a_thread(tiny: Config, tmp_path: Path) -> None:
-    changes = {
-        "run.folder": str(tmp_path),
-        "launch.workers": 1,
-        "training.epochs": 1,
-        "tune.trials": 2,
-        "tune.space": {"loss.tag": {"uniform": [1, 2]}},
-    }
-    done = in_thread(lambda: run_sweep(tiny.override(changes), Console(quiet=True)))
-    assert isinstance(done, Sweep)
-    assert [result.epochs for result in done.results] == [1, 1]
 
 
 @pytest.mark.ray

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from ray.tune import Callback
 from rich.console import Console
 
 import raymed
@@ -241,37 +239,3 @@ def test_an_interrupt_leaves_no_model_in_memory(tiny: Config, tmp_path: Path) ->
     assert models() == before
     # In the same process the run is resumed.
     assert len(raymed.train(tiny, {"run.folder": tmp_path}, quiet=True).dataframe()) == 3
-
-
-class Counter(Callback):
-    """Counts the trials that end."""
-
-    def __init__(self) -> None:
-        self.ended = 0
-
-    def on_trial_complete(self, **_: Any) -> None:
-        self.ended += 1
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray")
-def test_a_sweep_as_a_dataframe(
-    tiny: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    settings = {
-        "run.folder": tmp_path,
-        "launch.workers": 1,
-        "training.epochs": 1,
-        "tune": {"trials": 2, "space": {"loss.tag": {"uniform": [1, 2]}}},
-    }
-    counter = Counter()
-    sweep = raymed.tune(tiny, settings, callbacks=[counter], quiet=True)
-    assert counter.ended == len(sweep.grid) == 2
-    assert isinstance(sweep, raymed.Sweep)
-    frame = sweep.dataframe()
-    assert frame["trial"].tolist() == [result.trial for result in sweep.results]
-    table = pq.read_table(sweep.leaderboard)
-    assert frame.columns.tolist() == table.column_names
-    assert frame["cider"].tolist() == table["cider"].to_pylist()
-    assert capsys.readouterr().out == ""
