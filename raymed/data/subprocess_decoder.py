@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydicom import dcmread
 from pydicom.pixels import pixel_array
+from pydicom.uid import JPEGLSTransferSyntaxes
 
 from raymed.data.limits import ImageError
 
@@ -83,6 +85,10 @@ def _serve(connection: Connection) -> None:
             return
         result: np.ndarray | str
         try:
+            # Of a JPEG-LS frame that is cut off, GDCM sometimes makes an image anyway; pydicom
+            # does not find the pixels of such a file.
+            if options["transfer_syntax_uid"] in JPEGLSTransferSyntaxes:
+                _ = dcmread(path, force=True, specific_tags=["PixelData"]).PixelData
             result = pixel_array(path, index=frame, decoding_plugin="gdcm", **options)
         # As in `raymed.data.dicom`, a bad file is listed with this reason and stops nothing else.
         except Exception:
